@@ -1,0 +1,1 @@
+"""CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once."""

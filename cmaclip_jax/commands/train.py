@@ -1,0 +1,76 @@
+"""cmaclip train: from a config to a trained, evaluated run in its folder."""
+
+import argparse
+from pathlib import Path
+
+from cmaclip_jax.config import read_config
+
+HELP = """\
+Trains a model and evaluates it; the same command again continues a run that was stopped.
+
+  --config=FILE            the run's config, for example configs/quickstart.py
+  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and trains."""
+    parser = argparse.ArgumentParser(
+        prog="cmaclip train",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", help="the run's folder (default: runs/NAME-OF-THE-CONFIG)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options, rest = parser.parse_known_args(arguments)
+    config = read_config(rest)
+    file = next(a for a in reversed(rest) if a.startswith("--config="))
+    train_and_evaluate(config, Path(options.workdir or f"runs/{Path(file).stem}"))
+
+
+def train_and_evaluate(config, workdir: Path) -> dict:
+    """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.assembly import build_objective, open_data
+    from cmaclip_jax.commands.score_table import score_table
+    from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
+    from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+    from cmaclip_jax.training import Watcher, open_workdir, train
+
+    mesh = make_mesh(**config.mesh)
+    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
+    workdir = open_workdir(workdir, config)
+    data = open_data(config, workdir)
+    objective = build_objective(config, data)
+    watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
+    predict_step = None
+
+    def evaluate(state, step: int, split: str = config.eval.watch) -> dict:
+        nonlocal predict_step
+        predict_step = predict_step or make_predict_step(objective, mesh, state.best_params)
+        outcome = collect(predict_step, state.best_params, data.eval_batches(split), mesh)
+        return score(outcome, data.tasks, split, step)
+
+    def watch(state, step: int) -> float:
+        figures = evaluate(state, step)
+        accuracies = {name: task["accuracy"] for name, task in figures["tasks"].items()}
+        watcher.write(step, {f"{figures['split']}/{n}": a for n, a in accuracies.items() if a})
+        watcher.say(
+            f"      {figures['split']} accuracy: "
+            + "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+        )
+        return figures["mean"]["accuracy"]
+
+    try:
+        example = data.encode.empty(config.train.batch_size)
+        state = train(config, objective, mesh, example, data.train_batches, workdir, watcher, watch)
+        figures = evaluate(state, config.train.steps, config.eval.split)
+        path = write_score(workdir, figures)
+    finally:
+        watcher.close()
+    watcher.console.print(score_table(figures))
+    watcher.console.print(f"written to {path}", highlight=False)
+    return figures

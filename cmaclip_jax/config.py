@@ -1,0 +1,226 @@
+"""Every field of a run once, with a comment; and the checks whose errors carry the fix."""
+
+import difflib
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from cmaclip_jax.errors import UserError
+
+
+def base_config() -> ConfigDict:
+    """The fields of a run and their defaults; a file in configs/ changes what it needs."""
+    config = ConfigDict()
+    config.seed = 0  # of parameters, order and dropout
+
+    data = config.data = ConfigDict()
+    data.source = "shop"  # where records come from: 'shop' (drawn)
+    data.path = ""  # the data set's folder or file; 'shop' needs none
+    data.image = ""  # the column or feature with the picture; '' finds it
+    data.text = ""  # the column or feature with the words; '' finds it
+    data.labels = ()  # the tasks to learn, by name; () takes all that the data has
+    data.split = "train"  # the split to train on
+    data.image_size = 0  # pixels a side; 0: what the encoder's size is made for
+    data.text_length = 0  # tokens a text, start and end included; 0: the encoder's own
+    data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
+
+    shop = data.shop = ConfigDict()  # of data.source='shop' alone
+    shop.train_size = 20_000  # pairs in each split
+    shop.val_size = 1_000
+    shop.test_size = 2_000
+    shop.articles = 2  # articles in a picture, 1 to 8
+    shop.single_share = 0.3  # training pictures that show the named article alone
+    shop.missing_labels = 0.05  # share of labels that are unknown
+    shop.missing_images = 0.05  # share of pairs without a picture
+    shop.missing_texts = 0.05  # share of pairs without a title
+
+    model = config.model = ConfigDict()
+    model.image = "B/32"  # size of the image encoder; see models/encoders.py
+    model.text = "B/32"  # size of the text encoder that belongs to this image encoder
+    model.pretrained = ""  # CLIP weights to start from; '' starts from scratch
+    model.inputs = "both"  # 'both' | 'image' | 'text': the single-modality baselines
+    model.sequence_layers = 2  # blocks of sequence-wise attention; 0 is late fusion
+    model.sequence_width = 0  # their width; 0: CLIP's projection width
+    model.sequence_heads = 0  # their heads; 0: one for every 64 of width
+    model.sequence_zero = True  # whether they start as the identity, that is as late fusion
+    model.modality = "attention"  # 'attention' | 'mean' | 'concat' of the two embeddings
+    model.modality_per_modality = False  # one learned vector per modality, not one per task
+    model.head_layers = 1  # hidden layers of every task's MLP
+    model.head_width = 0  # their width; 0: the embedding's
+    model.dropout = 0.0  # in sequence-wise attention and heads; encoders have none, as CLIP
+    model.unroll = 1  # layers a turn of the scan runs; more compiles longer, may run faster
+    model.remat = "none"  # 'none' | 'dots' | 'full': activations to compute again, for memory
+    model.dtype = "auto"  # 'auto' | 'float32' | 'bfloat16'; auto: bfloat16 on TPU and GPU
+
+    train = config.train = ConfigDict()
+    train.steps = 10_000  # updates in all
+    train.batch_size = 256  # pairs an update, over all devices and accumulation parts
+    train.accumulate = 1  # parts a batch is split into, one after the other, for memory
+    train.learning_rate = 1e-4  # the peak rate, times the rules' factors
+    train.warmup = 0.05  # share of the steps until the peak; after it, cosine down to 0
+    train.b1 = 0.9  # AdamW's decay of the mean
+    train.b2 = 0.98  # AdamW's decay of the square
+    train.epsilon = 1e-8
+    train.clip = 1.0  # the largest global norm of a gradient; 0: unlimited
+    train.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0: none
+    # Rules are (regex, value) over parameter paths such as image/stack/blocks/mlp_up/kernel;
+    # of those that match, the first counts; one that matches nothing is an error.
+    train.rates = ((".*", 1.0),)  # factors on the learning rate, encoders against new parts
+    train.freeze = ()  # regexes of what does not learn, e.g. ('(image|text)/.*',)
+    train.weight_decay = ((".*/(kernel|embedding)", 0.05), (".*", 0.0))
+    train.layer_decay = ()  # (regex, factor per layer counted from a tower's end)
+    train.label_smoothing = 0.0  # share of a one-label target spread over all classes
+    train.task_weights = ()  # (task, weight) pairs; 1 for the others
+    train.class_weights = ()  # (task, (one weight per class)) pairs; all alike for the others
+    train.contrastive = 0.0  # weight of CLIP's own loss between the towers
+    train.spike = 20.0  # a loss over so many times its running mean stops the run; 0: never
+    train.log_every = 20  # steps between two lines of figures
+
+    evaluation = config.eval = ConfigDict()
+    evaluation.every = 1_000  # steps between evaluations on the validation split; 0: none
+    evaluation.watch = "val"  # the split they use
+    evaluation.split = "test"  # the split of the last evaluation
+    evaluation.batch_size = 256
+
+    checkpoint = config.checkpoint = ConfigDict()
+    checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved
+    checkpoint.keep = 2  # the newest so many, and the best one, stay
+
+    mesh = config.mesh = ConfigDict()
+    mesh.data = -1  # devices over which the batch is split; -1 takes what is left
+    mesh.fsdp = 1  # devices over which batch and parameters are split
+    mesh.tensor = 1  # devices over which heads and MLPs are split
+    return config
+
+
+CHOICES = {
+    "data.source": ("shop",),
+    "model.inputs": ("both", "image", "text"),
+    "model.modality": ("attention", "mean", "concat"),
+    "model.remat": ("none", "dots", "full"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "data.split": ("train", "val", "test"),
+    "eval.watch": ("train", "val", "test"),
+    "eval.split": ("train", "val", "test"),
+}
+AT_LEAST_ONE = [
+    "train.steps",
+    "train.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "eval.batch_size",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "model.unroll",
+    "data.shop.train_size",
+    "data.shop.val_size",
+    "data.shop.test_size",
+    "data.shop.articles",
+]
+SHARES = [
+    "train.warmup",
+    "train.ema",
+    "train.label_smoothing",
+    "model.dropout",
+    "data.shop.single_share",
+    "data.shop.missing_labels",
+    "data.shop.missing_images",
+    "data.shop.missing_texts",
+]
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError for what no run could mean; needs neither data nor devices."""
+    for path, choices in CHOICES.items():
+        if field(config, path) not in choices:
+            raise UserError(f"config.{path}={field(config, path)!r} is none of {choices}")
+    for path in AT_LEAST_ONE:
+        if field(config, path) < 1:
+            raise UserError(f"config.{path}={field(config, path)} must be at least 1")
+    for path in SHARES:
+        if not 0 <= field(config, path) <= 1:
+            raise UserError(f"config.{path}={field(config, path)} must lie between 0 and 1")
+    size, parts = config.train.batch_size, config.train.accumulate
+    if size % parts:
+        raise UserError(
+            f"config.train.batch_size={size} does not divide into "
+            f"config.train.accumulate={parts} parts; use {nearest_multiples(size, parts)}"
+        )
+    if config.train.contrastive and config.model.inputs != "both":
+        raise UserError(
+            "config.train.contrastive compares pictures with words, and config.model.inputs="
+            f"{config.model.inputs!r} leaves one out; add --config.train.contrastive=0"
+        )
+    if config.model.pretrained:
+        raise UserError("config.model.pretrained: this version starts from scratch alone; use ''")
+
+
+def nearest_multiples(value: int, step: int) -> str:
+    """The multiples of `step` around `value`, as advice: '960 or 1024'."""
+    below, above = value // step * step, -(-value // step) * step
+    return f"{below} or {above}" if below else str(above)
+
+
+def field(config: ConfigDict, path: str):
+    """The value at a dotted path."""
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Every field's dotted path."""
+    paths = []
+    for name, value in config.items():
+        inner = isinstance(value, ConfigDict)
+        paths += field_paths(value, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return paths
+
+
+def read_config(arguments: list[str]) -> ConfigDict:
+    """The config that `--config=FILE` and any `--config.a.b=value` describe, checked."""
+    known = field_paths(_load([f"--config={_config_file(arguments)}"]))
+    for argument in arguments:
+        _check_field(argument, known)
+    config = _load(arguments)
+    check_config(config)
+    return config
+
+
+def _config_file(arguments: list[str]) -> str:
+    files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    if not files:
+        raise UserError("which config? add --config=FILE, for example configs/quickstart.py")
+    if not Path(files[-1].split(":")[0]).is_file():
+        raise UserError(f"no config file {files[-1]!r}; those that come with this are in configs/")
+    return files[-1]
+
+
+def _load(arguments: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    argv = ["cmaclip", *arguments]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return holder.value
+    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        text = str(error.args[0] if error.args else error)
+        raise UserError(" ".join(text.split())) from error
+
+
+def _check_field(argument: str, known: list[str]) -> None:
+    if not argument.startswith("--config"):
+        raise UserError(f"unknown argument {argument!r}; see --help")
+    if not argument.startswith("--config."):
+        return
+    path = argument.removeprefix("--config.").split("=")[0].split("[")[0]
+    if "=" not in argument:
+        raise UserError(f"{argument!r} has no value; write {argument}=VALUE")
+    if path not in known:
+        by_last = {name.rsplit(".", 1)[-1]: name for name in known}
+        near = difflib.get_close_matches(path, known, 1, 0.5) or [
+            by_last[name] for name in difflib.get_close_matches(path, by_last, 1)
+        ]
+        hint = f"did you mean --config.{near[0]}?" if near else "see cmaclip_jax/config.py"
+        raise UserError(f"unknown config field {path!r}; {hint}")

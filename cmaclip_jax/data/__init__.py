@@ -1,0 +1,1 @@
+"""Records and batches; the only room that imports TensorFlow."""

@@ -1,0 +1,272 @@
+"""The procedural catalogue: pictures and titles drawn on the fly, nothing to download.
+
+A picture shows several articles, each with its own colour and pattern, on a backdrop. The
+title names one of them and a material. So the text says which article is meant, the picture
+says what it looks like, and neither alone can answer for its colour or pattern:
+
+    category   text (the picture shows several articles)
+    colour     both: of the article that the title names
+    pattern    both: likewise
+    material   text
+    backdrop   image
+    contents   image; many labels: every article that is shown
+
+A pair is a pure function of (split, index). Like a real catalogue, this one lacks some
+labels, some pictures and some titles.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cmaclip_jax.data.records import SPLITS, Record
+from cmaclip_jax.tasks import Task
+
+# Names by which a title may call an article.
+ARTICLES = {
+    "mug": ("mug", "cup", "tumbler"),
+    "hat": ("hat", "cap", "fedora"),
+    "shirt": ("shirt", "tee", "top"),
+    "shoe": ("shoe", "boot", "sneaker"),
+    "bag": ("bag", "tote", "purse"),
+    "lamp": ("lamp", "light", "lantern"),
+    "clock": ("clock", "timer", "timepiece"),
+    "chair": ("chair", "stool", "seat"),
+}
+COLOURS = {
+    "red": (205, 35, 40),
+    "orange": (245, 130, 25),
+    "yellow": (240, 210, 40),
+    "green": (40, 150, 65),
+    "blue": (35, 80, 200),
+    "purple": (125, 45, 160),
+    "pink": (240, 110, 175),
+    "brown": (110, 65, 30),
+}
+PATTERNS = ("plain", "striped", "dotted", "checked")
+MATERIALS = {
+    "cotton": ("cotton", "denim", "canvas"),
+    "leather": ("leather", "suede", "nappa"),
+    "wood": ("wood", "oak", "bamboo"),
+    "steel": ("steel", "metal", "chrome"),
+    "glass": ("glass", "crystal"),
+    "wool": ("wool", "felt", "merino"),
+}
+BACKDROPS = {
+    "studio": (200, 203, 206),
+    "slate": (95, 102, 114),
+    "sand": (222, 202, 162),
+    "mint": (176, 222, 202),
+    "rose": (238, 200, 206),
+}
+OPENINGS = (
+    "",
+    "brand new",
+    "classic",
+    "the",
+    "our favourite",
+    "hand made",
+    "sale :",
+    "a",
+    "premium",
+)
+ENDINGS = ("", "free shipping", "for every day", "- limited offer", "as a gift", "in stock", "!")
+SHADES_OF_WHITE = {"plain": 0.0, "striped": 0.85, "dotted": 0.9, "checked": 0.85}
+
+TASKS = (
+    Task("category", tuple(ARTICLES)),
+    Task("colour", tuple(COLOURS)),
+    Task("pattern", PATTERNS),
+    Task("material", tuple(MATERIALS)),
+    Task("backdrop", tuple(BACKDROPS)),
+    Task("contents", tuple(ARTICLES), many=True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """`size` pairs of one split.
+
+    articles: how many a picture shows; they stand in a grid, two abreast or more.
+    single_share: of the pictures, how many show the named article alone.
+    missing_labels, missing_images, missing_texts: shares that are absent; a pair never
+        lacks both its picture and its title.
+    """
+
+    split: str
+    size: int
+    image_size: int = 48
+    articles: int = 2
+    single_share: float = 0.0
+    missing_labels: float = 0.05
+    missing_images: float = 0.05
+    missing_texts: float = 0.05
+    tasks: tuple[Task, ...] = TASKS
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Record:
+        random = np.random.default_rng((SPLITS.index(self.split), index))
+        shown = 1 if random.random() < self.single_share else self.articles
+        things = draw_things(random, shown)
+        named = things[random.integers(shown)]
+        backdrop = pick(random, BACKDROPS)
+        material = pick(random, MATERIALS)
+        labels = {
+            "category": named.article,
+            "colour": named.colour,
+            "pattern": named.pattern,
+            "material": material,
+            "backdrop": backdrop,
+            "contents": tuple(thing.article for thing in things),
+        }
+        image = draw_picture(random, things, backdrop, self.image_size, self.articles)
+        text = write_title(random, named.article, material)
+        lot = random.random()
+        unknown = random.random(len(labels)) < self.missing_labels
+        return Record(
+            id=f"{self.split}-{index}",
+            image=None if lot < self.missing_images else image,
+            text=None if lot > 1 - self.missing_texts else text,
+            labels={
+                name: None if gone else label
+                for (name, label), gone in zip(labels.items(), unknown, strict=True)
+            },
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One article as it is drawn."""
+
+    article: str
+    colour: str
+    pattern: str
+
+
+def pick(random: np.random.Generator, choices) -> str:
+    """One of the names, all equally likely."""
+    names = tuple(choices)
+    return names[random.integers(len(names))]
+
+
+def draw_things(random: np.random.Generator, count: int) -> list[Thing]:
+    """Different articles; colours and patterns repeat only when there are too few of them.
+
+    So nothing but the title can say which of two colours is asked for.
+    """
+    columns = []
+    for choices in (ARTICLES, COLOURS, PATTERNS):
+        names = tuple(choices)
+        order = np.concatenate(
+            [random.permutation(len(names)) for _ in range(0, count, len(names))]
+        )
+        columns.append([names[i] for i in order[:count]])
+    return [Thing(*row) for row in zip(*columns, strict=True)]
+
+
+def write_title(random: np.random.Generator, article: str, material: str) -> str:
+    """A title as sellers write them: a synonym, a material, and words that mean nothing."""
+    name, stuff = pick(random, ARTICLES[article]), pick(random, MATERIALS[material])
+    middle = f"{stuff} {name}" if random.random() < 0.5 else f"{name} made of {stuff}"
+    title = f"{pick(random, OPENINGS)} {middle} {pick(random, ENDINGS)}".strip()
+    return title.upper() if random.random() < 0.1 else title
+
+
+def draw_picture(random, things, backdrop: str, size: int, articles: int) -> np.ndarray:
+    """uint8 [size,size,3]: the things in random cells of the grid that `articles` needs."""
+    columns = int(np.ceil(np.sqrt(articles)))
+    rows = int(np.ceil(articles / columns))
+    cell = size // columns
+    side = cell - 2
+    canvas = draw_backdrop(random, backdrop, size)
+    cells = random.permutation(rows * columns)[: len(things)]
+    top = (size - rows * cell) // 2
+    for thing, position in zip(things, cells, strict=True):
+        y, x = divmod(int(position), columns)
+        y, x = (top + y * cell, x * cell) + random.integers(0, 3, 2)
+        mask = silhouette(thing.article, side)[..., None]  # [side,side,1]
+        paint = np.array(COLOURS[thing.colour], np.float32) + random.integers(-12, 13, 3)
+        white = pattern(thing.pattern, side)[..., None] * SHADES_OF_WHITE[thing.pattern]
+        surface = paint + white * (252 - paint)
+        window = canvas[y : y + side, x : x + side]
+        window += mask * (surface - window)
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def draw_backdrop(random, name: str, size: int) -> np.ndarray:
+    """float32 [size,size,3]: the backdrop's colour under light from a random side."""
+    slope = random.uniform(-10, 10, 2).astype(np.float32)
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    light = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
+    return np.array(BACKDROPS[name], np.float32) + light[..., None]
+
+
+@functools.cache
+def pattern(name: str, side: int) -> np.ndarray:
+    """Where a pattern is light: float32 [side,side] of 0 and 1."""
+    y, x = np.mgrid[:side, :side]
+    shapes = {
+        "plain": np.zeros((side, side), bool),
+        "striped": y % 6 < 3,
+        "dotted": (y % 6 - 2.5) ** 2 + (x % 6 - 2.5) ** 2 < 3.4,
+        "checked": (y // 4 + x // 4) % 2 == 0,
+    }
+    return shapes[name].astype(np.float32)
+
+
+@functools.cache
+def silhouette(article: str, side: int) -> np.ndarray:
+    """How much of each pixel an article covers: float32 [side,side] in 0..1."""
+    fine = 8 * side
+    image = Image.new("L", (fine, fine))
+    draw = ImageDraw.Draw(image)
+    for kind, fill, *points in OUTLINES[article]:
+        scaled = [(x * fine / 100, y * fine / 100) for x, y in points]
+        paint = draw.ellipse if kind == "ellipse" else draw.polygon
+        paint(scaled, fill=255 if fill else 0)
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+
+
+# Outlines on a square of 100: (kind, filled or cut out, corner points).
+OUTLINES = {
+    "mug": (
+        ("ellipse", True, (50, 28), (98, 76)),
+        ("ellipse", False, (62, 40), (86, 64)),
+        ("polygon", True, (4, 12), (70, 12), (70, 92), (4, 92)),
+    ),
+    "hat": (
+        ("ellipse", True, (0, 58), (100, 92)),
+        ("polygon", True, (24, 16), (76, 16), (80, 74), (20, 74)),
+    ),
+    "shirt": (
+        ("polygon", True, (30, 6), (70, 6), (100, 34), (84, 50), (74, 42), (74, 96), (26, 96))
+        + ((26, 42), (16, 50), (0, 34)),
+        ("ellipse", False, (38, -8), (62, 18)),
+    ),
+    "shoe": (
+        ("polygon", True, (4, 14), (42, 14), (46, 42), (82, 56), (98, 72), (98, 88), (4, 88)),
+    ),
+    "bag": (
+        ("ellipse", True, (24, 2), (76, 70)),
+        ("ellipse", False, (34, 12), (66, 60)),
+        ("polygon", True, (8, 38), (92, 38), (100, 98), (0, 98)),
+    ),
+    "lamp": (
+        ("polygon", True, (30, 4), (70, 4), (96, 52), (4, 52)),
+        ("polygon", True, (44, 50), (56, 50), (56, 86), (44, 86)),
+        ("polygon", True, (20, 86), (80, 86), (80, 98), (20, 98)),
+    ),
+    "clock": (
+        ("ellipse", True, (2, 2), (98, 98)),
+        ("polygon", False, (46, 18), (54, 18), (54, 46), (78, 46), (78, 54), (46, 54)),
+    ),
+    "chair": (
+        ("polygon", True, (6, 0), (32, 0), (32, 98), (6, 98)),
+        ("polygon", True, (6, 40), (94, 40), (94, 66), (6, 66)),
+        ("polygon", True, (68, 40), (94, 40), (94, 98), (68, 98)),
+    ),
+}

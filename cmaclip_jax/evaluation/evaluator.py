@@ -1,0 +1,86 @@
+"""Runs a model over a split, every example once, and writes down how it did."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cmaclip_jax.evaluation.metrics import task_metrics
+from cmaclip_jax.models.cma_clip import MODALITIES
+from cmaclip_jax.models.objectives import Objective
+from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.tasks import Task
+
+Outcome = dict[str, Any]
+
+
+def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callable:
+    """`(params, batch) -> outcome`, jitted; every host gets the outcome of all rows."""
+
+    def predict(params, batch) -> Outcome:
+        told = {name: batch[name] for name in ("labels", "has_image", "has_text", "weight")}
+        return objective.predict(params, batch) | told
+
+    return jax.jit(
+        predict,
+        in_shardings=(tree_shardings(param_shapes, mesh), batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def collect(predict_step: Callable, params, batches: Iterable, mesh: Mesh) -> Outcome:
+    """The outcomes of all batches on the host, one row an example, padding taken out."""
+    sharding, parts = batch_sharding(mesh), []
+    for batch in batches:
+        outcome = jax.device_get(predict_step(params, to_device(batch, sharding)))
+        real = outcome["weight"] > 0
+        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x, np.float32)[real], outcome))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+def score(outcome: Outcome, tasks: Sequence[Task], split: str, step: int) -> dict:
+    """The figures of a split: of its complete pairs, and beside them of the slices.
+
+    A split without any complete pair is scored over all that it has.
+    """
+    image, text = outcome["has_image"] > 0, outcome["has_text"] > 0
+    slices = {"without_image": ~image, "without_text": ~text, "all": np.ones_like(image)}
+    complete = image & text if np.any(image & text) else slices["all"]
+    return {
+        "split": split,
+        "step": step,
+        **_score_rows(outcome, tasks, complete),
+        "slices": {
+            name: _score_rows(outcome, tasks, rows) for name, rows in slices.items() if rows.any()
+        },
+    }
+
+
+def _score_rows(outcome: Outcome, tasks: Sequence[Task], rows: np.ndarray) -> dict:
+    figures = {}
+    for task in tasks:
+        weights = outcome["modality_weights"][task.name][rows].mean(axis=0)
+        figures[task.name] = task_metrics(
+            outcome["probabilities"][task.name][rows], outcome["labels"][task.name][rows], task.many
+        ) | {"modality_weights": dict(zip(MODALITIES, map(float, weights), strict=True))}
+    return {"examples": int(rows.sum()), "tasks": figures, "mean": mean_figures(figures)}
+
+
+def mean_figures(figures: Mapping[str, dict]) -> dict[str, float]:
+    """The plain mean over tasks of every figure that all of them have as one number."""
+    names = ("accuracy", "macro_f1", "average_precision")
+    scored = [task for task in figures.values() if task["examples"]]
+    return {name: float(np.mean([task[name] for task in scored])) for name in names if scored}
+
+
+def write_score(workdir: str | Path, figures: dict) -> Path:
+    """Writes `evaluation/SPLIT.json` of a run."""
+    path = Path(workdir) / "evaluation" / f"{figures['split']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    return path

@@ -1,0 +1,53 @@
+"""The command: `python -m cmaclip_jax.main [VERB] ...`, and `cmaclip` on the PATH.
+
+`train` is the verb when none is named. A user's mistake ends in one line that says what
+to do, with status 2; `--debug` shows where it was noticed.
+"""
+
+import importlib
+import os
+import sys
+
+from cmaclip_jax.errors import Interrupted, UserError
+
+VERBS = {"train": "train a model from a config (the verb when none is named)"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # TensorFlow only decodes here; keep it quiet
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        verb, rest = split_verb(arguments)
+        command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
+        return command.run(rest) or 0
+    except UserError as error:
+        if debug:
+            raise
+        print(f"cmaclip: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"cmaclip: {stop}", file=sys.stderr)
+        return stop.status
+
+
+def split_verb(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb and what follows it."""
+    if not arguments or arguments[0].startswith("-"):
+        return "train", arguments
+    if arguments[0] not in VERBS:
+        raise UserError(f"unknown verb {arguments[0]!r}; there is {', '.join(VERBS)}")
+    return arguments[0], arguments[1:]
+
+
+def console() -> None:
+    """The entry point of the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

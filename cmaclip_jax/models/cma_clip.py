@@ -1,0 +1,136 @@
+"""CMA-CLIP: two encoders, two attentions, one head per task.
+
+Every ablation and baseline of the paper is a value of the same module's fields.
+"""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cmaclip_jax.models.attention import ModalityAttention, SequenceAttention, even_weights
+from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.models.transformer import ACTIVATIONS
+
+MODALITIES = ("image", "text")
+INPUTS = ("image", "has_image", "tokens", "has_text")
+
+
+class Head(nn.Module):
+    """The MLP that answers one task: `layers` hidden layers, then the logits (float32)."""
+
+    classes: int
+    layers: int = 1
+    width: int = 0  # 0: as wide as what comes in
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        for index in range(self.layers):
+            x = nn.Dense(self.width or x.shape[-1], dtype=self.dtype, name=f"hidden_{index}")(x)
+            x = ACTIVATIONS["gelu"](x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, name="logits")(x)
+
+
+class CMAClip(nn.Module):
+    """Image and text in, logits for every task out.
+
+    image, text: the encoders; None drops the modality from the model (the image-only and
+        text-only baselines).
+    sequence: sequence-wise attention; with `layers=0` it is off (late fusion).
+    tasks: (name, number of classes) in order.
+    modality: how the two embeddings become one, per task: 'attention', 'mean' or 'concat'.
+    """
+
+    image: ImageEncoder | None
+    text: TextEncoder | None
+    sequence: SequenceAttention
+    tasks: tuple[tuple[str, int], ...]
+    modality: str = "attention"
+    modality_per_modality: bool = False
+    head_layers: int = 1
+    head_width: int = 0
+    head_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch, train: bool = False, with_maps: bool = False):
+        """Answers every task for a batch.
+
+        Args:
+          batch: `image` u8 [B,H,W,3], `has_image` bool [B], `tokens` i32 [B,T],
+            `has_text` bool [B]; whatever else it holds is ignored.
+          train: whether dropout is on.
+          with_maps: whether to return the text-to-patch attention maps.
+
+        Returns:
+          `(logits {task: [B,C]}, aux)`; aux holds `modality_weights` {task: [B,2]} in the
+          order of MODALITIES, `present` [B,2], the towers' own embeddings (`image_pooled`,
+          `text_pooled` [B,D], None without that tower), `logit_scale`, and
+          `attention_maps` [L,B,T,P] or None.
+        """
+        chex.assert_rank([batch["image"], batch["tokens"]], [4, 2])
+        chex.assert_equal_shape_prefix(list(map(batch.get, INPUTS)), 1)
+        aux: dict[str, Any] = {"image_pooled": None, "text_pooled": None}
+        image = text = None
+        if self.image is not None:
+            tokens, aux["image_pooled"] = self.image(batch["image"], train)
+            image = (tokens, batch["has_image"])
+        if self.text is not None:
+            tokens, aux["text_pooled"] = self.text(batch["tokens"], train)
+            text = (tokens, batch["has_text"], self.text.end_position(batch["tokens"]))
+        aux["logit_scale"] = self.param("logit_scale", lambda _: jnp.log(jnp.array(1 / 0.07)))
+
+        embeddings, aux["attention_maps"] = self.sequence(image, text, train, with_maps)
+        pair, present = side_by_side(embeddings, batch)  # [B,2,D], [B,2]
+        weights = self._weights(pair, present)
+        aux |= {"modality_weights": weights, "present": present}
+        logits = {}
+        for name, classes in self.tasks:
+            head = Head(
+                classes=classes,
+                layers=self.head_layers,
+                width=self.head_width,
+                dropout=self.head_dropout,
+                dtype=self.dtype,
+                name=f"head_{name}",
+            )
+            logits[name] = head(self._mixture(pair, weights[name]), train).astype(jnp.float32)
+        return logits, aux
+
+    def _weights(self, pair, present):
+        """{task: [B,2]}; 'concat' keeps both whole and reports the even share."""
+        names = tuple(name for name, _ in self.tasks)
+        if self.modality == "attention":
+            attention = ModalityAttention(
+                names, per_modality=self.modality_per_modality, name="modality"
+            )
+            return attention(pair, present)
+        return dict.fromkeys(names, even_weights(present))
+
+    def _mixture(self, pair, weights):
+        if self.modality == "concat":
+            return pair.reshape(pair.shape[0], -1)  # [B,2*D]
+        return jnp.einsum("bm,bmd->bd", weights.astype(pair.dtype), pair)  # [B,D]
+
+
+def side_by_side(embeddings, batch):
+    """Both embeddings as one array [B,2,D], and which of them an example has [B,2].
+
+    A modality that the model was built without counts as absent from every example. An
+    absent embedding is zero, so that its placeholder reaches neither weights nor heads.
+    """
+    some = next(iter(embeddings.values()))
+    absent = jnp.zeros_like(some), jnp.zeros(some.shape[0], bool)
+    rows, present = [], []
+    for name in MODALITIES:
+        row, there = absent
+        if name in embeddings:
+            there = batch[f"has_{name}"]
+            row = jnp.where(there[:, None], embeddings[name], 0)
+        rows.append(row)
+        present.append(there)
+    return jnp.stack(rows, axis=1), jnp.stack(present, axis=1)

@@ -1,0 +1,234 @@
+"""CLIP's two encoders, exactly as CLIP defines them, and the sizes they come in.
+
+Both return `(tokens [B,S,D], pooled [B,D])`: every position after the tower's last
+LayerNorm and CLIP's own projection, and the one position that CLIP itself uses.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.transformer import ACTIVATIONS, Stack
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's vision transformer.
+
+    projection: the width of what comes out, shared with the text encoder.
+    patch_hidden: 0 is CLIP's linear patch embedding; more puts a layer of that width
+        with a GELU before it, which helps very small towers trained from scratch.
+    """
+
+    image_size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    projection: int = 512
+    patch_hidden: int = 0
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    mean: tuple[float, ...] = CLIP_MEAN
+    deviation: tuple[float, ...] = CLIP_DEVIATION
+    dropout: float = 0.0
+    unroll: int = 1
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image, train: bool = False):
+        """`image` [B,H,W,3]: uint8 (normalised here) or float (already normalised)."""
+        if image.dtype == jnp.uint8:
+            image = (image / 255.0 - jnp.array(self.mean)) / jnp.array(self.deviation)
+        x = patches(image.astype(self.dtype), self.patch_size)  # [B,P,p*p*3]
+        if self.patch_hidden:
+            x = nn.Dense(self.patch_hidden, dtype=self.dtype, name="patch_hidden")(x)
+            x = ACTIVATIONS["gelu"](x)
+        x = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="patch_embedding")(x)
+        init = nn.initializers.normal(self.width**-0.5)
+        class_token = self.param("class_token", init, (self.width,))
+        class_tokens = jnp.broadcast_to(class_token, (x.shape[0], 1, self.width))
+        x = jnp.concatenate([class_tokens.astype(x.dtype), x], axis=1)  # [B,P+1,Di]
+        positions = self.param("position_embedding", init, (x.shape[1], self.width))
+        x = x + positions.astype(x.dtype)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="pre_norm")(x)
+        x, _ = Stack(
+            layers=self.layers,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            dropout=self.dropout,
+            epsilon=self.epsilon,
+            unroll=self.unroll,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="stack",
+        )(x, train=train)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="post_norm")(x)
+        tokens = projection(self.projection, self.width, self.dtype)(x)  # [B,P+1,D]
+        return tokens, tokens[:, 0]
+
+
+class TextEncoder(nn.Module):
+    """CLIP's causal text transformer.
+
+    pooling: where a text's embedding is read: 'argmax' at its highest id (OpenAI's
+        rule, and Hugging Face's where `eos_token_id` is 2), 'first_end' at the first
+        `end_token`.
+    """
+
+    vocabulary: int = 49408
+    length: int = 77
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_width: int = 2048
+    projection: int = 512
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    pooling: str = "argmax"
+    end_token: int = 49407
+    dropout: float = 0.0
+    unroll: int = 1
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, token_ids, train: bool = False):
+        """`token_ids` int [B,T], T up to `length`; whatever follows the end is unseen."""
+        x = nn.Embed(
+            self.vocabulary,
+            self.width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )(token_ids)  # [B,T,Dt]
+        positions = self.param(
+            "position_embedding", nn.initializers.normal(0.01), (self.length, self.width)
+        )
+        x = x + positions[: x.shape[1]].astype(x.dtype)
+        x, _ = Stack(
+            layers=self.layers,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            causal=True,
+            dropout=self.dropout,
+            epsilon=self.epsilon,
+            unroll=self.unroll,
+            remat=self.remat,
+            dtype=self.dtype,
+            name="stack",
+        )(x, train=train)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="post_norm")(x)
+        tokens = projection(self.projection, self.width, self.dtype)(x)  # [B,T,D]
+        return tokens, take_position(tokens, self.end_position(token_ids))
+
+    def end_position(self, token_ids):
+        """Where every text ends: [B], by the field `pooling`."""
+        if self.pooling == "argmax":
+            return jnp.argmax(token_ids, axis=-1)
+        return jnp.argmax(token_ids == self.end_token, axis=-1)
+
+
+def patches(image, size: int):
+    """Non-overlapping squares of `image` [B,H,W,C], row by row: [B,P,size*size*C]."""
+    batch, height, width, channels = image.shape
+    rows, columns = height // size, width // size
+    x = image.reshape(batch, rows, size, columns, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, rows * columns, size * size * channels)
+
+
+def projection(features: int, width: int, dtype) -> nn.Dense:
+    """CLIP's bias-free map into the width that the two towers share."""
+    init = nn.initializers.normal(width**-0.5)
+    return nn.Dense(features, use_bias=False, kernel_init=init, dtype=dtype, name="projection")
+
+
+def take_position(tokens, position):
+    """`tokens` [B,S,D] at `position` [B]: [B,D]."""
+    return jnp.take_along_axis(tokens, position[:, None, None], axis=1)[:, 0]
+
+
+def unit(x):
+    """`x` scaled to length 1, in float32; a zero vector stays zero, gradient and all."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a CLIP model is called and how large its two towers are."""
+
+    projection: int
+    image: dict[str, Any]
+    text: dict[str, Any]
+
+
+def _tower(width: int, layers: int, heads: int, mlp_width: int = 0, **other) -> dict[str, Any]:
+    mlp_width = mlp_width or 4 * width
+    return dict(width=width, layers=layers, heads=heads, mlp_width=mlp_width, **other)
+
+
+# 64 per head everywhere but in H/14 (80) and bigG/14 (104), whose weights were trained so;
+# OpenAI's sizes use QuickGELU, the two that only OpenCLIP trained the exact GELU.
+SIZES: dict[str, Size] = {
+    "B/32": Size(512, _tower(768, 12, 12, patch_size=32), _tower(512, 12, 8)),
+    "B/16": Size(512, _tower(768, 12, 12, patch_size=16), _tower(512, 12, 8)),
+    "L/14": Size(768, _tower(1024, 24, 16, patch_size=14), _tower(768, 12, 12)),
+    "L/14-336": Size(768, _tower(1024, 24, 16, patch_size=14, image_size=336), _tower(768, 12, 12)),
+    "H/14": Size(
+        1024,
+        _tower(1280, 32, 16, patch_size=14, activation="gelu"),
+        _tower(1024, 24, 16, activation="gelu"),
+    ),
+    "bigG/14": Size(
+        1280,
+        _tower(1664, 48, 16, 8192, patch_size=14, activation="gelu"),
+        _tower(1280, 32, 20, activation="gelu"),
+    ),
+    # From-scratch sizes for drawn pictures and tests; no weights exist for them.
+    "tiny/12": Size(
+        64,
+        _tower(64, 2, 4, patch_size=12, image_size=48, patch_hidden=128, activation="gelu"),
+        _tower(64, 2, 4, length=24, activation="gelu"),
+    ),
+    "small/12": Size(
+        128,
+        _tower(128, 4, 4, patch_size=12, image_size=72, patch_hidden=192, activation="gelu"),
+        _tower(128, 2, 4, length=24, activation="gelu"),
+    ),
+    "test/8": Size(
+        32,
+        _tower(32, 2, 2, patch_size=8, image_size=16),
+        _tower(32, 2, 2, length=12),
+    ),
+}
+
+
+def size(name: str) -> Size:
+    """The size called `name`, with or without CLIP's 'ViT-' in front."""
+    plain = name.removeprefix("ViT-")
+    if plain not in SIZES:
+        raise UserError(f"unknown encoder size {name!r}; choose one of {', '.join(SIZES)}")
+    return SIZES[plain]
+
+
+def image_encoder(name: str, **fields) -> ImageEncoder:
+    """The image tower of size `name`; `fields` replace the size's own."""
+    chosen = size(name)
+    return ImageEncoder(**{"projection": chosen.projection, **chosen.image, **fields})
+
+
+def text_encoder(name: str, **fields) -> TextEncoder:
+    """The text tower that belongs to size `name`; `fields` replace the size's own."""
+    chosen = size(name)
+    return TextEncoder(**{"projection": chosen.projection, **chosen.text, **fields})

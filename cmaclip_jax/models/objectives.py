@@ -1,0 +1,146 @@
+"""What is minimised.
+
+An objective is all that the training loop knows of a system:
+
+    init(rng, batch) -> params
+    loss(params, batch, rng) -> (scalar, sums)
+    predict(params, batch) -> outputs
+
+`sums` maps a name to (numerator, denominator): adding sums over parts of a batch and
+dividing once gives what the whole batch would have given. `loss` is a mean over the
+examples of the batch, so the mean of equal parts is the whole.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cmaclip_jax.models.cma_clip import CMAClip
+from cmaclip_jax.models.encoders import unit
+from cmaclip_jax.tasks import Task
+
+Batch = Mapping[str, Any]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Objective(Protocol):
+    """What the loop asks of whatever it trains; see the module's docstring."""
+
+    def init(self, rng, batch: Batch) -> Any: ...
+
+    def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]: ...
+
+    def predict(self, params, batch: Batch) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Multi-task classification of pairs, with CLIP's own loss beside it if wanted.
+
+    task_weights: {task: weight}; a task not named has weight 1.
+    class_weights: {task: one weight per class}; a task not named weighs all alike.
+    label_smoothing: the share of a one-label target that is spread over all classes.
+    contrastive: the weight of the contrastive term between the two towers.
+    """
+
+    model: CMAClip
+    tasks: tuple[Task, ...]
+    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    class_weights: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    label_smoothing: float = 0.0
+    contrastive: float = 0.0
+
+    def init(self, rng, batch: Batch):
+        """Fresh parameters; only the batch's shapes matter."""
+        return self.model.init(rng, batch)["params"]
+
+    def loss(self, params, batch: Batch, rng):
+        """The sum of the tasks' losses and the contrastive term, a mean over examples.
+
+        Every known label counts alike: a task's loss is summed over its known labels and
+        divided by the number of examples, known or not, so that a task with few labels
+        does not shout in the batches where it has one.
+        """
+        logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
+        examples = jnp.sum(batch["weight"])
+        total, sums = jnp.zeros(()), {}
+        for task in self.tasks:
+            losses, known = self._task_losses(task, logits[task.name], batch)
+            summed = jnp.sum(losses)
+            total += self.task_weights.get(task.name, 1.0) * summed / examples
+            sums[f"loss/{task.name}"] = (summed, jnp.sum(known))
+        if self.contrastive:
+            losses, known = contrastive_losses(
+                aux["image_pooled"],
+                aux["text_pooled"],
+                aux["logit_scale"],
+                jnp.all(aux["present"], axis=-1) & (batch["weight"] > 0),
+            )
+            summed = jnp.sum(losses)
+            total += self.contrastive * summed / examples
+            sums["loss/contrastive"] = (summed, jnp.sum(known))
+        return total, {"loss": (total * examples, examples)} | sums
+
+    def predict(self, params, batch: Batch):
+        """Probabilities {task: [B,C]} and modality weights {task: [B,2]}."""
+        logits, aux = self.model.apply({"params": params}, batch)
+        probabilities = {
+            task.name: jax.nn.sigmoid(logits[task.name])
+            if task.many
+            else jax.nn.softmax(logits[task.name], axis=-1)
+            for task in self.tasks
+        }
+        return {"probabilities": probabilities, "modality_weights": aux["modality_weights"]}
+
+    def _task_losses(self, task: Task, logits, batch: Batch):
+        """Losses [B], 0 where the label is unknown or the row is padding; and which count."""
+        labels = batch["labels"][task.name]
+        class_weights = jnp.ones(len(task.classes))
+        if task.name in self.class_weights:
+            class_weights = jnp.array(self.class_weights[task.name], jnp.float32)
+        if task.many:
+            losses, known = many_label_losses(logits, labels, class_weights)
+        else:
+            losses, known = one_label_losses(logits, labels, class_weights, self.label_smoothing)
+        known = known & (batch["weight"] > 0)
+        return jnp.where(known, losses, 0.0), known
+
+
+def one_label_losses(logits, labels, class_weights, smoothing: float = 0.0):
+    """Softmax cross-entropy: `logits` [B,C], `labels` [B] (negative: unknown) -> [B], known [B]."""
+    known = labels >= 0
+    labels = jnp.where(known, labels, 0)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets) * class_weights[labels], known
+
+
+def many_label_losses(logits, labels, class_weights):
+    """Mean sigmoid cross-entropy over the known classes: `labels` [B,C], negative: unknown."""
+    known = labels >= 0
+    losses = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, labels, 0.0))
+    losses = jnp.where(known, losses * class_weights, 0.0)
+    count = jnp.sum(known, axis=-1)
+    return jnp.sum(losses, axis=-1) / jnp.maximum(count, 1), count > 0
+
+
+def contrastive_losses(image, text, logit_scale, complete):
+    """CLIP's symmetric loss [B] among the examples that have both picture and words.
+
+    image, text: [B,D], any length. logit_scale: natural logarithm of the scale, which
+    CLIP holds at or below 100. complete: [B], the rows that take part.
+    """
+    scale = jnp.minimum(jnp.exp(logit_scale), 100.0)
+    logits = scale * unit(image) @ unit(text).T  # [B,B]
+    own = jnp.arange(logits.shape[0])
+    hidden = jnp.finfo(logits.dtype).min / 2
+    by_image = jnp.where(complete[None, :], logits, hidden)
+    by_text = jnp.where(complete[None, :], logits.T, hidden)
+    losses = (
+        optax.softmax_cross_entropy_with_integer_labels(by_image, own)
+        + optax.softmax_cross_entropy_with_integer_labels(by_text, own)
+    ) / 2
+    return jnp.where(complete, losses, 0.0), complete

@@ -1,0 +1,175 @@
+"""The pre-norm transformer that every part of CMA-CLIP is made of.
+
+`Stack` keeps the parameters of its layers stacked along a leading axis, whether
+it runs them as a loop or unrolled, so a checkpoint does not depend on how it ran.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    # OpenAI's weights were trained with this cheap stand-in for GELU.
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    # jax.nn.gelu is the tanh approximation unless told otherwise.
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; returns `(y, maps)`, maps only when asked."""
+
+    heads: int
+    causal: bool = False
+    zero_output: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, mask=None, with_maps: bool = False):
+        """`x` [B,S,D]; `mask` [B,S] is True at the keys that may be seen."""
+        width = x.shape[-1]
+        head_width = width // self.heads
+        qkv = nn.DenseGeneral(
+            (3, self.heads, head_width),
+            kernel_init=nn.initializers.normal(width**-0.5),
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
+        query, key, value = jnp.moveaxis(qkv, 2, 0)  # each [B,S,N,H]
+        allowed = None if mask is None else mask[:, None, None, :]  # [B,1,1,S]
+        y = jax.nn.dot_product_attention(query, key, value, mask=allowed, is_causal=self.causal)
+        maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
+        zero = nn.initializers.zeros_init()
+        out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
+        y = nn.DenseGeneral(
+            width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out"
+        )(y)
+        return y, maps
+
+
+def attention_maps(query, key, allowed, causal: bool):
+    """The softmax weights [B,S,S], averaged over heads; float32.
+
+    `jax.nn.dot_product_attention` never forms them, so they are computed again here,
+    and only for those who want to look.
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum("bqnh,bknh->bnqk", query, key).astype(jnp.float32) * scale
+    if causal:
+        length = query.shape[1]
+        triangle = jnp.tril(jnp.ones((length, length), bool))
+        allowed = triangle if allowed is None else allowed & triangle
+    if allowed is None:
+        allowed = jnp.ones((), bool)
+    return masked_softmax(scores, allowed).mean(axis=1)
+
+
+def masked_softmax(scores, mask):
+    """Softmax over the last axis where `mask` is True; exactly 0 elsewhere.
+
+    A row without any True is all zeros, not NaN, and passes no gradient.
+    """
+    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2), axis=-1)
+    return jnp.where(mask, weights, 0.0)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    heads: int
+    mlp_width: int
+    activation: str = "quick_gelu"
+    causal: bool = False
+    dropout: float = 0.0
+    zero_output: bool = False
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False):
+        width = x.shape[-1]
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+
+        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="attention_norm")(x)
+        y, maps = Attention(
+            heads=self.heads,
+            causal=self.causal,
+            zero_output=self.zero_output,
+            dtype=self.dtype,
+            name="attention",
+        )(y, mask, with_maps)
+        x = x + drop(y)
+
+        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="mlp_norm")(x)
+        y = nn.Dense(
+            self.mlp_width,
+            kernel_init=nn.initializers.normal((2 * width) ** -0.5),
+            dtype=self.dtype,
+            name="mlp_up",
+        )(y)
+        y = ACTIVATIONS[self.activation](y)
+        zero = nn.initializers.zeros_init()
+        down_init = zero if self.zero_output else nn.initializers.normal(self.mlp_width**-0.5)
+        y = nn.Dense(width, kernel_init=down_init, dtype=self.dtype, name="mlp_down")(y)
+        return x + drop(y), maps
+
+
+class Stack(nn.Module):
+    """`layers` blocks under `nn.scan`; returns `(x, maps [L,B,S,S] | None)`.
+
+    unroll: how many layers a turn of the loop runs; `layers` or more leaves no loop.
+    remat: what the backward pass may keep: 'none' recomputes nothing, 'dots' keeps
+        the matrix products, 'full' keeps the layers' inputs alone.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: str = "quick_gelu"
+    causal: bool = False
+    dropout: float = 0.0
+    zero_output: bool = False
+    epsilon: float = 1e-5
+    unroll: int = 1
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False):
+        if self.layers == 0:
+            return x, None
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(
+                Block,
+                policy=REMAT_POLICIES[self.remat],
+                prevent_cse=False,
+                static_argnums=(3, 4),  # train, with_maps; 0 is the module itself
+            )
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.layers,
+            unroll=min(self.unroll, self.layers),
+        )
+        return scanned(
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            causal=self.causal,
+            dropout=self.dropout,
+            zero_output=self.zero_output,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            name="blocks",
+        )(x, mask, train, with_maps)

@@ -1,0 +1,91 @@
+"""One mesh for everything: `data` x `fsdp` x `tensor`; one device is the mesh of one.
+
+`data` splits the batch, `fsdp` splits the batch and the parameters, `tensor` splits
+heads and MLPs.
+"""
+
+import collections
+import itertools
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cmaclip_jax.config import nearest_multiples
+from cmaclip_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """The mesh of these sizes over all devices; a size of -1 takes what the others leave."""
+    devices = jax.devices() if devices is None else devices
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    wanted = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    if len(free) > 1 or fixed < 1:
+        raise UserError(f"{wanted}: sizes are 1 or more, and one of them may be -1")
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            f"{wanted} does not fill {len(devices)} device(s); "
+            f"use --config.mesh.data=-1 with fsdp x tensor that divides {len(devices)}"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, (jax.sharding.AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over all devices of `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.batch_size"):
+    """Raises UserError where a batch of so many parts does not divide over the mesh."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"] * parts
+    if batch_size % rows:
+        over = f"{mesh.devices.size} device(s)" + (f" in {parts} parts" if parts > 1 else "")
+        raise UserError(
+            f"config.{name}={batch_size} does not divide over {over}; "
+            f"use {nearest_multiples(batch_size, rows)}"
+        )
+
+
+def to_device(batch, sharding: NamedSharding):
+    """A host's rows as global arrays, uint8 pictures still uint8."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
+
+
+class Prefetch:
+    """Batches on the device, two ahead of their use; `waited` is the seconds spent for input."""
+
+    def __init__(self, batches: Iterator, sharding: NamedSharding, ahead: int = 2):
+        self.waited = 0.0
+        self._batches = batches
+        self._sharding = sharding
+        self._queue: collections.deque = collections.deque()
+        self._fill(ahead)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self._queue:
+            raise StopIteration
+        batch = self._queue.popleft()
+        self._fill(1)
+        return batch
+
+    def _fill(self, count: int) -> None:
+        start = time.perf_counter()
+        for batch in itertools.islice(self._batches, count):
+            self._queue.append(to_device(batch, self._sharding))
+        self.waited += time.perf_counter() - start

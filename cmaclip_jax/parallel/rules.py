@@ -1,0 +1,83 @@
+"""The one idiom for anything that is said about parameters: (regex, value) rules.
+
+Freezing, learning rates, weight decay and sharding are lists of such rules. A regex has
+to match a parameter's whole path (image/stack/blocks/mlp_up/kernel); of the rules that
+match, the first counts; a parameter that none covers, or a rule that matches nothing, is
+an error.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cmaclip_jax.errors import UserError
+
+Rules = Sequence[tuple[str, Any]]
+
+# The trailing axes of a parameter; layers stacked in front of them are never split. Rules
+# see the optimizer's moments by the same names, so they lie where their parameters lie.
+SHARDING_RULES: Rules = (
+    (".*attention/qkv/kernel", PartitionSpec("fsdp", None, "tensor", None)),  # [D,3,N,H]
+    (".*attention/out/kernel", PartitionSpec("tensor", None, "fsdp")),  # [N,H,D]
+    (".*mlp_up/kernel", PartitionSpec("fsdp", "tensor")),  # [D,M]
+    (".*mlp_down/kernel", PartitionSpec("tensor", "fsdp")),  # [M,D]
+    (".*(kernel|embedding)", PartitionSpec("fsdp", None)),
+    (".*", PartitionSpec()),
+)
+
+
+def path_name(path) -> str:
+    """A key path of a parameter tree as 'image/stack/blocks/mlp_up/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def match_rules(rules: Rules, tree, name: str, strict: bool = True):
+    """The tree of values that `rules` give to the leaves of `tree`.
+
+    strict: whether a rule that matches nothing is an error ('.*', which means the rest, never
+        is); the project's own defaults have to suit every model, so they are not strict.
+    """
+    used = set()
+
+    def value(path, _):
+        path = path_name(path)
+        matching = [i for i, (regex, _) in enumerate(rules) if re.fullmatch(regex, path)]
+        if not matching:
+            raise UserError(f"no rule of {name} covers {path}; end the list with ('.*', VALUE)")
+        used.update(matching)
+        return rules[matching[0]][1]
+
+    values = jax.tree_util.tree_map_with_path(value, tree)
+    unused = [regex for i, (regex, _) in enumerate(rules) if i not in used and regex != ".*"]
+    if strict and unused:
+        raise UserError(
+            f"{name}: {unused[0]!r} matches no parameter; their names begin with {sorted(tree)}"
+        )
+    return values
+
+
+def tree_shardings(tree, mesh: Mesh, rules: Rules = SHARDING_RULES):
+    """A NamedSharding for every leaf of a tree of parameters, moments and the like.
+
+    An axis that its mesh axis does not divide stays whole: 4 heads over 8 devices work,
+    they are just not split.
+    """
+
+    def sharding(leaf, spec: PartitionSpec) -> NamedSharding:
+        axes = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
+        fitting = (
+            axis if axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, leaf.shape, strict=True)
+        )
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree.map(sharding, tree, match_rules(rules, tree, "sharding", strict=False))
+
+
+def parameter_count(params) -> int:
+    """How many numbers the tree holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,60 @@
+"""What is asked of a pair: tasks, their classes, and the file that keeps them."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cmaclip_jax.errors import UserError
+
+UNKNOWN = -1  # a label nobody gave: of one-label tasks the class, of many-label tasks the row
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One question with a fixed list of answers.
+
+    many: whether several classes may hold at once (sigmoid) or exactly one does (softmax).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    many: bool = False
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w .-]+", self.name):
+            raise UserError(
+                f"task name {self.name!r} must be letters, digits, space, '.', '_' or '-'; "
+                "rename the column"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            raise UserError(f"task {self.name!r} lists a class twice")
+        minimum = 1 if self.many else 2
+        if len(self.classes) < minimum:
+            raise UserError(
+                f"task {self.name!r} has {len(self.classes)} class(es), needs {minimum}; "
+                "leave it out of data.labels"
+            )
+
+
+def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> tuple[Task, ...]:
+    """The tasks called `names`, in that order; all of them where `names` is empty."""
+    known = {task.name: task for task in tasks}
+    names = tuple(names) or tuple(known)
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown task {name!r} in data.labels; this data has {list(known)}")
+    return tuple(known[name] for name in names)
+
+
+def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
+    """Writes `tasks.json`, by which a run's outputs keep their meaning."""
+    rows = [dataclasses.asdict(task) for task in tasks]
+    Path(path).write_text(json.dumps({"tasks": rows}, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_tasks(path: str | Path) -> tuple[Task, ...]:
+    """The tasks that `write_tasks` wrote."""
+    rows = json.loads(Path(path).read_text())["tasks"]
+    return tuple(Task(row["name"], tuple(row["classes"]), row["many"]) for row in rows)

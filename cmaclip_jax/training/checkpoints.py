@@ -1,0 +1,56 @@
+"""Orbax checkpoints of a run: written in the background, the newest few and the best kept."""
+
+import math
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.state import TrainState
+
+SCORE = "score"
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run."""
+
+    def __init__(self, workdir: str | Path, keep: int):
+        newest = preservation.LatestN(keep)
+        best = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
+        self._manager = ocp.CheckpointManager(
+            Path(workdir).resolve() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
+                best_fn=lambda metrics: metrics[SCORE],
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
+        """Begins to write; returns before it is done. Without a score it is nobody's best."""
+        metrics = {SCORE: -math.inf if score is None else score}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+
+    def restore(self, shapes: TrainState, mesh: Mesh, step: int | None = None) -> TrainState:
+        """The state at `step` (the newest one by default), laid out on this mesh."""
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"no checkpoint in {self._manager.directory}; train first")
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            tree_shardings(shapes, mesh),
+        )
+        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

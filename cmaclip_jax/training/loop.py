@@ -1,0 +1,142 @@
+"""The loop: it trains any objective on any batches, and knows nothing of either."""
+
+import contextlib
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cmaclip_jax.errors import Interrupted, UserError
+from cmaclip_jax.models.objectives import Batch, Objective
+from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, check_batch, to_device
+from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
+from cmaclip_jax.training.checkpoints import Checkpoints
+from cmaclip_jax.training.diagnosis import diagnose
+from cmaclip_jax.training.optimizer import make_optimizer
+from cmaclip_jax.training.parameter_table import (
+    parameter_rows,
+    parameter_summary,
+    write_parameter_table,
+)
+from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.state import TrainState, create_state, state_template
+from cmaclip_jax.training.step import make_train_step
+
+
+def train(
+    config: ConfigDict,
+    objective: Objective,
+    mesh: Mesh,
+    example: Batch,
+    batches: Callable[[int], Iterator[Batch]],
+    workdir: Path,
+    watcher: Watcher,
+    evaluate: Callable[[TrainState, int], float] | None = None,
+) -> TrainState:
+    """Trains until `config.train.steps`, from the newest checkpoint if there is one.
+
+    Args:
+      example: a batch of the right shapes, to initialise with.
+      batches: from a step to this host's batches for that step and all that follow.
+      evaluate: from a state and its step to a score, higher being better; called every
+        `config.eval.every` steps, and the best checkpoint is chosen by it.
+
+    Raises:
+      Interrupted: after SIGTERM or SIGINT, with everything saved.
+      UserError: a loss spiked or was not finite; the checkpoints stay as they were.
+    """
+    settings = config.train
+    check_batch(mesh, settings.batch_size, settings.accumulate)
+
+    # ---- the parameters, and what the rules make of them
+    shapes = jax.eval_shape(objective.init, jax.random.key(0), example)
+    optimizer = make_optimizer(settings, shapes)
+    rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
+    write_parameter_table(workdir / "parameters.txt", rows)
+    watcher.say(parameter_summary(rows))
+    watcher.say(
+        f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
+        f"{mesh.devices.flat[0].device_kind} device(s); every parameter: {workdir}/parameters.txt"
+    )
+
+    # ---- the state: the newest checkpoint, or a beginning
+    init, shapes = state_template(objective, optimizer, example, settings.ema > 0, config.seed)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    start = checkpoints.latest_step() or 0
+    if start:
+        watcher.say(f"continuing from the checkpoint of step {start:,}")
+        state = checkpoints.restore(shapes, mesh)
+    else:
+        state = create_state(init, shapes, mesh)
+    train_step = make_train_step(objective, optimizer, settings, config.seed, mesh, shapes)
+
+    # ---- the steps
+    steps = settings.steps
+    with stop_signals() as asked_to_stop, contextlib.closing(checkpoints):
+        stream = Prefetch(itertools.islice(batches(start), steps - start), batch_sharding(mesh))
+        watcher.start(start)
+        for step, batch in enumerate(stream, start + 1):
+            state, figures = train_step(state, batch)
+            watcher.add(figures)
+            fine = True
+            if step % settings.log_every == 0 or step == steps:
+                fine = watcher.log(step, stream.waited)
+            looks = config.eval.every and step % config.eval.every == 0 and evaluate is not None
+            saves = step % config.checkpoint.every == 0 or step == steps or bool(asked_to_stop)
+            if looks or saves:
+                fine = fine and watcher.flush() and not bool(figures["bad"])
+            if not fine:
+                raise _spoilt(config, objective, mesh, state, batches, checkpoints)
+            score = evaluate(state, step) if looks else None
+            if saves:
+                checkpoints.save(state, step, score)
+            if asked_to_stop and step < steps:
+                checkpoints.close()
+                raise Interrupted(
+                    f"stopped by {signal.Signals(asked_to_stop[0]).name} at step {step:,} of "
+                    f"{steps:,}; all is saved, the same command continues",
+                    128 + asked_to_stop[0],
+                )
+            if looks or saves:
+                watcher.resume()
+    return state
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """While open, SIGTERM and SIGINT fill the list that this yields; a second one kills."""
+    received: list[int] = []
+    before = {}
+
+    def receive(number, _frame):
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            before[number] = signal.signal(number, receive)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) -> UserError:
+    """The error for a state that met a bad step: what was bad, and where the run can resume."""
+    step = int(state.step)
+    batch = to_device(next(iter(batches(step))), batch_sharding(mesh))
+    rng = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+    cause = diagnose(objective, state.params, state.opt_state, batch, rng)
+    saved = checkpoints.latest_step()
+    kept = f"the checkpoint of step {saved} is intact" if saved else "there is no checkpoint yet"
+    return UserError(
+        f"stopped at step {step + 1}: {cause}; {kept}; lower train.learning_rate or train.clip, "
+        "or look at the data of that step"
+    )

@@ -1,0 +1,61 @@
+"""What the rules came to, parameter by parameter: seen once, before the first step."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from cmaclip_jax.parallel.rules import match_rules, path_name
+from cmaclip_jax.training.optimizer import frozen_parameters, rate_factors
+
+
+def parameter_rows(settings: ConfigDict, params, shardings) -> list[tuple[str, ...]]:
+    """(path, shape, rate factor, weight decay, layout) of every parameter."""
+    decay = match_rules(settings.weight_decay, params, "train.weight_decay")
+    trees = (params, frozen_parameters(settings, params), rate_factors(settings, params))
+    leaves = [jax.tree.leaves(tree) for tree in (*trees, decay, shardings)]
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [
+        (
+            path,
+            "x".join(map(str, leaf.shape)) or "1",
+            "frozen" if still else _span(rate),
+            "-" if still else f"{decay:g}",
+            " ".join(str(axis or ".") for axis in sharding.spec) if any(sharding.spec) else "whole",
+        )
+        for path, leaf, still, rate, decay, sharding in zip(paths, *leaves, strict=True)
+    ]
+
+
+def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
+    """The whole table, aligned, as text."""
+    header = ("parameter", "shape", "rate", "decay", "layout")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [header, *rows]
+    ]
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
+
+
+def parameter_summary(rows: list[tuple[str, ...]]) -> Table:
+    """The same for the screen: one line for all that is treated alike in a part."""
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for path, shape, rate, decay, layout in rows:
+        size = int(np.prod([int(n) for n in shape.split("x")]))
+        groups[path.split("/")[0], rate, decay, layout].append(size)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    for title in ("tensors", "numbers", "rate x", "decay"):
+        table.add_column(title, justify="right")
+    table.add_column("layout")
+    for (part, rate, decay, layout), sizes in groups.items():
+        table.add_row(part, str(len(sizes)), f"{sum(sizes):,}", rate, decay, layout)
+    return table
+
+
+def _span(rate) -> str:
+    low, high = np.min(rate), np.max(rate)
+    return f"{low:g}" if low == high else f"{low:.3g}..{high:.3g}"

@@ -1,0 +1,131 @@
+"""What the person watching sees, and the figures that are kept: one place for both."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+SECONDS_BETWEEN_LINES = 5.0  # where lines pile up instead of being rewritten
+
+
+class Watcher:
+    """A live line on a terminal, plain lines elsewhere; metrics.jsonl and TensorBoard events.
+
+    Figures are fetched one interval after they were computed, so that the device never
+    waits for a print. Only process 0 speaks and writes.
+    """
+
+    def __init__(self, workdir: Path, steps: int, batch_size: int, console: Console | None = None):
+        self.console = console or Console(file=sys.stderr)
+        self._speaks = jax.process_index() == 0
+        self._steps, self._batch_size = steps, batch_size
+        self._last_step = self._waited = self._quiet_until = 0
+        self._mark = time.perf_counter()
+        self._collected: list[Any] = []
+        self._pending: tuple[int, list[Any], dict] | None = None
+        self._bar = self._file = self._events = None
+        if self._speaks:
+            self._open(workdir)
+
+    def _open(self, workdir: Path) -> None:
+        from tensorboardX import SummaryWriter  # slow to import, and not needed to look at --help
+
+        self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        self._events = SummaryWriter(logdir=str(workdir))
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.percentage:3.0f}%"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("compiling the first step ...", total=self._steps)
+
+    def start(self, step: int) -> None:
+        """Training begins, or begins again, at `step`."""
+        self._last_step = step
+        self.resume()
+
+    def resume(self) -> None:
+        """Time from here on is training time; what went before (an evaluation, say) is not."""
+        self._mark = time.perf_counter()
+
+    def add(self, figures) -> None:
+        """Keeps a step's figures, still on the device."""
+        self._collected.append(figures)
+
+    def log(self, step: int, waited: float) -> bool:
+        """Ends an interval and shows the one before; False if a bad step was in that one."""
+        seconds = max(time.perf_counter() - self._mark, 1e-9)
+        steps = max(step - self._last_step, 1)
+        speed = {
+            "examples_per_second": steps * self._batch_size / seconds,
+            "input_wait": min((waited - self._waited) / seconds, 1.0),
+            "seconds_left": (self._steps - step) * seconds / steps,
+        }
+        ended = (step, self._collected, speed)
+        shown, self._pending, self._collected = self._pending, ended, []
+        fine = True if shown is None else self._show(*shown)
+        self._last_step, self._waited = step, waited
+        self._mark = time.perf_counter()
+        return fine
+
+    def flush(self) -> bool:
+        """Shows what is still pending; False if a bad step was in it."""
+        shown, self._pending = self._pending, None
+        return True if shown is None else self._show(*shown)
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Figures of a step into metrics.jsonl and TensorBoard."""
+        if not self._speaks:
+            return
+        rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
+        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+        for name, value in figures.items():
+            self._events.add_scalar(name, value, step)
+
+    def say(self, message) -> None:
+        """A line, or anything else that rich can print, above the live one."""
+        if self._speaks:
+            self.console.print(message, highlight=False, soft_wrap=isinstance(message, str))
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._speaks:
+            self._file.close()
+            self._events.close()
+
+    def _show(self, step: int, collected: list[Any], speed: dict[str, float]) -> bool:
+        collected = jax.device_get(collected)
+        if any(figures["bad"] for figures in collected):
+            return False
+        totals = jax.tree.map(lambda *x: sum(x), *[figures["sums"] for figures in collected])
+        means = {f"train/{name}": float(n / max(d, 1)) for name, (n, d) in totals.items()}
+        means["train/grad_norm"] = float(collected[-1]["grad_norm"])
+        self.write(step, means | speed)
+        line = (
+            f"step {step:,}/{self._steps:,}  loss {means['train/loss']:.3f}  "
+            f"{speed['examples_per_second']:,.0f} examples/s  "
+            f"waiting for input {speed['input_wait']:.0%}  "
+            f"{time_left(speed['seconds_left'])} left"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=line)
+        elif time.monotonic() >= self._quiet_until or step == self._steps:
+            self._quiet_until = time.monotonic() + SECONDS_BETWEEN_LINES
+            self.say(f"{step / self._steps:4.0%}  {line}")
+        return True
+
+
+def time_left(seconds: float) -> str:
+    """'0:42', '12:05' or '3:10:00'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

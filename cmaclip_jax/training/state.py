@@ -1,0 +1,57 @@
+"""All that a run remembers between two steps, created where it will live."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from cmaclip_jax.models.objectives import Objective
+from cmaclip_jax.parallel.rules import tree_shardings
+
+
+@flax.struct.dataclass
+class TrainState:
+    """
+    step: updates made so far, and the number of the batch that comes next.
+    ema: averaged parameters, or None where no average is kept.
+    loss_average: a running mean of the loss, against which a spike is seen.
+    bad: a loss spiked or was not finite. The step that saw it changed nothing else, nor
+        does any after it, so this state is the last good one.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+    ema: Any
+    loss_average: jax.Array
+    bad: jax.Array
+
+    @property
+    def best_params(self):
+        """The parameters to evaluate: the averaged ones, if an average is kept."""
+        return self.params if self.ema is None else self.ema
+
+
+def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int):
+    """`(init, shapes)`: how to make the state, and its shapes without making it."""
+
+    def init() -> TrainState:
+        params = objective.init(jax.random.key(seed), batch)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            loss_average=jnp.zeros(()),
+            bad=jnp.zeros((), bool),
+        )
+
+    return init, jax.eval_shape(init)
+
+
+def create_state(init, shapes: TrainState, mesh: Mesh) -> TrainState:
+    """The first state, every leaf born on its own devices."""
+    return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))()

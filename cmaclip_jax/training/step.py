@@ -1,0 +1,111 @@
+"""One update, as one compiled function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from cmaclip_jax.models.objectives import Objective
+from cmaclip_jax.parallel.mesh import batch_sharding
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.optimizer import frozen_parameters
+from cmaclip_jax.training.state import TrainState
+
+MEMORY = 0.98  # of the running mean that a spike is measured against
+SETTLED = 50  # steps before a spike can be told from a beginning
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    settings: ConfigDict,
+    seed: int,
+    mesh: Mesh,
+    shapes: TrainState,
+):
+    """`(state, batch) -> (state, figures)`, jitted over the mesh; the old state is donated.
+
+    figures: `sums`, the objective's; `grad_norm`; `bad`. Randomness is a function of (seed, step).
+    """
+    frozen = frozen_parameters(settings, shapes.params)
+
+    def train_step(state: TrainState, batch):
+        rng = jax.random.fold_in(jax.random.key(seed + 1), state.step)
+        loss, sums, gradients = accumulate(
+            objective, frozen, state.params, batch, rng, settings.accumulate
+        )
+        norm = optax.global_norm(gradients)
+        bad = state.bad | is_bad(state, loss, norm, settings.spike)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = jnp.where(state.step == 0, loss, state.loss_average)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=None
+            if state.ema is None
+            else optax.incremental_update(params, state.ema, 1 - settings.ema),
+            loss_average=MEMORY * average + (1 - MEMORY) * loss,
+            bad=bad,
+        )
+        kept = jax.tree.map(functools.partial(jnp.where, bad), state, new)
+        return kept.replace(bad=bad), {"sums": sums, "grad_norm": norm, "bad": bad}
+
+    shardings = tree_shardings(shapes, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        donate_argnums=0,
+    )
+
+
+def is_bad(state: TrainState, loss, norm, spike: float):
+    """Whether this loss or gradient must not be learnt from."""
+    bad = ~jnp.isfinite(loss) | ~jnp.isfinite(norm)
+    if spike:
+        bad |= (state.step >= SETTLED) & (loss > spike * state.loss_average)
+    return bad
+
+
+def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
+    """Loss, sums and gradients of a batch, taken in `parts` one after the other.
+
+    The result is that of the whole batch, but for terms that compare examples with one
+    another: the contrastive loss sees the pairs of its own part only.
+    """
+
+    def loss_of(params, batch, rng):
+        held = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
+        return objective.loss(held, batch, rng)
+
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    if parts == 1:
+        (loss, sums), gradients = gradient(params, batch, rng)
+        return loss, sums, gradients
+
+    def one_part(total, part_and_index):
+        part, index = part_and_index
+        result = gradient(params, part, jax.random.fold_in(rng, index))
+        return jax.tree.map(jnp.add, total, result), None
+
+    split = jax.tree.map(lambda x: interleaved_parts(x, parts), batch)
+    first = jax.tree.map(lambda x: x[0], split)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first, rng)
+    )
+    total, _ = jax.lax.scan(one_part, zeros, (split, jnp.arange(parts)))
+    (loss, sums), gradients = total
+    return loss / parts, sums, jax.tree.map(lambda g: g / parts, gradients)
+
+
+def interleaved_parts(x, parts: int):
+    """[B,...] -> [parts,B/parts,...], every part taking each `parts`-th row.
+
+    So every part spreads over all devices that hold the batch, and no row has to move.
+    """
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,55 @@
+"""A run's folder: one config, for good."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cmaclip_jax.errors import UserError
+
+# What may change between a run and its continuation: it alters no update.
+MAY_CHANGE = ("mesh", "checkpoint", "eval")
+
+
+def open_workdir(path: str | Path, config: ConfigDict) -> Path:
+    """The folder at `path`, made if need be, holding this config and no other."""
+    path = Path(path)
+    file = path / "config.json"
+    text = config.to_json_best_effort(indent=2) + "\n"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            _check_same(path, json.loads(file.read_text()), json.loads(text))
+        file.write_text(text)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON; name another --workdir or remove it") from error
+    return path
+
+
+def _check_same(path: Path, old: dict, new: dict) -> None:
+    changed = [
+        f"{name} is {was!r} there and {now!r} here"
+        for name, was, now in _differences(old, new)
+        if name.split(".")[0] not in MAY_CHANGE
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"workdir {str(path)!r} belongs to a different config: {'; '.join(changed[:3])}{more}; "
+            "name another with --workdir"
+        )
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*old, *new}):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now, f"{prefix}{name}.")
+        elif was != now:
+            yield f"{prefix}{name}", was, now

@@ -1,0 +1,31 @@
+"""A first run: CMA-CLIP learns six questions about drawn pictures and their titles.
+
+    python -m cmaclip_jax.main --config=configs/quickstart.py
+
+Nothing is downloaded; any two CPU cores will do.
+"""
+
+from cmaclip_jax.config import base_config
+
+
+def get_config():
+    config = base_config()
+    config.data.source = "shop"  # the procedural catalogue, see data/sources/shop.py
+    config.data.text_length = 16  # its longest title is 12 tokens with this vocabulary
+
+    config.model.image = "tiny/12"  # 48x48 pictures in 16 patches, 2 layers of width 64
+    config.model.text = "tiny/12"
+    config.model.sequence_layers = 2
+    config.model.sequence_heads = 4
+    config.model.unroll = 2  # on a CPU, two small layers run faster without a loop
+
+    config.train.steps = 3_600
+    config.train.batch_size = 32
+    config.train.learning_rate = 2e-3
+    config.train.b2 = 0.99
+    # From scratch the towers have to learn shapes and words first; CLIP's own training
+    # beside the tasks gets them there in a fraction of the time.
+    config.train.contrastive = 1.0
+    config.eval.every = 600
+    config.checkpoint.every = 600
+    return config

@@ -1,0 +1,42 @@
+"""Installs the package `cmaclip_jax` and the command `cmaclip`."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cmaclip_jax",
+    version="0.1.0",
+    description="CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]),
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "tokenizers",
+        "ml_collections>=1.1",
+        "absl-py",
+        "chex",
+        "numpy",
+        "pillow",
+        "rich",
+        "tensorboardX",
+        # tf.data alone is used; the CPU build leaves the accelerator to JAX.
+        "tensorflow-cpu>=2.21; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.21; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda12]"],
+        "test": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "scikit-learn",
+            # An oracle for the encoders. This very version is a CPU build; others bring CUDA.
+            "torch==2.13.0",
+            "transformers",
+        ],
+    },
+    entry_points={"console_scripts": ["cmaclip = cmaclip_jax.main:console"]},
+)

@@ -1,0 +1,183 @@
+"""The encoders against Hugging Face's CLIP in PyTorch, and the sizes they come in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models import SIZES, image_encoder, text_encoder
+from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, patches, unit
+
+torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
+transformers = pytest.importorskip("transformers", reason="the oracle; pip install -e '.[test]'")
+
+
+def hugging_face_clip(name: str, activation="quick_gelu", eos_token_id=2, **text):
+    """`CLIPModel` of one of our sizes, with random weights, biases and norms."""
+    size = SIZES[name]
+    text = {"length": 77, "vocabulary": 49408, **size.text, **text}
+    config = transformers.CLIPConfig(
+        vision_config={
+            "image_size": size.image.get("image_size", 224),
+            "patch_size": size.image["patch_size"],
+            **tower(size.image, activation),
+        },
+        text_config={
+            "vocab_size": text["vocabulary"],
+            "max_position_embeddings": text["length"],
+            "eos_token_id": eos_token_id,
+            **tower(text, activation),
+        },
+        projection_dim=size.projection,
+    )
+    return transformers.CLIPModel(config).eval()
+
+
+def tower(size, activation):
+    return {
+        "hidden_size": size["width"],
+        "num_hidden_layers": size["layers"],
+        "num_attention_heads": size["heads"],
+        "intermediate_size": size["mlp_width"],
+        "hidden_act": activation,
+    }
+
+
+def randomised(model):
+    """Noise on every parameter, so that no bias is zero and no norm is the identity."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def blocks_from_torch(encoder, heads: int):
+    """A Hugging Face tower's layers in our layout, stacked."""
+
+    def linear(layer):
+        return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+
+    def norm(layer):
+        return {"scale": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
+
+    rows = []
+    for layer in encoder.layers:
+        attention = layer.self_attn
+        kernels, biases = zip(
+            *map(linear, (attention.q_proj, attention.k_proj, attention.v_proj)), strict=True
+        )
+        width = kernels[0].shape[0]
+        out_kernel, out_bias = linear(attention.out_proj)
+        up_kernel, up_bias = linear(layer.mlp.fc1)
+        down_kernel, down_bias = linear(layer.mlp.fc2)
+        rows.append(
+            {
+                "attention": {
+                    "qkv": {
+                        "kernel": np.stack(kernels, 1).reshape(width, 3, heads, -1),
+                        "bias": np.stack(biases).reshape(3, heads, -1),
+                    },
+                    "out": {"kernel": out_kernel.reshape(heads, -1, width), "bias": out_bias},
+                },
+                "attention_norm": norm(layer.layer_norm1),
+                "mlp_norm": norm(layer.layer_norm2),
+                "mlp_up": {"kernel": up_kernel, "bias": up_bias},
+                "mlp_down": {"kernel": down_kernel, "bias": down_bias},
+            }
+        )
+    return {"blocks": jax.tree.map(lambda *x: np.stack(x), *rows)}, norm
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_image_encoder_equals_torch(activation, unroll):
+    model = randomised(hugging_face_clip("test/8", activation))
+    vision = model.vision_model
+    stack, norm = blocks_from_torch(vision.encoder, heads=2)
+    kernel = vision.embeddings.patch_embedding.weight.detach().numpy()  # [D,3,p,p]
+    params = {
+        "patch_embedding": {"kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, 32)},
+        "class_token": vision.embeddings.class_embedding.detach().numpy(),
+        "position_embedding": vision.embeddings.position_embedding.weight.detach().numpy(),
+        "pre_norm": norm(vision.pre_layrnorm),
+        "stack": stack,
+        "post_norm": norm(vision.post_layernorm),
+        "projection": {"kernel": model.visual_projection.weight.detach().numpy().T},
+    }
+    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
+    pixels = (image / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_DEVIATION)
+    with torch.no_grad():
+        pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
+        out = vision(pixel_values=pixels)
+        all_tokens = vision.post_layernorm(out.last_hidden_state)
+        expected_tokens = model.visual_projection(all_tokens).numpy()
+        expected = model.visual_projection(out.pooler_output).numpy()
+
+    encoder = image_encoder("test/8", activation=activation, unroll=unroll)
+    tokens, pooled = encoder.apply({"params": params}, jnp.asarray(image))
+    np.testing.assert_allclose(tokens, expected_tokens, atol=1e-4)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize(("pooling", "eos_token_id"), [("argmax", 2), ("first_end", 30)])
+def test_text_encoder_equals_torch(activation, pooling, eos_token_id):
+    model = randomised(
+        hugging_face_clip("test/8", activation, eos_token_id=eos_token_id, vocabulary=50)
+    )
+    text = model.text_model
+    stack, norm = blocks_from_torch(text.encoder, heads=2)
+    params = {
+        "token_embedding": {"embedding": text.embeddings.token_embedding.weight.detach().numpy()},
+        "position_embedding": text.embeddings.position_embedding.weight.detach().numpy(),
+        "stack": stack,
+        "post_norm": norm(text.final_layer_norm),
+        "projection": {"kernel": model.text_projection.weight.detach().numpy().T},
+    }
+    # The end token is 30 or, by the older rule, the highest id; padding repeats it.
+    end = 49 if pooling == "argmax" else 30
+    ids = np.full((3, 12), end, np.int32)
+    ids[0, :4], ids[1, :9], ids[2, :11] = 7, 12, 29
+    with torch.no_grad():
+        out = text(input_ids=torch.tensor(ids, dtype=torch.long))
+        expected_tokens = model.text_projection(out.last_hidden_state).numpy()
+        expected = model.text_projection(out.pooler_output).numpy()
+
+    encoder = text_encoder(
+        "test/8", vocabulary=50, activation=activation, pooling=pooling, end_token=end
+    )
+    tokens, pooled = encoder.apply({"params": params}, ids)
+    np.testing.assert_allclose(tokens, expected_tokens, atol=1e-4)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["B/32", "B/16", "L/14", "L/14-336", "H/14", "bigG/14"])
+def test_sizes_hold_as_many_parameters_as_the_originals(name):
+    with torch.device("meta"):
+        expected = sum(p.numel() for p in hugging_face_clip(name).parameters()) - 1  # logit scale
+    image, text = image_encoder(name), text_encoder(name)
+    pixels = jnp.zeros((1, image.image_size, image.image_size, 3), jnp.uint8)
+    shapes = jax.eval_shape(image.init, jax.random.key(0), pixels), jax.eval_shape(
+        text.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32)
+    )
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
+
+
+def test_patches_are_the_squares_of_the_picture():
+    image = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    expected = [image[:, y : y + 2, x : x + 2].reshape(2, -1) for y in (0, 2) for x in (0, 2, 4)]
+    np.testing.assert_array_equal(patches(jnp.asarray(image), 2), np.stack(expected, 1))
+
+
+def test_unit_has_a_finite_gradient_at_zero():
+    gradient = jax.grad(lambda x: unit(x).sum())(jnp.zeros(4))
+    assert np.all(np.isfinite(gradient))
+    np.testing.assert_allclose(np.linalg.norm(unit(jnp.array([3.0, 4.0]))), 1.0, rtol=1e-6)
+
+
+def test_an_unknown_size_names_the_known_ones():
+    with pytest.raises(UserError, match=r"'B/8'.*B/32, B/16"):
+        image_encoder("B/8")
+    assert image_encoder("ViT-B/32") == image_encoder("B/32")
