@@ -76,18 +76,28 @@ def open_data(config: ConfigDict, workdir: Path) -> Data:
 
 def build_objective(config: ConfigDict, data: Data) -> Classification:
     """The model and the loss that a config describes, for these tasks."""
-    for part in ("task_weights", "class_weights"):
-        for name, _ in config.train[part]:
-            if name not in {task.name for task in data.tasks}:
-                raise UserError(f"unknown task {name!r} in train.{part}")
     return Classification(
         model=build_model(config, data.tasks, data.encode.tokenizer),
         tasks=data.tasks,
-        task_weights=dict(config.train.task_weights),
-        class_weights={name: tuple(weights) for name, weights in config.train.class_weights},
+        task_weights=tuple(_of_known_tasks(config.train, "task_weights", data.tasks)),
+        class_weights=tuple(_of_known_tasks(config.train, "class_weights", data.tasks)),
         label_smoothing=config.train.label_smoothing,
         contrastive=config.train.contrastive,
     )
+
+
+def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) -> Iterator[tuple]:
+    """The (task, value) pairs of a field, checked against the tasks that there are."""
+    known = {task.name: task for task in tasks}
+    for task, value in settings[name]:
+        if task not in known:
+            raise UserError(f"unknown task {task!r} in train.{name}; this run has {list(known)}")
+        if name == "class_weights" and len(value) != len(known[task].classes):
+            raise UserError(
+                f"train.class_weights gives {len(value)} numbers to {task!r}, "
+                f"which has {len(known[task].classes)} classes"
+            )
+        yield task, value
 
 
 def build_model(config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenizer) -> CMAClip:

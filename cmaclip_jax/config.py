@@ -26,9 +26,9 @@ def base_config() -> ConfigDict:
     data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
 
     shop = data.shop = ConfigDict()  # of data.source='shop' alone
-    shop.train_size = 20_000  # pairs in each split
-    shop.val_size = 1_000
-    shop.test_size = 2_000
+    shop.train_size = 20_000  # pairs to train on
+    shop.val_size = 1_000  # pairs to choose by
+    shop.test_size = 2_000  # pairs to report
     shop.articles = 2  # articles in a picture, 1 to 8
     shop.single_share = 0.3  # training pictures that show the named article alone
     shop.missing_labels = 0.05  # share of labels that are unknown
@@ -61,14 +61,14 @@ def base_config() -> ConfigDict:
     train.warmup = 0.05  # share of the steps until the peak; after it, cosine down to 0
     train.b1 = 0.9  # AdamW's decay of the mean
     train.b2 = 0.98  # AdamW's decay of the square
-    train.epsilon = 1e-8
+    train.epsilon = 1e-8  # AdamW's, beside the square's root
     train.clip = 1.0  # the largest global norm of a gradient; 0: unlimited
     train.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0: none
     # Rules are (regex, value) over parameter paths such as image/stack/blocks/mlp_up/kernel;
     # of those that match, the first counts; one that matches nothing is an error.
     train.rates = ((".*", 1.0),)  # factors on the learning rate, encoders against new parts
     train.freeze = ()  # regexes of what does not learn, e.g. ('(image|text)/.*',)
-    train.weight_decay = ((".*/(kernel|embedding)", 0.05), (".*", 0.0))
+    train.weight_decay = ((".*/(kernel|embedding)", 0.05), (".*", 0.0))  # of the rate, a step
     train.layer_decay = ()  # (regex, factor per layer counted from a tower's end)
     train.label_smoothing = 0.0  # share of a one-label target spread over all classes
     train.task_weights = ()  # (task, weight) pairs; 1 for the others
@@ -81,7 +81,7 @@ def base_config() -> ConfigDict:
     evaluation.every = 1_000  # steps between evaluations on the validation split; 0: none
     evaluation.watch = "val"  # the split they use
     evaluation.split = "test"  # the split of the last evaluation
-    evaluation.batch_size = 256
+    evaluation.batch_size = 256  # pairs at once; no figure depends on it
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved

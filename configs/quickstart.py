@@ -19,13 +19,13 @@ def get_config():
     config.model.sequence_heads = 4
     config.model.unroll = 2  # on a CPU, two small layers run faster without a loop
 
-    config.train.steps = 3_600
+    config.train.steps = 4_800
     config.train.batch_size = 32
     config.train.learning_rate = 2e-3
     config.train.b2 = 0.99
     # From scratch the towers have to learn shapes and words first; CLIP's own training
     # beside the tasks gets them there in a fraction of the time.
     config.train.contrastive = 1.0
-    config.eval.every = 600
-    config.checkpoint.every = 600
+    config.eval.every = 800
+    config.checkpoint.every = 800
     return config

@@ -1,23 +1,27 @@
 """Eight fake devices for every test, and the small parts that most of them need."""
 
+import functools
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Small models: compiling takes the time, not running.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
-from cmaclip_jax.config import base_config  # noqa: E402
-from cmaclip_jax.models import (  # noqa: E402
+from cmaclip_jax.config import base_config
+from cmaclip_jax.models import (
     Classification,
     CMAClip,
     SequenceAttention,
     image_encoder,
     text_encoder,
 )
-from cmaclip_jax.tasks import Task  # noqa: E402
+from cmaclip_jax.tasks import Task
 
 TASKS = (
     Task("colour", ("red", "green", "blue")),
@@ -65,6 +69,18 @@ def make_objective(model: CMAClip | None = None, **fields) -> Classification:
     return Classification(model=model or make_model(), tasks=TASKS, **fields)
 
 
+@functools.cache
+def initial(model: CMAClip):
+    """Parameters for a model, drawn once for all tests."""
+    return jax.jit(make_objective(model).init)(jax.random.key(0), make_batch())
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train", "with_maps"))
+def apply(model: CMAClip, params, batch, rngs=None, train: bool = False, with_maps: bool = False):
+    """`model.apply`, compiled once for every model and way of calling it."""
+    return model.apply({"params": params}, batch, rngs=rngs, train=train, with_maps=with_maps)
+
+
 @pytest.fixture(scope="session")
 def batch():
     return make_batch()
@@ -76,8 +92,8 @@ def objective():
 
 
 @pytest.fixture(scope="session")
-def params(objective, batch):
-    return objective.init(jax.random.key(0), batch)
+def params(objective):
+    return initial(objective.model)
 
 
 @pytest.fixture

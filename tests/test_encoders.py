@@ -159,8 +159,9 @@ def test_sizes_hold_as_many_parameters_as_the_originals(name):
         expected = sum(p.numel() for p in hugging_face_clip(name).parameters()) - 1  # logit scale
     image, text = image_encoder(name), text_encoder(name)
     pixels = jnp.zeros((1, image.image_size, image.image_size, 3), jnp.uint8)
-    shapes = jax.eval_shape(image.init, jax.random.key(0), pixels), jax.eval_shape(
-        text.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32)
+    shapes = (
+        jax.eval_shape(image.init, jax.random.key(0), pixels),
+        jax.eval_shape(text.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32)),
     )
     assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
 

@@ -1,10 +1,12 @@
 """The losses against PyTorch's, and what must cost nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_batch, make_model, make_objective
+from conftest import initial, make_batch, make_objective
 
 from cmaclip_jax.models.objectives import contrastive_losses, many_label_losses, one_label_losses
 
@@ -65,13 +67,21 @@ def test_contrastive_loss_is_clips_over_the_complete_pairs():
     assert steep[0] == steep[1]  # the scale is held at 100
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def loss_of(objective, params, batch):
+    return objective.loss(params, batch, jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_of(objective, params, batch):
+    return jax.grad(lambda p: objective.loss(p, batch, jax.random.key(0))[0])(params)
+
+
 def test_unknown_labels_cost_nothing(objective, params):
     batch = make_batch()
     batch["labels"] = jax.tree.map(lambda x: np.full_like(x, -1), batch["labels"])
-    loss, gradient = jax.value_and_grad(
-        lambda p: objective.loss(p, batch, jax.random.key(0))[0]
-    )(params)
-    assert loss == 0
+    assert loss_of(objective, params, batch)[0] == 0
+    gradient = gradient_of(objective, params, batch)
     assert all(np.all(x == 0) for x in jax.tree.leaves(gradient))
 
 
@@ -79,27 +89,25 @@ def test_padding_costs_nothing(objective, params):
     batch, longer = make_batch(8), make_batch(12)
     padded = jax.tree.map(lambda a, b: np.concatenate([a, b[8:]]), batch, longer)
     padded["weight"][8:] = 0
-    rng = jax.random.key(0)
-    (a, sums_a), (b, sums_b) = objective.loss(params, batch, rng), objective.loss(params, padded, rng)
+    (a, sums_a), (b, sums_b) = (loss_of(objective, params, rows) for rows in (batch, padded))
     np.testing.assert_allclose(a, b, rtol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), sums_a, sums_b)
 
 
 def test_task_weights_weigh_the_tasks(params, batch):
-    rng = jax.random.key(0)
-    _, sums = make_objective().loss(params, batch, rng)
-    weighted = make_objective(task_weights={"colour": 3.0}).loss(params, batch, rng)[0]
+    _, sums = loss_of(make_objective(), params, batch)
+    heavy = make_objective(task_weights=(("colour", 3.0),))
+    weighted = loss_of(heavy, params, batch)[0]
     expected = (3 * sums["loss/colour"][0] + sums["loss/contents"][0]) / len(batch["weight"])
     np.testing.assert_allclose(weighted, expected, rtol=1e-5)
 
 
 def test_contrastive_term_is_added_and_finite_without_any_text(batch):
     objective = make_objective(contrastive=0.5)
-    params = objective.init(jax.random.key(0), batch)
-    rng = jax.random.key(0)
-    total, sums = objective.loss(params, batch, rng)
-    plain, _ = make_objective(make_model()).loss(params, batch, rng)
+    params = initial(objective.model)
+    total, sums = loss_of(objective, params, batch)
+    plain, _ = loss_of(make_objective(), params, batch)
     np.testing.assert_allclose(total - plain, 0.5 * sums["loss/contrastive"][0] / 16, rtol=1e-4)
     silent = {**batch, "has_text": np.zeros(16, bool)}
-    gradient = jax.grad(lambda p: objective.loss(p, silent, rng)[0])(params)
+    gradient = gradient_of(objective, params, silent)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))

@@ -3,6 +3,7 @@
 Every ablation and baseline of the paper is a value of the same module's fields.
 """
 
+import math
 from typing import Any
 
 import chex
@@ -82,7 +83,9 @@ class CMAClip(nn.Module):
         if self.text is not None:
             tokens, aux["text_pooled"] = self.text(batch["tokens"], train)
             text = (tokens, batch["has_text"], self.text.end_position(batch["tokens"]))
-        aux["logit_scale"] = self.param("logit_scale", lambda _: jnp.log(jnp.array(1 / 0.07)))
+        aux["logit_scale"] = self.param(
+            "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
+        )
 
         embeddings, aux["attention_maps"] = self.sequence(image, text, train, with_maps)
         pair, present = side_by_side(embeddings, batch)  # [B,2,D], [B,2]

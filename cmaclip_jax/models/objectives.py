@@ -41,16 +41,16 @@ class Objective(Protocol):
 class Classification:
     """Multi-task classification of pairs, with CLIP's own loss beside it if wanted.
 
-    task_weights: {task: weight}; a task not named has weight 1.
-    class_weights: {task: one weight per class}; a task not named weighs all alike.
+    task_weights: (task, weight) pairs; a task not named has weight 1.
+    class_weights: (task, (one weight per class)) pairs; a task not named weighs all alike.
     label_smoothing: the share of a one-label target that is spread over all classes.
     contrastive: the weight of the contrastive term between the two towers.
     """
 
     model: CMAClip
     tasks: tuple[Task, ...]
-    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    class_weights: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    task_weights: tuple[tuple[str, float], ...] = ()
+    class_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
     label_smoothing: float = 0.0
     contrastive: float = 0.0
 
@@ -67,11 +67,11 @@ class Classification:
         """
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
         examples = jnp.sum(batch["weight"])
-        total, sums = jnp.zeros(()), {}
+        total, sums, task_weights = jnp.zeros(()), {}, dict(self.task_weights)
         for task in self.tasks:
             losses, known = self._task_losses(task, logits[task.name], batch)
             summed = jnp.sum(losses)
-            total += self.task_weights.get(task.name, 1.0) * summed / examples
+            total += task_weights.get(task.name, 1.0) * summed / examples
             sums[f"loss/{task.name}"] = (summed, jnp.sum(known))
         if self.contrastive:
             losses, known = contrastive_losses(
@@ -99,9 +99,8 @@ class Classification:
     def _task_losses(self, task: Task, logits, batch: Batch):
         """Losses [B], 0 where the label is unknown or the row is padding; and which count."""
         labels = batch["labels"][task.name]
-        class_weights = jnp.ones(len(task.classes))
-        if task.name in self.class_weights:
-            class_weights = jnp.array(self.class_weights[task.name], jnp.float32)
+        even = (1.0,) * len(task.classes)
+        class_weights = jnp.array(dict(self.class_weights).get(task.name, even), jnp.float32)
         if task.many:
             losses, known = many_label_losses(logits, labels, class_weights)
         else:

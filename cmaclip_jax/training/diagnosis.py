@@ -25,7 +25,7 @@ def diagnose(objective: Objective, params, opt_state, batch, rng) -> str:
         return f"the output of {outputs[0]} is not finite"
     bad = next(_not_finite(sums), None)
     if bad:
-        return f"{bad.split('/0')[0]} is not finite"
+        return f"{bad.rsplit('/', 1)[0]} is not finite, though every module's output is"
     gradients = jax.jit(jax.grad(lambda p: objective.loss(p, batch, rng)[0]))(params)
     bad = next(_not_finite(gradients), None)
     if bad:

@@ -62,7 +62,8 @@ class Watcher:
 
     def log(self, step: int, waited: float) -> bool:
         """Ends an interval and shows the one before; False if a bad step was in that one."""
-        seconds = max(time.perf_counter() - self._mark, 1e-9)
+        now = time.perf_counter()
+        seconds = max(now - self._mark, 1e-9)
         steps = max(step - self._last_step, 1)
         speed = {
             "examples_per_second": steps * self._batch_size / seconds,
@@ -71,10 +72,8 @@ class Watcher:
         }
         ended = (step, self._collected, speed)
         shown, self._pending, self._collected = self._pending, ended, []
-        fine = True if shown is None else self._show(*shown)
-        self._last_step, self._waited = step, waited
-        self._mark = time.perf_counter()
-        return fine
+        self._last_step, self._waited, self._mark = step, waited, now
+        return True if shown is None else self._show(*shown)
 
     def flush(self) -> bool:
         """Shows what is still pending; False if a bad step was in it."""

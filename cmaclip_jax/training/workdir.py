@@ -11,17 +11,26 @@ from cmaclip_jax.errors import UserError
 
 # What may change between a run and its continuation: it alters no update.
 MAY_CHANGE = ("mesh", "checkpoint", "eval")
+# What a run makes before its first step, from its config.
+PREPARED = ("tasks.json", "tokenizer.json", "metrics.jsonl")
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
-    """The folder at `path`, made if need be, holding this config and no other."""
+    """The folder at `path`, made if need be, holding this config and no other.
+
+    The first checkpoint gives the folder its config for good. Until then a run that failed
+    to begin may be mended and tried again; what it had prepared is made anew.
+    """
     path = Path(path)
     file = path / "config.json"
     text = config.to_json_best_effort(indent=2) + "\n"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        if any(step.name.isdigit() for step in path.glob("checkpoints/*")):
             _check_same(path, json.loads(file.read_text()), json.loads(text))
+        else:
+            for stale in PREPARED:
+                (path / stale).unlink(missing_ok=True)
         file.write_text(text)
     except OSError as error:
         raise UserError(

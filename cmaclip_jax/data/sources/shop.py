@@ -104,11 +104,19 @@ class Shop:
     missing_images: float = 0.05
     missing_texts: float = 0.05
     tasks: tuple[Task, ...] = TASKS
+    _drawn: dict[int, Record] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> Record:
+        """The pair at `index`, drawn the first time and remembered: 7 KB at 48 pixels."""
+        if index not in self._drawn:
+            self._drawn[index] = self.draw(index)
+        return self._drawn[index]
+
+    def draw(self, index: int) -> Record:
+        """The pair at `index`, which nothing but the split and the index decides."""
         random = np.random.default_rng((SPLITS.index(self.split), index))
         shown = 1 if random.random() < self.single_share else self.articles
         things = draw_things(random, shown)

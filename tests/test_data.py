@@ -1,0 +1,182 @@
+"""The procedural catalogue, the tokenizer, and the order in which examples come."""
+
+import collections
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cmaclip_jax.data.pipeline import Encoder, eval_batches, example_indices, train_batches
+from cmaclip_jax.data.sources.shop import ARTICLES, MATERIALS, TASKS, Shop, draw_things
+from cmaclip_jax.data.text import Tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return Shop("train", 50, missing_images=0.2, missing_texts=0.2)
+
+
+@pytest.fixture(scope="module")
+def encode(shop):
+    texts = [shop[i].text for i in range(50)]
+    return Encoder(TASKS, train_tokenizer(filter(None, texts), 320), 48, 16)
+
+
+def take(batches, count):
+    """The first batches of a stream, which is then closed."""
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(a, b):
+    for left, right in zip(a, b, strict=True):
+        for name in left:
+            np.testing.assert_equal(left[name], right[name])
+
+
+def test_a_pair_is_a_function_of_split_and_index():
+    a, b = Shop("train", 100)[7], Shop("train", 9)[7]
+    np.testing.assert_array_equal(a.image, b.image)
+    assert (a.text, a.labels) == (b.text, b.labels)
+    assert Shop("test", 100)[7].text != a.text
+
+
+def test_neither_modality_alone_answers_everything():
+    """Colours and patterns of the two articles differ; the title names one of them only."""
+    shop = Shop("train", 200, missing_labels=0, missing_images=0, missing_texts=0)
+    for record in map(shop.__getitem__, range(200)):
+        words = record.text.lower()
+        named = [a for a in ARTICLES if any(w in words.split() for w in ARTICLES[a])]
+        assert named == [record.labels["category"]]
+        assert any(word in words for word in MATERIALS[record.labels["material"]])
+        assert record.labels["colour"] not in words
+        assert record.labels["category"] in record.labels["contents"]
+        assert len(record.labels["contents"]) == 2
+    things = draw_things(np.random.default_rng(0), 2)
+    assert all(len({getattr(t, field) for t in things}) == 2 for field in ("colour", "pattern"))
+
+
+def test_the_asked_for_shares_are_missing_and_never_both_modalities():
+    shop = Shop("val", 2000, missing_labels=0.1, missing_images=0.1, missing_texts=0.2)
+    records = [shop[i] for i in range(2000)]
+    shares = {
+        0.1: [r.image is None for r in records],
+        0.2: [r.text is None for r in records],
+    }
+    for expected, gone in shares.items():
+        assert np.mean(gone) == pytest.approx(expected, abs=0.02)
+    unknown = [label is None for r in records for label in r.labels.values()]
+    assert np.mean(unknown) == pytest.approx(0.1, abs=0.01)
+    assert not any(r.image is None and r.text is None for r in records)
+
+
+@pytest.mark.parametrize("articles", [1, 2, 4, 6])
+def test_any_number_of_articles_fits_the_picture(articles):
+    record = Shop("train", 10, image_size=72, articles=articles, missing_images=0)[3]
+    assert record.image.shape == (72, 72, 3)
+    assert record.image.std() > 5
+
+
+def test_tokens_have_clips_frame(encode):
+    tokenizer = encode.tokenizer
+    rows = tokenizer(["a red hat", None, "hat " * 50], 16)
+    assert rows.shape == (3, 16)
+    assert rows.dtype == np.int32
+    assert np.all(rows[:, 0] == tokenizer.start)
+    assert np.all(rows[:, -1] == tokenizer.end)
+    assert tokenizer.end == rows.max() == tokenizer.vocabulary - 1
+    assert list(rows[1]) == [tokenizer.start] + [tokenizer.end] * 15
+    assert np.sum(rows[2] == tokenizer.end) == 1  # cut, with its end kept
+    np.testing.assert_array_equal(tokenizer(["A Red HAT"], 16), rows[:1])
+
+
+def test_tokenizer_survives_its_file_and_reads_any_script(encode, tmp_path):
+    encode.tokenizer.save(tmp_path / "tokenizer.json")
+    texts = ["brand new mug", "naïve 帽子 🧢", ""]
+    np.testing.assert_array_equal(
+        Tokenizer.load(tmp_path / "tokenizer.json")(texts, 16), encode.tokenizer(texts, 16)
+    )
+    assert (
+        encode.tokenizer.backend.decode(encode.tokenizer.backend.encode("帽子").ids).strip()
+        == "帽子"
+    )
+
+
+def test_encoded_labels_are_the_records(shop, encode):
+    records = [shop[i] for i in range(50)]
+    batch = encode(records, 52)
+    assert batch["weight"].sum() == 50
+    for row, record in enumerate(records):
+        assert batch["has_image"][row] == (record.image is not None)
+        assert batch["has_text"][row] == (record.text is not None)
+        for task in TASKS:
+            label, value = record.labels[task.name], batch["labels"][task.name][row]
+            if label is None:
+                assert np.all(value == -1)
+            elif task.many:
+                assert {c for c, on in zip(task.classes, value, strict=True) if on} == set(label)
+            else:
+                assert task.classes[value] == label
+
+
+def test_a_stream_restarts_at_any_step(shop, encode):
+    kwargs = {"batch_size": 8, "seed": 3}
+    whole = take(train_batches(shop, encode, **kwargs), 12)
+    assert_same(take(train_batches(shop, encode, start=9, **kwargs), 3), whole[9:])
+    other = take(train_batches(shop, encode, batch_size=8, seed=4), 1)
+    assert not np.array_equal(other[0]["tokens"], whole[0]["tokens"])
+
+
+def test_every_epoch_shows_every_record_once_in_a_new_order():
+    order = example_indices(0, 150, 50, seed=0)
+    epochs = [order[i : i + 50] for i in (0, 50, 100)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_hosts_share_a_batch_between_them(shop, encode):
+    whole = take(train_batches(shop, encode, batch_size=12, seed=0, start=5), 2)
+    for hosts in (2, 3):
+        parts = [
+            take(
+                train_batches(shop, encode, batch_size=12, seed=0, start=5, host=h, hosts=hosts), 2
+            )
+            for h in range(hosts)
+        ]
+        for step in range(2):
+            joined = np.concatenate([part[step]["image"] for part in parts])
+            np.testing.assert_array_equal(joined, whole[step]["image"])
+
+
+@pytest.mark.parametrize(("rows", "hosts"), [(50, 1), (7, 1), (16, 2), (12, 3), (64, 4)])
+def test_evaluation_sees_every_record_once(shop, encode, rows, hosts):
+    streams = [
+        list(eval_batches(shop, encode, batch_size=rows * hosts, host=h, hosts=hosts))
+        for h in range(hosts)
+    ]
+    assert len({len(stream) for stream in streams}) == 1  # no host waits for another
+    seen = collections.Counter(
+        row.tobytes()
+        for stream in streams
+        for batch in stream
+        for row, weight in zip(batch["tokens"], batch["weight"], strict=True)
+        if weight
+    )
+    assert seen == collections.Counter(
+        row.tobytes() for row in encode([shop[i] for i in range(50)], 50)["tokens"]
+    )
+
+
+def test_an_open_stream_does_not_hold_up_the_interpreters_end():
+    code = """
+from cmaclip_jax.data.pipeline import Encoder, train_batches
+from cmaclip_jax.data.sources.shop import TASKS, Shop
+from cmaclip_jax.data.text import train_tokenizer
+encode = Encoder(TASKS, train_tokenizer(["a"], 300), 48, 16)
+stream = train_batches(Shop("train", 99), encode, batch_size=64, seed=0)
+next(stream)
+print("end")
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=90, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "end\n")

@@ -1,0 +1,55 @@
+"""The house rules: who imports whom, and what never enters."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "cmaclip_jax"
+FLOOR = {"tasks", "config", "errors"}
+MAY_IMPORT = {
+    "models": FLOOR,
+    "data": FLOOR,
+    "parallel": {"models", *FLOOR},
+    "evaluation": {"models", "parallel", *FLOOR},
+    "training": {"evaluation", "parallel", "models", *FLOOR},
+    "errors": set(),
+    "tasks": {"errors"},
+    "config": {"errors"},
+}
+
+
+def imports(path: Path):
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_run_one_way(room):
+    files = list((PACKAGE / room).rglob("*.py")) or [PACKAGE / f"{room}.py"]
+    for file in files:
+        for module in imports(file):
+            if module.startswith("cmaclip_jax."):
+                other = module.split(".")[1]
+                assert other in {room, *MAY_IMPORT[room]}, f"{file} imports {module}"
+
+
+def test_tensorflow_stays_in_data_and_torch_stays_out():
+    for file in PACKAGE.rglob("*.py"):
+        roots = {module.split(".")[0] for module in imports(file)}
+        assert "torch" not in roots, file
+        assert "data" in file.parts or not roots & {"tensorflow", "tensorflow_datasets"}, file
+
+
+def test_models_and_training_load_without_tensorflow():
+    code = (
+        "import cmaclip_jax.models, cmaclip_jax.training, cmaclip_jax.evaluation.evaluator, sys; "
+        "assert not {'tensorflow', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -1,0 +1,223 @@
+"""A whole run: it learns, and nothing that stops it can change where it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import initial, make_batch, make_objective
+
+from cmaclip_jax.errors import Interrupted, UserError
+from cmaclip_jax.parallel.mesh import make_mesh
+from cmaclip_jax.training import Checkpoints, Watcher, train
+from cmaclip_jax.training.diagnosis import diagnose
+from cmaclip_jax.training.loop import stop_signals
+from cmaclip_jax.training.optimizer import make_optimizer
+from cmaclip_jax.training.state import state_template
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Line:
+    """The smallest objective there is: the loop knows no more of any other."""
+
+    def init(self, rng, batch):
+        width = batch["x"].shape[-1]
+        return {
+            "line": {"kernel": jax.random.normal(rng, (width, 4)), "bias": jnp.zeros(4)},
+            "out": {"kernel": jax.random.normal(rng, (4, 1))},
+        }
+
+    def loss(self, params, batch, rng):
+        hidden = jnp.tanh(batch["x"] @ params["line"]["kernel"] + params["line"]["bias"])
+        hidden *= 1 + 0.1 * jax.random.normal(rng, hidden.shape)  # as dropout: random by step
+        losses = jnp.mean((hidden @ params["out"]["kernel"] - batch["y"]) ** 2, axis=-1)
+        return jnp.mean(losses), {"loss": (jnp.sum(losses), jnp.array(len(losses)))}
+
+    def predict(self, params, batch):
+        return {}
+
+
+def line_batch(step: int) -> dict:
+    random = np.random.default_rng(step)
+    x = random.normal(size=(16, 8)).astype(np.float32)
+    return {"x": x, "y": x.sum(axis=1, keepdims=True)}
+
+
+def stream(start: int, stop_after: int | None = None, poison: int | None = None):
+    """Batches that depend on their step alone; one may be poisoned, or raise the alarm."""
+    step = start
+    while True:
+        batch = line_batch(step)
+        if step == poison:
+            batch["y"] *= np.nan
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+        step += 1
+
+
+def run(config, workdir, batches=stream, evaluate=None, devices=1):
+    workdir.mkdir(exist_ok=True)
+    watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
+    try:
+        return train(
+            config,
+            Line(),
+            make_mesh(devices=jax.devices()[:devices]),
+            line_batch(0),
+            batches,
+            workdir,
+            watcher,
+            evaluate,
+        )
+    finally:
+        watcher.close()
+
+
+@pytest.fixture
+def config(config):
+    config.train.batch_size = 16
+    config.train.ema = 0.9
+    return config
+
+
+def assert_bit_equal(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(config, tmp_path):
+    expected = run(config, tmp_path / "whole", devices=2)
+    for stop_after in (2, 5):
+        with pytest.raises(Interrupted, match=r"SIGTERM at step \d of 8; all is saved") as stopped:
+            run(config, tmp_path / "parts", lambda s, at=stop_after: stream(s, at), devices=2)
+        assert stopped.value.status == 128 + signal.SIGTERM
+    assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)
+    assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)  # nothing left to do
+
+
+def test_a_poisoned_step_stops_the_run_and_leaves_the_last_good_checkpoint(config, tmp_path):
+    with pytest.raises(
+        UserError, match=r"step 6: loss is not finite.*; the checkpoint of step 4 is"
+    ):
+        run(config, tmp_path, lambda start: stream(start, poison=5))
+    # Without the poison the run goes on from there, to the same end as one that met none.
+    assert_bit_equal(run(config, tmp_path), run(config, tmp_path / "clean"))
+
+
+def test_diagnosis_names_the_first_bad_tensor(config):
+    objective, batch, rng = make_objective(), make_batch(), jax.random.key(0)
+    params = initial(objective.model)
+    opt_state = make_optimizer(config.train, params).init(params)
+
+    def spoil(value):
+        copy = jax.tree.map(jnp.copy, params)
+        copy["text"]["stack"]["blocks"]["mlp_up"]["kernel"] = jnp.full((2, 32, 128), value)
+        return copy
+
+    words = diagnose(objective, spoil(jnp.nan), opt_state, batch, rng)
+    assert words == "parameter text/stack/blocks/mlp_up/kernel is not finite"
+    words = diagnose(objective, spoil(3e38), opt_state, batch, rng)
+    assert words == "the output of text/stack/blocks/mlp_up is not finite"
+    words = diagnose(objective, params, opt_state, batch, rng)
+    assert words.startswith("the loss spiked; the gradient of ")
+
+
+def test_a_spike_stops_the_run(config, tmp_path, monkeypatch):
+    from cmaclip_jax.training import step
+
+    monkeypatch.setattr(step, "SETTLED", 2)
+    config.train.spike = 1e-3  # what every loss exceeds
+    with pytest.raises(UserError, match=r"step 3: the loss spiked; the gradient of \S+ is"):
+        run(config, tmp_path)
+
+
+def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
+    config.eval.every = config.checkpoint.every = 1
+    config.checkpoint.keep = 2
+    scores = {1: 0.1, 2: 0.9, 3: 0.3}
+    run(config, tmp_path, evaluate=lambda state, step: scores.get(step, 0.2))
+    kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {2, 7, 8}
+
+
+def test_a_checkpoint_restores_onto_another_mesh(config, tmp_path):
+    state = run(config, tmp_path)
+    optimizer = make_optimizer(config.train, state.params)
+    _, shapes = state_template(Line(), optimizer, line_batch(0), True, 0)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    restored = Checkpoints(tmp_path, 2).restore(shapes, mesh)
+    assert_bit_equal(restored, state)
+    kernel = restored.params["line"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 2  # fsdp halves it
+
+
+def test_figures_are_kept_for_every_interval(config, tmp_path):
+    run(config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert rows[0].keys() >= {"train/loss", "train/grad_norm", "examples_per_second"}
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    table = (tmp_path / "parameters.txt").read_text()
+    assert re.search(r"line/kernel +8x4 +1 +0.05 +whole", table)
+
+
+def test_a_second_signal_is_not_held_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals() as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+TINY = [
+    *("--config=configs/quickstart.py", "--config.data.shop.train_size=64"),
+    *("--config.data.shop.val_size=16", "--config.data.shop.test_size=16"),
+    *("--config.train.steps=60", "--config.train.log_every=5", "--config.train.batch_size=8"),
+    *("--config.checkpoint.every=10", "--config.eval.every=0", "--config.eval.batch_size=16"),
+]
+
+
+def command(workdir, *more):
+    return [sys.executable, "-m", "cmaclip_jax.main", *TINY, f"--workdir={workdir}", *more]
+
+
+def final_params(workdir):
+    manager = __import__("orbax.checkpoint").checkpoint.CheckpointManager(workdir / "checkpoints")
+    return manager.restore(60)["params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_command_killed_at_a_random_step_ends_bit_equal(tmp_path, how):
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    quiet = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    whole = subprocess.run(command(tmp_path / "whole"), check=True, timeout=300, **quiet)
+    assert "written to" in whole.stderr
+    process = subprocess.Popen(
+        command(tmp_path / "parts"), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    while not any(path.name.isdigit() for path in checkpoints.glob("*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    process.send_signal(how)
+    _, said = process.communicate(timeout=120)
+    if how == signal.SIGTERM:
+        assert process.returncode == 143
+        assert "stopped by SIGTERM at step" in said.splitlines()[-1]
+    resumed = subprocess.run(command(tmp_path / "parts"), check=True, timeout=300, **quiet)
+    assert "continuing from the checkpoint of step" in resumed.stderr
+    assert_bit_equal(final_params(tmp_path / "parts"), final_params(tmp_path / "whole"))
+    results = [(tmp_path / run / "evaluation/test.json").read_text() for run in ("whole", "parts")]
+    assert results[0] == results[1]

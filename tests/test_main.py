@@ -1,0 +1,154 @@
+"""The command: a run in its folder, and every mistake in one line with its fix."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmaclip_jax.commands.train import train_and_evaluate
+from cmaclip_jax.config import base_config, check_config, field_paths, read_config
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.main import main
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+
+
+def mistake(capsys, *arguments) -> str:
+    """The one line that a wrong command ends in."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("cmaclip: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--config.train.learning_rte=1", "did you mean --config.train.learning_rate?"),
+        ("--config.learning_rate=1", "did you mean --config.train.learning_rate?"),
+        ("--config.model.sequence_layer=0", "did you mean --config.model.sequence_layers?"),
+        ("--config.train.steps=many", "train.steps"),
+        ("--config.train.steps", "write --config.train.steps=VALUE"),
+        ("--config.train.steps=0", "must be at least 1"),
+        ("--config.model.inputs=picture", "('both', 'image', 'text')"),
+        ("--config.data.shop.missing_texts=2", "between 0 and 1"),
+        ("--config.train.accumulate=3", "use 30 or 33"),
+        ("--config.model.inputs=image", "add --config.train.contrastive=0"),
+        ("--config.train.batch_size=12", "does not divide over 8 device(s); use 8 or 16"),
+        ("--config.eval.batch_size=12", "eval.batch_size=12 does not divide over 8 device(s)"),
+        ("--config.mesh.tensor=3", "does not fill 8 device(s)"),
+        ("--config.data.labels=('colour','size')", "unknown task 'size'"),
+        ("--config.train.task_weights=(('size',2.0),)", "unknown task 'size'"),
+        ("--config.model.image=B/33", "choose one of B/32"),
+        ("--config.model.text=B/32", "do not share a width"),
+        ("--config.data.image_size=50", "use 48 or 60"),
+        ("--config.model.sequence_heads=3", "does not divide the width 64"),
+        ("--config.train.freeze=('imag/.*',)", "matches no parameter"),
+        ("--stpes=3", "unknown argument '--stpes=3'"),
+    ],
+)
+def test_mistakes_end_in_one_line_with_the_fix(capsys, tmp_path, argument, says):
+    small = "--config.data.shop.train_size=50"
+    assert says in mistake(capsys, QUICKSTART, small, f"--workdir={tmp_path}/run", argument)
+
+
+def test_mistakes_about_files(capsys, tmp_path):
+    assert "add --config=FILE" in mistake(capsys, "train")
+    assert "configs/" in mistake(capsys, "--config=configs/quikstart.py")
+    assert "unknown verb 'tarin'" in mistake(capsys, "tarin", QUICKSTART)
+    (tmp_path / "file").write_text("")
+    says = mistake(capsys, QUICKSTART, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "cannot write to workdir" in says
+    assert "--workdir" in says
+
+
+def test_a_workdir_belongs_to_one_config(capsys, tmp_path):
+    other = base_config()
+    other.seed = 5
+    (tmp_path / "config.json").write_text(other.to_json_best_effort())
+    (tmp_path / "checkpoints/20").mkdir(parents=True)
+    says = mistake(capsys, QUICKSTART, f"--workdir={tmp_path}")
+    assert "belongs to a different config: data.text_length is 0 there and 16 here" in says
+    assert "name another with --workdir" in says
+
+
+def test_a_run_that_never_began_claims_no_workdir(config, tmp_path):
+    config.train.freeze = ("imag/.*",)
+    with pytest.raises(UserError, match="matches no parameter"):
+        train_and_evaluate(config, tmp_path)
+    config.train.freeze = ()
+    config.data.labels = ("colour",)
+    assert list(train_and_evaluate(config, tmp_path)["tasks"]) == ["colour"]
+
+
+def test_overrides_reach_the_config_and_keep_their_type():
+    config = read_config([QUICKSTART, "--config.train.steps=7", "--config.data.labels=('colour',)"])
+    assert config.train.steps == 7
+    assert config.data.labels == ("colour",)
+
+
+def test_every_field_has_a_comment():
+    lines = (ROOT / "cmaclip_jax/config.py").read_text().splitlines()
+    fields = [line for line in lines if re.match(r"    (config|\w+)\.\w+ = ", line)]
+    assert len(fields) == len(field_paths(base_config()))
+    for line in fields:
+        assert "  # " in line or lines[lines.index(line) - 1].strip().startswith("#"), line
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.stem)
+def test_every_config_is_valid_and_tells_its_command(file):
+    check_config(read_config([f"--config={file}"]))
+    assert f"--config=configs/{file.name}" in file.read_text()
+
+
+def test_a_run_leaves_everything_in_its_folder(config, tmp_path):
+    config.data.labels = ("colour", "contents")
+    figures = train_and_evaluate(config, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"config.json", "tasks.json", "tokenizer.json", "checkpoints", "metrics.jsonl"}
+    written = json.loads((tmp_path / "run/evaluation/test.json").read_text())
+    assert written == figures
+    assert (written["split"], written["step"]) == ("test", 8)
+    task = written["tasks"]["colour"]
+    assert task.keys() >= {
+        *("examples", "accuracy", "macro_f1", "average_precision", "recall_at_precision"),
+        "modality_weights",
+    }
+    assert list(written["tasks"]) == ["colour", "contents"]
+    assert train_and_evaluate(config, tmp_path / "run") == figures  # again: nothing left to train
+    config.train.steps = 9
+    with pytest.raises(UserError, match=r"train\.steps is 8 there and 9 here"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_quickstart_keeps_its_promise(tmp_path):
+    command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, f"--workdir={tmp_path}"]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, timeout=1200)
+    tasks = json.loads((tmp_path / "evaluation/test.json").read_text())["tasks"]
+    promised = {
+        "colour": 0.95,
+        "pattern": 0.9,
+        "category": 0.98,
+        "material": 0.98,
+        "backdrop": 0.98,
+    }
+    for task, accuracy in promised.items():
+        assert tasks[task]["accuracy"] >= accuracy, task
+    weight = {name: task["modality_weights"]["image"] for name, task in tasks.items()}
+    assert weight["material"] < 0.5 < weight["backdrop"]  # each looks where its answer is
+
+
+def test_help_comes_at_once_and_without_the_heavy_imports():
+    code = "import sys; from cmaclip_jax.main import main\ntry: main(['--help'])\n" + (
+        "except SystemExit: pass\nassert not {'jax', 'tensorflow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--config=FILE" in done.stdout

@@ -1,0 +1,221 @@
+"""One update: on any mesh, in any number of parts, by any rules, it is the same update."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import initial, make_batch, make_model, make_objective
+
+from cmaclip_jax.config import base_config
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
+from cmaclip_jax.parallel.rules import path_name, tree_shardings
+from cmaclip_jax.training.optimizer import make_optimizer, make_schedule, rate_factors
+from cmaclip_jax.training.state import create_state, state_template
+from cmaclip_jax.training.step import interleaved_parts, make_train_step
+
+SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
+MORE_SHAPES = [(4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2), (1, 2, 4)]
+
+
+def settings(**fields):
+    train = base_config().train
+    # Where a gradient is zero but for rounding (a key's bias), Adam would blow rounding up to
+    # full steps; a large epsilon keeps it what it is.
+    train.update({"steps": 20, "learning_rate": 3e-3, "warmup": 0.1, "epsilon": 1e-3, **fields})
+    return train
+
+
+@functools.cache
+def run(shape=(1, 1, 1), contrastive=0.0, **fields):
+    """`(losses, states)` of three steps from the same beginning; states[0] is the beginning."""
+    objective, train = make_objective(contrastive=contrastive), settings(**fields)
+    mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+    optimizer = make_optimizer(train, initial(objective.model))
+    init, shapes = state_template(objective, optimizer, make_batch(), train.ema > 0, seed=0)
+    state = create_state(init, shapes, mesh)
+    step = make_train_step(objective, optimizer, train, 0, mesh, shapes)
+    losses, states = [], [jax.tree.map(jnp.copy, state)]
+    for index in range(3):
+        batch = to_device(make_batch(seed=index), batch_sharding(mesh))
+        state, figures = step(state, batch)
+        states.append(jax.tree.map(jnp.copy, state))
+        total, count = figures["sums"]["loss"]
+        losses.append(float(total) / float(count))
+    assert step._cache_size() == 1  # compiled once: what comes out is like what went in
+    return losses, states
+
+
+def assert_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, *(pytest.param(shape, marks=pytest.mark.slow) for shape in MORE_SHAPES)]
+)
+def test_every_mesh_gives_the_curve_of_one_device(shape):
+    losses, (*_, state) = run(shape, contrastive=1.0, ema=0.9)
+    expected, (*_, expected_state) = run(contrastive=1.0, ema=0.9)
+    assert len(set(expected)) == 3
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    assert_close(state.params, expected_state.params, atol=1e-5)
+    assert_close(state.ema, expected_state.ema, atol=1e-5)
+    kernel = state.params["image"]["stack"]["blocks"]["mlp_up"]["kernel"]  # [L,D,M]
+    share = kernel.addressable_shards[0].data.shape
+    assert share == (2, 32 // shape[1], 128 // shape[2])
+    moments = [
+        x
+        for p, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if path_name(p).endswith("mu/image/stack/blocks/mlp_up/kernel")
+    ]
+    assert [m.sharding for m in moments] == [kernel.sharding]
+
+
+@pytest.mark.parametrize(("parts", "shape"), [(4, (1, 1, 1)), (2, (2, 2, 1))])
+def test_accumulation_equals_the_big_batch(parts, shape):
+    whole, (*_, whole_state) = run(ema=0.9)
+    split, (*_, split_state) = run(shape, ema=0.9, accumulate=parts)
+    np.testing.assert_allclose(split, whole, rtol=1e-5)
+    assert_close(split_state.params, whole_state.params, atol=1e-5)
+
+
+def test_parts_of_a_batch_take_every_nth_row():
+    parts = interleaved_parts(jnp.arange(8), 2)
+    np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
+
+
+def test_average_of_parameters_follows_its_formula():
+    _, trajectory = run(ema=0.9)
+    average = trajectory[0].params
+    for state in trajectory[1:]:
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    assert_close(trajectory[-1].ema, average, atol=1e-6)
+    assert trajectory[-1].best_params is trajectory[-1].ema
+
+
+def test_frozen_parameters_stay_and_have_no_moments():
+    _, (first, *_, state) = run(freeze=("(image|text)/.*",))
+    start = first.params
+    for part in ("image", "text"):
+        assert_close(state.params[part], start[part], atol=0)
+    assert not np.allclose(
+        state.params["head_colour"]["logits"]["kernel"], start["head_colour"]["logits"]["kernel"]
+    )
+    moments = {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)}
+    assert any("/mu/head_colour/" in name for name in moments)
+    assert not any("/mu/image/" in name for name in moments)
+
+
+def test_rates_scale_the_update_of_what_they_match():
+    moved = {}
+    for factor in (1.0, 0.1):
+        rates = (("image/.*", factor), (".*", 1.0))
+        # The schedule begins at 0, so the second update is the first that moves anything.
+        _, (start, _, state, _) = run(rates=rates, weight_decay=((".*", 0.0),))
+        moved[factor] = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, start.params)
+    kernel = ("image", "patch_embedding", "kernel")
+    full, tenth = (functools.reduce(dict.get, kernel, moved[f]) for f in (1.0, 0.1))
+    np.testing.assert_allclose(tenth, 0.1 * full, rtol=1e-3)
+    head = ("head_colour", "logits", "kernel")
+    full, same = (functools.reduce(dict.get, head, moved[f]) for f in (1.0, 0.1))
+    np.testing.assert_allclose(same, full, rtol=1e-3)
+
+
+def test_layer_decay_shrinks_towards_the_input():
+    params = initial(make_model())
+    factors = rate_factors(settings(layer_decay=(("image/.*", 0.5),)), params)
+    image = factors["image"]
+    blocks = np.ravel(image["stack"]["blocks"]["mlp_up"]["kernel"])
+    np.testing.assert_allclose(blocks, [0.25, 0.5])  # two layers, the last one nearest the end
+    assert image["patch_embedding"]["kernel"] == image["class_token"] == 0.125
+    assert image["projection"]["kernel"] == image["post_norm"]["scale"] == 1.0
+    assert np.all(factors["text"]["stack"]["blocks"]["mlp_up"]["kernel"] == 1.0)
+
+
+def test_weight_decay_pulls_only_what_its_rules_say():
+    """With gradients of zero, AdamW's update is the decay alone."""
+    params = initial(make_model())
+    train = settings(weight_decay=((".*/kernel", 0.1), (".*", 0.0)), warmup=0.0, steps=10)
+    optimizer = make_optimizer(train, params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = optimizer.init(params)
+    _, state = optimizer.update(zeros, state, params)  # the schedule begins at 0
+    updates, _ = optimizer.update(zeros, state, params)
+    rate = float(make_schedule(train)(1))
+    kernel = params["head_colour"]["logits"]["kernel"]
+    np.testing.assert_allclose(
+        updates["head_colour"]["logits"]["kernel"], -rate * 0.1 * kernel, rtol=1e-5
+    )
+    assert np.all(updates["image"]["class_token"] == 0)
+
+
+def test_schedule_warms_up_and_follows_a_cosine_to_zero():
+    schedule = make_schedule(settings(steps=100, warmup=0.1, learning_rate=2.0))
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6
+    )
+
+
+def test_clipping_bounds_the_norm():
+    params = {"a": jnp.zeros(3)}
+    train = settings(clip=1.0, b1=0.0, b2=0.0, epsilon=1.0, weight_decay=((".*", 0.0),), warmup=0.0)
+    optimizer = make_optimizer(train, params)
+    updates = []
+    for scale in (10.0, 1000.0):
+        state = optimizer.init(params)
+        gradient = {"a": scale * jnp.array([3.0, 4.0, 0.0])}
+        _, state = optimizer.update(gradient, state, params)
+        updates.append(optimizer.update(gradient, state, params)[0]["a"])
+    np.testing.assert_allclose(updates[0], updates[1], rtol=1e-5)
+
+
+def test_a_rule_that_matches_nothing_is_an_error():
+    params = initial(make_model())
+    for field, value in (
+        ("rates", (("imge/.*", 0.1), (".*", 1.0))),
+        ("freeze", ("imge/.*",)),
+        ("layer_decay", (("imge/.*", 0.5),)),
+        ("weight_decay", ((".*/weight", 0.1), (".*", 0.0))),
+    ):
+        with pytest.raises(UserError, match=f"train.{field}.*matches no parameter.*'image'"):
+            make_optimizer(settings(**{field: value}), params)
+    with pytest.raises(UserError, match=r"no rule of train\.rates covers"):
+        make_optimizer(settings(rates=(("image/.*", 0.1),)), params)
+    with pytest.raises(UserError, match="nothing is left to learn"):
+        make_optimizer(settings(freeze=(".*",)), params)
+
+
+def test_a_bad_step_changes_nothing_and_neither_do_those_after_it():
+    objective, train = make_objective(), settings()
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(train, initial(objective.model))
+    init, shapes = state_template(objective, optimizer, make_batch(), False, seed=0)
+    state = create_state(init, shapes, mesh)
+    step = make_train_step(objective, optimizer, train, 0, mesh, shapes)
+    good = to_device(make_batch(), batch_sharding(mesh))
+    state, figures = step(state, good)
+    assert not figures["bad"]
+    before = jax.device_get(state)
+    poisoned = {**good, "weight": good["weight"] * jnp.nan}
+    for batch in (poisoned, good):
+        state, figures = step(state, batch)
+        assert figures["bad"]
+    assert_close(state.replace(bad=before.bad), before, atol=0)
+
+
+def test_mesh_sizes_that_do_not_fit_say_what_would():
+    with pytest.raises(UserError, match=r"fsdp=3.*does not fill 8 device"):
+        make_mesh(fsdp=3)
+    with pytest.raises(UserError, match="one of them may be -1"):
+        make_mesh(data=-1, fsdp=-1)
+    assert dict(make_mesh(tensor=2).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    mesh = make_mesh(tensor=8)
+    shardings = tree_shardings(initial(make_model()), mesh)
+    attention = shardings["image"]["stack"]["blocks"]["attention"]["qkv"]["kernel"]
+    assert not any(attention.spec)  # two heads over eight devices
+    assert shardings["image"]["stack"]["blocks"]["mlp_up"]["kernel"].spec[-1] == "tensor"
