@@ -12,13 +12,15 @@ from cmaclip_jax.errors import Interrupted, UserError
 
 VERBS = {"train": "train a model from a config (the verb when none is named)"}
 
+# TensorFlow only feeds us here, and has much to say when it is imported.
+QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # TensorFlow only decodes here; keep it quiet
+    for name, value in QUIET_TENSORFLOW.items():
+        os.environ.setdefault(name, value)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -1,5 +1,6 @@
 """What the rules came to, parameter by parameter: seen once, before the first step."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def parameter_summary(rows: list[tuple[str, ...]]) -> Table:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for path, shape, rate, decay, layout in rows:
         size = int(np.prod([int(n) for n in shape.split("x")]))
-        groups[path.split("/")[0], rate, decay, layout].append(size)
+        part = re.sub("^head_.*", "heads", path.split("/")[0])
+        groups[part, rate, decay, layout].append(size)
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     for title in ("tensors", "numbers", "rate x", "decay"):
