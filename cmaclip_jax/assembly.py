@@ -1,8 +1,9 @@
 """From a config to the parts of a run: the one place that knows both data and models."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -31,9 +32,7 @@ class Data:
     config: ConfigDict
     tasks: tuple[Task, ...]
     encode: Encoder
-
-    def source(self, split: str) -> Source:
-        return open_source(self.config.data, split)
+    source: Callable[[str], Source]  # by split; opened once each
 
     def train_batches(self, start: int) -> Iterator:
         """This host's batches for step `start` and all that follow."""
@@ -61,17 +60,18 @@ class Data:
 def open_data(config: ConfigDict, workdir: Path) -> Data:
     """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
     config = _with_sizes(config)
+    source = functools.cache(functools.partial(open_source, config.data))
     tasks_file, tokenizer_file = workdir / "tasks.json", workdir / "tokenizer.json"
     if tasks_file.exists() and tokenizer_file.exists():
         tasks, tokenizer = read_tasks(tasks_file), Tokenizer.load(tokenizer_file)
     else:
-        source = open_source(config.data, config.data.split)
-        tasks = select_tasks(source.tasks, config.data.labels)
-        tokenizer = train_tokenizer(_some_texts(source), config.data.vocabulary)
+        training = source(config.data.split)
+        tasks = select_tasks(training.tasks, config.data.labels)
+        tokenizer = train_tokenizer(_some_texts(training), config.data.vocabulary)
         write_tasks(tasks_file, tasks)
         tokenizer.save(tokenizer_file)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
-    return Data(config, tasks, encode)
+    return Data(config, tasks, encode, source)
 
 
 def build_objective(config: ConfigDict, data: Data) -> Classification:
@@ -82,7 +82,7 @@ def build_objective(config: ConfigDict, data: Data) -> Classification:
         task_weights=tuple(_of_known_tasks(config.train, "task_weights", data.tasks)),
         class_weights=tuple(_of_known_tasks(config.train, "class_weights", data.tasks)),
         label_smoothing=config.train.label_smoothing,
-        contrastive=config.train.contrastive,
+        contrastive=config.train.contrastive if config.model.inputs == "both" else 0.0,
     )
 
 

@@ -26,6 +26,7 @@ def base_config() -> ConfigDict:
     data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
 
     shop = data.shop = ConfigDict()  # of data.source='shop' alone
+    shop.seed = 0  # of the catalogue itself; config.seed leaves it as it is
     shop.train_size = 20_000  # pairs to train on
     shop.val_size = 1_000  # pairs to choose by
     shop.test_size = 2_000  # pairs to report
@@ -73,7 +74,7 @@ def base_config() -> ConfigDict:
     train.label_smoothing = 0.0  # share of a one-label target spread over all classes
     train.task_weights = ()  # (task, weight) pairs; 1 for the others
     train.class_weights = ()  # (task, (one weight per class)) pairs; all alike for the others
-    train.contrastive = 0.0  # weight of CLIP's own loss between the towers
+    train.contrastive = 0.0  # weight of CLIP's own loss between the towers; needs both inputs
     train.spike = 20.0  # a loss over so many times its running mean stops the run; 0: never
     train.log_every = 20  # steps between two lines of figures
 
@@ -147,11 +148,14 @@ def check_config(config: ConfigDict) -> None:
             f"config.train.batch_size={size} does not divide into "
             f"config.train.accumulate={parts} parts; use {nearest_multiples(size, parts)}"
         )
-    if config.train.contrastive and config.model.inputs != "both":
+    shop = config.data.shop
+    if shop.articles > 8 or shop.missing_images + shop.missing_texts > 1:
         raise UserError(
-            "config.train.contrastive compares pictures with words, and config.model.inputs="
-            f"{config.model.inputs!r} leaves one out; add --config.train.contrastive=0"
+            "config.data.shop: there are 8 articles to show, and missing_images + missing_texts "
+            "is 1 at most, since every pair has one of the two"
         )
+    if config.data.text_length in (1, 2):
+        raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0")
     if config.model.pretrained:
         raise UserError("config.model.pretrained: this version starts from scratch alone; use ''")
 

@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"cmaclip: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("cmaclip: interrupted; the same command begins again", file=sys.stderr)
+        return 130
     except Interrupted as stop:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status

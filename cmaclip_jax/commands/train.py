@@ -54,18 +54,19 @@ def train_and_evaluate(config, workdir: Path) -> dict:
         outcome = collect(predict_step, state.best_params, data.eval_batches(split), mesh)
         return score(outcome, data.tasks, split, step)
 
-    def watch(state, step: int) -> float:
+    def watch(state, step: int) -> float | None:
         figures = evaluate(state, step)
         accuracies = {name: task["accuracy"] for name, task in figures["tasks"].items()}
-        watcher.write(step, {f"{figures['split']}/{n}": a for n, a in accuracies.items() if a})
+        known = {name: value for name, value in accuracies.items() if value is not None}
+        watcher.write(step, {f"{figures['split']}/{name}": value for name, value in known.items()})
         watcher.say(
             f"      {figures['split']} accuracy: "
-            + "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+            + "  ".join(f"{name} {value:.3f}" for name, value in known.items())
         )
-        return figures["mean"]["accuracy"]
+        return figures["mean"].get("accuracy")
 
     try:
-        example = data.encode.empty(config.train.batch_size)
+        example = data.encode.empty(1)
         state = train(config, objective, mesh, example, data.train_batches, workdir, watcher, watch)
         figures = evaluate(state, config.train.steps, config.eval.split)
         path = write_score(workdir, figures)

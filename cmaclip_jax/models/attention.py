@@ -42,8 +42,8 @@ class SequenceAttention(nn.Module):
           text: `(tokens [B,T,D], present [B], end [B])`; `end` is the end-of-text token.
 
         Returns:
-          `({"image": [B,D'], "text": [B,D']}, maps)`. Maps, when asked for, are the last
-          layers' attention from every text token to every patch: [L,B,T,P].
+          `({"image": [B,D'], "text": [B,D']}, maps)`. Maps, when asked for, are every
+          layer's attention from every text token to every patch: [L,B,T,P].
         """
         parts, masks = [], []
         if image is not None:

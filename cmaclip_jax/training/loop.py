@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.models.objectives import Batch, Objective
-from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, check_batch, to_device
+from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
 from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.diagnosis import diagnose
@@ -35,22 +35,22 @@ def train(
     batches: Callable[[int], Iterator[Batch]],
     workdir: Path,
     watcher: Watcher,
-    evaluate: Callable[[TrainState, int], float] | None = None,
+    evaluate: Callable[[TrainState, int], float | None] | None = None,
 ) -> TrainState:
     """Trains until `config.train.steps`, from the newest checkpoint if there is one.
 
     Args:
       example: a batch of the right shapes, to initialise with.
       batches: from a step to this host's batches for that step and all that follow.
-      evaluate: from a state and its step to a score, higher being better; called every
-        `config.eval.every` steps, and the best checkpoint is chosen by it.
+      evaluate: from a state and its step to a score, higher being better (None: no score);
+        called every `config.eval.every` steps, where a checkpoint is saved as well, so that
+        the best one is among those that stay.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with everything saved.
       UserError: a loss spiked or was not finite; the checkpoints stay as they were.
     """
     settings = config.train
-    check_batch(mesh, settings.batch_size, settings.accumulate)
 
     # ---- the parameters, and what the rules make of them
     shapes = jax.eval_shape(objective.init, jax.random.key(0), example)
@@ -78,31 +78,32 @@ def train(
     steps = settings.steps
     with stop_signals() as asked_to_stop, contextlib.closing(checkpoints):
         stream = Prefetch(itertools.islice(batches(start), steps - start), batch_sharding(mesh))
-        watcher.start(start)
+        watcher.resume(start, stream.waited)
         for step, batch in enumerate(stream, start + 1):
             state, figures = train_step(state, batch)
             watcher.add(figures)
             fine = True
             if step % settings.log_every == 0 or step == steps:
                 fine = watcher.log(step, stream.waited)
-            looks = config.eval.every and step % config.eval.every == 0 and evaluate is not None
-            saves = step % config.checkpoint.every == 0 or step == steps or bool(asked_to_stop)
-            if looks or saves:
+            looks = bool(evaluate and config.eval.every and step % config.eval.every == 0)
+            stops = bool(asked_to_stop) and step < steps  # read once: a later signal waits a step
+            saves = looks or stops or step % config.checkpoint.every == 0 or step == steps
+            if saves:
                 fine = fine and watcher.flush() and not bool(figures["bad"])
             if not fine:
                 raise _spoilt(config, objective, mesh, state, batches, checkpoints)
             score = evaluate(state, step) if looks else None
             if saves:
                 checkpoints.save(state, step, score)
-            if asked_to_stop and step < steps:
+            if stops:
                 checkpoints.close()
                 raise Interrupted(
                     f"stopped by {signal.Signals(asked_to_stop[0]).name} at step {step:,} of "
                     f"{steps:,}; all is saved, the same command continues",
                     128 + asked_to_stop[0],
                 )
-            if looks or saves:
-                watcher.resume()
+            if saves:
+                watcher.resume(step, stream.waited)
     return state
 
 
@@ -137,6 +138,6 @@ def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) ->
     saved = checkpoints.latest_step()
     kept = f"the checkpoint of step {saved} is intact" if saved else "there is no checkpoint yet"
     return UserError(
-        f"stopped at step {step + 1}: {cause}; {kept}; lower train.learning_rate or train.clip, "
-        "or look at the data of that step"
+        f"stopped at step {step + 1}: {cause}; {kept}; look at the data of that step, or "
+        "lower train.learning_rate or train.clip in a new --workdir"
     )

@@ -13,8 +13,9 @@ from cmaclip_jax.parallel.rules import match_rules, path_name
 
 def make_schedule(settings: ConfigDict) -> optax.Schedule:
     """From 0 up to the peak over the warm-up's share of the steps, then a cosine to 0."""
+    warmup = max(1, int(settings.warmup * settings.steps))
     return optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, max(1, int(settings.warmup * settings.steps)), settings.steps
+        0.0, settings.learning_rate, warmup, max(settings.steps, warmup + 1)
     )
 
 

@@ -47,14 +47,9 @@ class Watcher:
             self._bar.start()
             self._task = self._bar.add_task("compiling the first step ...", total=self._steps)
 
-    def start(self, step: int) -> None:
-        """Training begins, or begins again, at `step`."""
-        self._last_step = step
-        self.resume()
-
-    def resume(self) -> None:
-        """Time from here on is training time; what went before (an evaluation, say) is not."""
-        self._mark = time.perf_counter()
+    def resume(self, step: int, waited: float) -> None:
+        """Speed is measured from here, `step`, on: what went before was no training."""
+        self._last_step, self._waited, self._mark = step, waited, time.perf_counter()
 
     def add(self, figures) -> None:
         """Keeps a step's figures, still on the device."""

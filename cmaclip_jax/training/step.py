@@ -16,6 +16,7 @@ from cmaclip_jax.training.state import TrainState
 
 MEMORY = 0.98  # of the running mean that a spike is measured against
 SETTLED = 50  # steps before a spike can be told from a beginning
+LEAST = 0.1  # of a mean to measure against: one wrong answer is no spike where all is learnt
 
 
 def make_train_step(
@@ -68,7 +69,7 @@ def is_bad(state: TrainState, loss, norm, spike: float):
     """Whether this loss or gradient must not be learnt from."""
     bad = ~jnp.isfinite(loss) | ~jnp.isfinite(norm)
     if spike:
-        bad |= (state.step >= SETTLED) & (loss > spike * state.loss_average)
+        bad |= (state.step >= SETTLED) & (loss > spike * jnp.maximum(state.loss_average, LEAST))
     return bad
 
 

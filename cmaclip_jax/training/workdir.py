@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.errors import UserError
 
 # What may change between a run and its continuation: it alters no update.
-MAY_CHANGE = ("mesh", "checkpoint", "eval")
+MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "train.spike", "train.log_every")
 # What a run makes before its first step, from its config.
 PREPARED = ("tasks.json", "tokenizer.json", "metrics.jsonl")
 
@@ -28,10 +28,12 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if any(step.name.isdigit() for step in path.glob("checkpoints/*")):
             _check_same(path, json.loads(file.read_text()), json.loads(text))
-        else:
+        elif file.exists():
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
         file.write_text(text)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing beside checkpoints; name another --workdir") from error
     except OSError as error:
         raise UserError(
             f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"
@@ -45,7 +47,7 @@ def _check_same(path: Path, old: dict, new: dict) -> None:
     changed = [
         f"{name} is {was!r} there and {now!r} here"
         for name, was, now in _differences(old, new)
-        if name.split(".")[0] not in MAY_CHANGE
+        if not name.startswith(MAY_CHANGE)
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -12,6 +12,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
     return Shop(
         split=split,
         size=shop[f"{split}_size"],
+        seed=shop.seed,
         image_size=data.image_size,
         articles=shop.articles,
         single_share=shop.single_share if split == "train" else 0.0,

@@ -11,7 +11,7 @@ says what it looks like, and neither alone can answer for its colour or pattern:
     backdrop   image
     contents   image; many labels: every article that is shown
 
-A pair is a pure function of (split, index). Like a real catalogue, this one lacks some
+A pair is a pure function of (seed, split, index). Like a real catalogue, this one lacks some
 labels, some pictures and some titles.
 """
 
@@ -97,6 +97,7 @@ class Shop:
 
     split: str
     size: int
+    seed: int = 0
     image_size: int = 48
     articles: int = 2
     single_share: float = 0.0
@@ -116,8 +117,8 @@ class Shop:
         return self._drawn[index]
 
     def draw(self, index: int) -> Record:
-        """The pair at `index`, which nothing but the split and the index decides."""
-        random = np.random.default_rng((SPLITS.index(self.split), index))
+        """The pair at `index`, which nothing but seed, split and index decides."""
+        random = np.random.default_rng((SPLITS.index(self.split), index, self.seed))
         shown = 1 if random.random() < self.single_share else self.articles
         things = draw_things(random, shown)
         named = things[random.integers(shown)]
