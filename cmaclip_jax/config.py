@@ -119,6 +119,19 @@ AT_LEAST_ONE = [
     "data.shop.test_size",
     "data.shop.articles",
 ]
+NOT_NEGATIVE = [
+    "data.image_size",
+    "data.text_length",
+    "model.sequence_layers",
+    "model.sequence_width",
+    "model.sequence_heads",
+    "model.head_layers",
+    "model.head_width",
+    "train.clip",
+    "train.contrastive",
+    "train.spike",
+    "eval.every",
+]
 SHARES = [
     "train.warmup",
     "train.ema",
@@ -139,6 +152,9 @@ def check_config(config: ConfigDict) -> None:
     for path in AT_LEAST_ONE:
         if field(config, path) < 1:
             raise UserError(f"config.{path}={field(config, path)} must be at least 1")
+    for path in NOT_NEGATIVE:
+        if field(config, path) < 0:
+            raise UserError(f"config.{path}={field(config, path)} must be 0 or more")
     for path in SHARES:
         if not 0 <= field(config, path) <= 1:
             raise UserError(f"config.{path}={field(config, path)} must lie between 0 and 1")

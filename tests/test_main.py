@@ -51,6 +51,9 @@ def mistake(capsys, *arguments) -> str:
         ("--config.data.image_size=50", "use 48 or 60"),
         ("--config.model.sequence_heads=3", "does not divide the width 64"),
         ("--config.train.freeze=('imag/.*',)", "matches no parameter"),
+        ("--config.train.freeze=('image/(',)", "write (regex, value)"),
+        ("--config.train.rates=('image/.*',0.1)", "write (regex, value)"),
+        ("--config.model.sequence_layers=-1", "must be 0 or more"),
         ("--stpes=3", "unknown argument '--stpes=3'"),
     ],
 )

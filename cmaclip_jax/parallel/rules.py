@@ -42,6 +42,7 @@ def match_rules(rules: Rules, tree, name: str, strict: bool = True):
         is); the project's own defaults have to suit every model, so they are not strict.
     """
     used = set()
+    _check_rules(rules, name)
 
     def value(path, _):
         path = path_name(path)
@@ -58,6 +59,17 @@ def match_rules(rules: Rules, tree, name: str, strict: bool = True):
             f"{name}: {unused[0]!r} matches no parameter; their names begin with {sorted(tree)}"
         )
     return values
+
+
+def _check_rules(rules: Rules, name: str) -> None:
+    for rule in rules:
+        try:
+            regex, _ = rule
+            re.compile(regex)
+        except (TypeError, ValueError, re.error) as error:
+            raise UserError(
+                f"{name}: {rule!r} is no rule ({error}); write (regex, value)"
+            ) from error
 
 
 def tree_shardings(tree, mesh: Mesh, rules: Rules = SHARDING_RULES):
