@@ -7,6 +7,9 @@ import os
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
+# XLA sizes its pool of threads by this. With one thread a device, all of them can come to wait
+# inside collectives whose other halves still queue for a thread; XLA then aborts the process.
+os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
