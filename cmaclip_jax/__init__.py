@@ -1,1 +1,18 @@
-"""CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once."""
+"""CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once.
+
+import cmaclip_jax as cma
+clip = cma.load_clip("openai/clip-vit-base-patch32")
+clip.embed_images(["cat.jpg"]) @ clip.embed_texts(["a photo of a cat"]).T
+"""
+
+import importlib
+
+__all__ = ["load_clip"]
+
+_HOMES = {"load_clip": "cmaclip_jax.embedding"}  # imported when used: JAX takes its time
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

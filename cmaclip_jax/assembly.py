@@ -2,27 +2,36 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.pipeline import Encoder, eval_batches, train_batches
 from cmaclip_jax.data.records import Source
 from cmaclip_jax.data.sources import open_source
-from cmaclip_jax.data.text import Tokenizer, train_tokenizer
+from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer, train_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import (
+    CLIP,
     Classification,
     CMAClip,
+    Contrastive,
+    ImageEncoder,
+    Objective,
     SequenceAttention,
+    TextEncoder,
     image_encoder,
     text_encoder,
 )
 from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
+from cmaclip_jax.weights import DESCRIPTION, describe, model_from, read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,11 @@ class Data:
             hosts=jax.process_count(),
         )
 
+    def share_cut(self) -> float:
+        """The share of the training texts that are longer than `data.text_length` (a sample)."""
+        texts = list(_some_texts(self.source(self.config.data.split), 1_000))
+        return self.encode.tokenizer.share_cut(texts, self.encode.text_length)
+
     def eval_batches(self, split: str) -> Iterator:
         """This host's share of a split, every pair once."""
         return eval_batches(
@@ -57,33 +71,107 @@ class Data:
         )
 
 
-def open_data(config: ConfigDict, workdir: Path) -> Data:
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """The two encoders that a run begins with.
+
+    tokenizer, params: those of `model.pretrained`; None from scratch, and where a run goes on.
+    """
+
+    image: ImageEncoder
+    text: TextEncoder
+    tokenizer: Tokenizer | None = None
+    params: Any = None
+
+
+def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
+    """The encoders of a config: of a size, or those of `model.pretrained`.
+
+    What describes pretrained ones is kept in the workdir, which needs their files no more.
+    """
+    fields = config.model
+    if not fields.pretrained:
+        return Towers(image_encoder(fields.image), text_encoder(fields.text))
+    kept = workdir and workdir / DESCRIPTION
+    if kept and kept.exists():
+        model = model_from(json.loads(kept.read_text()))
+        return Towers(model.image, model.text)
+    weights = read_weights(fields.pretrained)
+    tokenizer = checkpoint_tokenizer(weights.folder)
+    if tokenizer is None:
+        raise UserError(
+            f"{fields.pretrained} came without a tokenizer; give it one: cmaclip convert "
+            f"--source={fields.pretrained} --tokenizer=FOLDER --output=DIR"
+        )
+    if kept:
+        kept.write_text(json.dumps(describe(weights.model), indent=2) + "\n")
+    return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
+
+
+def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
-    config = _with_sizes(config)
+    config = _with_sizes(config, towers)
     source = functools.cache(functools.partial(open_source, config.data))
-    tasks_file, tokenizer_file = workdir / "tasks.json", workdir / "tokenizer.json"
-    if tasks_file.exists() and tokenizer_file.exists():
+    tasks_file, tokenizer_file = (
+        (workdir / "tasks.json", workdir / "tokenizer.json") if workdir else (None, None)
+    )
+    if tasks_file and tasks_file.exists() and tokenizer_file.exists():
         tasks, tokenizer = read_tasks(tasks_file), Tokenizer.load(tokenizer_file)
     else:
         training = source(config.data.split)
         tasks = select_tasks(training.tasks, config.data.labels)
-        tokenizer = train_tokenizer(_some_texts(training), config.data.vocabulary)
-        write_tasks(tasks_file, tasks)
-        tokenizer.save(tokenizer_file)
+        tokenizer = towers.tokenizer or train_tokenizer(
+            _some_texts(training, 20_000), config.data.vocabulary
+        )
+        if workdir:
+            write_tasks(tasks_file, tasks)
+            tokenizer.save(tokenizer_file)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
     return Data(config, tasks, encode, source)
 
 
-def build_objective(config: ConfigDict, data: Data) -> Classification:
+def build_objective(config: ConfigDict, data: Data, towers: Towers) -> Objective:
     """The model and the loss that a config describes, for these tasks."""
+    if config.train.objective != "classification":
+        return build_contrastive(config, data, towers)
     return Classification(
-        model=build_model(config, data.tasks, data.encode.tokenizer),
+        model=build_model(config, data, towers),
         tasks=data.tasks,
         task_weights=tuple(_of_known_tasks(config.train, "task_weights", data.tasks)),
         class_weights=tuple(_of_known_tasks(config.train, "class_weights", data.tasks)),
         label_smoothing=config.train.label_smoothing,
         contrastive=config.train.contrastive if config.model.inputs == "both" else 0.0,
     )
+
+
+def build_contrastive(config: ConfigDict, data: Data, towers: Towers) -> Contrastive:
+    """CLIP itself, which classifies by the sentences of `eval.prompts`."""
+    image, text, _ = _sized(config, data, towers)
+    tokenize, length = data.encode.tokenizer, data.encode.text_length
+    return Contrastive(
+        model=CLIP(image, text, bias=config.train.objective == "sigmoid"),
+        tasks=data.tasks,
+        prompts={
+            task.name: np.stack(
+                [
+                    tokenize(prompts(config.eval.prompts, task, name), length)
+                    for name in task.classes
+                ]
+            )
+            for task in data.tasks
+        },
+        kind=config.train.objective if config.train.objective == "sigmoid" else "softmax",
+        inputs=config.model.inputs,
+    )
+
+
+def prompts(templates: tuple[str, ...], task: Task, name: str) -> list[str]:
+    """The sentences about a class: {} is its name, {task} its task's, underscores spaces."""
+    words = name.replace("_", " ")
+    return [
+        template.replace("{task}", task.name.replace("_", " ")).replace("{}", words)
+        for template in templates
+    ]
 
 
 def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) -> Iterator[tuple]:
@@ -100,19 +188,10 @@ def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) ->
         yield task, value
 
 
-def build_model(config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenizer) -> CMAClip:
+def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
     """The network of a config, for these tasks and this vocabulary."""
-    config = _with_sizes(config)
     fields = config.model
-    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=_compute_dtype(fields.dtype))
-    image = image_encoder(fields.image, image_size=config.data.image_size, **how)
-    text = text_encoder(
-        fields.text,
-        vocabulary=tokenizer.vocabulary,
-        length=config.data.text_length,
-        end_token=tokenizer.end,
-        **how,
-    )
+    image, text, how = _sized(config, data, towers)
     width = fields.sequence_width or image.projection
     if image.projection != text.projection:
         raise UserError(
@@ -133,7 +212,7 @@ def build_model(config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenize
             zero_output=fields.sequence_zero,
             **how,
         ),
-        tasks=tuple((task.name, len(task.classes)) for task in tasks),
+        tasks=tuple((task.name, len(task.classes)) for task in data.tasks),
         modality=fields.modality,
         modality_per_modality=fields.modality_per_modality,
         head_layers=fields.head_layers,
@@ -143,10 +222,32 @@ def build_model(config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenize
     )
 
 
-def _with_sizes(config: ConfigDict) -> ConfigDict:
+def _sized(config: ConfigDict, data: Data, towers: Towers):
+    """The towers at the run's picture size, text length and vocabulary; and how they run."""
+    how = dict(
+        unroll=config.model.unroll,
+        remat=config.model.remat,
+        dtype=_compute_dtype(config.model.dtype),
+    )
+    tokenizer, pretrained = data.encode.tokenizer, config.model.pretrained
+    if pretrained and towers.text.end_token != tokenizer.end:
+        raise UserError(
+            f"the tokenizer's end token is {tokenizer.end}, that of {pretrained} is "
+            f"{towers.text.end_token}; they do not belong together"
+        )
+    text = towers.text.clone(
+        length=data.encode.text_length,
+        vocabulary=towers.text.vocabulary if pretrained else tokenizer.vocabulary,
+        end_token=tokenizer.end,
+        **how,
+    )
+    return towers.image.clone(image_size=data.encode.image_size, **how), text, how
+
+
+def _with_sizes(config: ConfigDict, towers: Towers) -> ConfigDict:
     """The config with `data.image_size` and `data.text_length` filled in from the encoders."""
     config = config.copy_and_resolve_references()
-    image, text = image_encoder(config.model.image), text_encoder(config.model.text)
+    image, text = towers.image, towers.text
     config.data.image_size = config.data.image_size or image.image_size
     config.data.text_length = config.data.text_length or text.length
     size = config.data.image_size
@@ -165,8 +266,8 @@ def _compute_dtype(name: str):
     return jnp.dtype(name)
 
 
-def _some_texts(source: Source, most: int = 20_000) -> Iterator[str]:
-    """Texts spread evenly over a source, enough to learn a vocabulary from."""
+def _some_texts(source: Source, most: int) -> Iterator[str]:
+    """Up to `most` texts, spread evenly over a source."""
     for index in range(0, len(source), max(1, len(source) // most)):
         text = source[index].text
         if text:

@@ -37,9 +37,11 @@ def base_config() -> ConfigDict:
     shop.missing_texts = 0.05  # share of pairs without a title
 
     model = config.model = ConfigDict()
-    model.image = "B/32"  # size of the image encoder; see models/encoders.py
+    model.image = "B/32"  # size of the image encoder from scratch; see models/encoders.py
     model.text = "B/32"  # size of the text encoder that belongs to this image encoder
-    model.pretrained = ""  # CLIP weights to start from; '' starts from scratch
+    # CLIP weights to start from: a folder of `cmaclip convert`, any checkpoint that it reads,
+    # or a hub name. They bring their encoders' sizes and tokenizer; '' starts from scratch.
+    model.pretrained = ""
     model.inputs = "both"  # 'both' | 'image' | 'text': the single-modality baselines
     model.sequence_layers = 2  # blocks of sequence-wise attention; 0 is late fusion
     model.sequence_width = 0  # their width; 0: CLIP's projection width
@@ -55,6 +57,9 @@ def base_config() -> ConfigDict:
     model.dtype = "auto"  # 'auto' | 'float32' | 'bfloat16'; auto: bfloat16 on TPU and GPU
 
     train = config.train = ConfigDict()
+    # What is learned: 'classification' by CMA-CLIP; or CLIP's own matching of pictures and words,
+    # 'contrastive' (softmax over the whole batch) or 'sigmoid' (every pair by itself).
+    train.objective = "classification"
     train.steps = 10_000  # updates in all
     train.batch_size = 256  # pairs an update, over all devices and accumulation parts
     train.accumulate = 1  # parts a batch is split into, one after the other, for memory
@@ -82,6 +87,9 @@ def base_config() -> ConfigDict:
     evaluation.every = 1_000  # steps between evaluations on the validation split; 0: none
     evaluation.watch = "val"  # the split they use
     evaluation.split = "test"  # the split of the last evaluation
+    # Sentences about a class, for CLIP without heads: {} is the class, {task} its task. The
+    # embeddings of several are averaged.
+    evaluation.prompts = ("a photo of a {}.",)
     evaluation.batch_size = 256  # pairs at once; no figure depends on it
 
     checkpoint = config.checkpoint = ConfigDict()
@@ -99,6 +107,7 @@ CHOICES = {
     "data.source": ("shop",),
     "model.inputs": ("both", "image", "text"),
     "model.modality": ("attention", "mean", "concat"),
+    "train.objective": ("classification", "contrastive", "sigmoid"),
     "model.remat": ("none", "dots", "full"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "data.split": ("train", "val", "test"),
@@ -172,8 +181,13 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.data.text_length in (1, 2):
         raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0")
-    if config.model.pretrained:
-        raise UserError("config.model.pretrained: this version starts from scratch alone; use ''")
+    if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):
+        raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
+    if config.train.objective != "classification" and config.model.inputs != "both":
+        raise UserError(
+            f"config.train.objective={config.train.objective!r} matches pictures with words; it "
+            "needs config.model.inputs='both'"
+        )
 
 
 def nearest_multiples(value: int, step: int) -> str:

@@ -10,7 +10,11 @@ import sys
 
 from cmaclip_jax.errors import Interrupted, UserError
 
-VERBS = {"train": "train a model from a config (the verb when none is named)"}
+VERBS = {
+    "train": "train a model from a config (the verb when none is named)",
+    "evaluate": "classify with CLIP alone, by sentences about the classes (zero-shot)",
+    "convert": "read or write other people's CLIP checkpoints",
+}
 
 # TensorFlow only feeds us here, and has much to say when it is imported.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}

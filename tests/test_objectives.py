@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import initial, make_batch, make_objective
 
-from cmaclip_jax.models.objectives import contrastive_losses, many_label_losses, one_label_losses
+from cmaclip_jax.models.contrastive_losses import softmax_losses
+from cmaclip_jax.models.objectives import many_label_losses, one_label_losses
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
 functional = torch.nn.functional
@@ -56,14 +57,14 @@ def test_many_label_loss():
 def test_contrastive_loss_is_clips_over_the_complete_pairs():
     image, text = random.normal(size=(2, 6, 8)).astype(np.float32)
     complete = np.array([True, True, False, True, True, False])
-    losses, _ = contrastive_losses(image, text, jnp.log(20.0), complete)
+    losses, _ = softmax_losses(image, text, jnp.log(20.0), complete)
     a = functional.normalize(torch.tensor(image[complete]), dim=-1)
     b = functional.normalize(torch.tensor(text[complete]), dim=-1)
     logits, own = 20.0 * a @ b.T, torch.arange(4)
     expected = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
     np.testing.assert_allclose(losses.sum() / 4, expected, rtol=1e-5)
     np.testing.assert_array_equal(np.asarray(losses)[~complete], 0)
-    steep = [contrastive_losses(image, text, s, complete)[0].sum() for s in (np.log(100.0), 9.0)]
+    steep = [softmax_losses(image, text, s, complete)[0].sum() for s in (np.log(100.0), 9.0)]
     assert steep[0] == steep[1]  # the scale is held at 100
 
 

@@ -33,7 +33,7 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
     from rich.console import Console  # what is below takes seconds to import
 
-    from cmaclip_jax.assembly import build_objective, open_data
+    from cmaclip_jax.assembly import build_objective, open_data, open_towers
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
@@ -43,15 +43,17 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
     workdir = open_workdir(workdir, config)
-    data = open_data(config, workdir)
-    objective = build_objective(config, data)
+    towers = open_towers(config, workdir)
+    data = open_data(config, workdir, towers)
+    objective = build_objective(config, data, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
     predict_step = None
 
     def evaluate(state, step: int, split: str = config.eval.watch) -> dict:
         nonlocal predict_step
-        predict_step = predict_step or make_predict_step(objective, mesh, state.best_params)
-        outcome = collect(predict_step, state.best_params, data.eval_batches(split), mesh)
+        params = objective.ready(state.best_params)
+        predict_step = predict_step or make_predict_step(objective, mesh, params)
+        outcome = collect(predict_step, params, data.eval_batches(split), mesh)
         return score(outcome, data.tasks, split, step)
 
     def watch(state, step: int) -> float | None:
@@ -67,7 +69,21 @@ def train_and_evaluate(config, workdir: Path) -> dict:
 
     try:
         example = data.encode.empty(1)
-        state = train(config, objective, mesh, example, data.train_batches, workdir, watcher, watch)
+        cut = data.share_cut()
+        if cut:
+            length = data.encode.text_length
+            watcher.say(f"{cut:.1%} of the texts are longer than {length} tokens and are cut")
+        state = train(
+            config,
+            objective,
+            mesh,
+            example,
+            data.train_batches,
+            workdir,
+            watcher,
+            watch,
+            towers.params,
+        )
         figures = evaluate(state, config.train.steps, config.eval.split)
         path = write_score(workdir, figures)
     finally:

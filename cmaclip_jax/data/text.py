@@ -1,10 +1,14 @@
 """Words to token ids, always `<start> ... <end>` and padded, as CLIP's text tower expects."""
 
+import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import ftfy
 import numpy as np
 import tokenizers
+
+from cmaclip_jax.errors import UserError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -20,16 +24,23 @@ class Tokenizer:
         self.backend = backend
         self.start, self.end = backend.token_to_id(START), backend.token_to_id(END)
         self.vocabulary = backend.get_vocab_size()
+        if self.start is None or self.end != self.vocabulary - 1:
+            raise UserError(
+                f"this tokenizer is not CLIP's: it needs {START} and, as its last token, {END}"
+            )
 
     def __call__(self, texts: Sequence[str | None], length: int) -> np.ndarray:
         """int32 [B,length]; an absent text is just start and end; a long one keeps its end."""
         ids = np.full((len(texts), length), self.end, np.int32)
         ids[:, 0] = self.start
-        encoded = self.backend.encode_batch([text or "" for text in texts])
-        for row, encoding in zip(ids, encoded, strict=True):
-            words = encoding.ids[: length - 2]
-            row[1 : 1 + len(words)] = words
+        for row, words in zip(ids, self._words(texts), strict=True):
+            row[1 : 1 + len(words[: length - 2])] = words[: length - 2]
         return ids
+
+    def share_cut(self, texts: Sequence[str], length: int) -> float:
+        """The share of `texts` that do not fit into `length` tokens."""
+        lengths = [len(words) + 2 for words in self._words(texts)]
+        return float(np.mean(np.array(lengths) > length)) if lengths else 0.0
 
     def save(self, path: str | Path) -> None:
         self.backend.save(str(path))
@@ -37,6 +48,30 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         return cls(tokenizers.Tokenizer.from_file(str(path)))
+
+    def _words(self, texts: Sequence[str | None]) -> list[list[int]]:
+        cleaned = [clean(text or "") for text in texts]
+        encodings = self.backend.encode_batch(cleaned, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+
+def clean(text: str) -> str:
+    """A text as CLIP saw it in training: repaired, HTML unescaped (twice), single spaces."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer that travels with a checkpoint; None where its folder has none."""
+    if (folder / "tokenizer.json").exists():
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend.no_truncation()
+        backend.no_padding()
+        return Tokenizer(backend)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        from transformers import CLIPTokenizerFast  # takes seconds to import
+
+        return Tokenizer(CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer)
+    return None
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -52,6 +87,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(map(clean, texts), trainer)
     backend.add_special_tokens([START, END])  # last, so that they have the highest ids
     return Tokenizer(backend)

@@ -4,7 +4,8 @@ An objective is all that the training loop knows of a system:
 
     init(rng, batch) -> params
     loss(params, batch, rng) -> (scalar, sums)
-    predict(params, batch) -> outputs
+    ready(params) -> params, with what predictions share worked out once
+    predict(ready params, batch) -> outputs
 
 `sums` maps a name to (numerator, denominator): adding sums over parts of a batch and
 dividing once gives what the whole batch would have given. `loss` is a mean over the
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from cmaclip_jax.models.cma_clip import CMAClip
-from cmaclip_jax.models.encoders import unit
+from cmaclip_jax.models.contrastive_losses import softmax_losses
 from cmaclip_jax.tasks import Task
 
 Batch = Mapping[str, Any]
@@ -33,6 +34,8 @@ class Objective(Protocol):
     def init(self, rng, batch: Batch) -> Any: ...
 
     def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]: ...
+
+    def ready(self, params) -> Any: ...
 
     def predict(self, params, batch: Batch) -> dict[str, Any]: ...
 
@@ -74,7 +77,7 @@ class Classification:
             total += task_weights.get(task.name, 1.0) * summed / examples
             sums[f"loss/{task.name}"] = (summed, jnp.sum(known))
         if self.contrastive:
-            losses, known = contrastive_losses(
+            losses, known = softmax_losses(
                 aux["image_pooled"],
                 aux["text_pooled"],
                 aux["logit_scale"],
@@ -84,6 +87,9 @@ class Classification:
             total += self.contrastive * summed / examples
             sums["loss/contrastive"] = (summed, jnp.sum(known))
         return total, {"loss": (total * examples, examples)} | sums
+
+    def ready(self, params):
+        return params
 
     def predict(self, params, batch: Batch):
         """Probabilities {task: [B,C]} and modality weights {task: [B,2]}."""
@@ -124,22 +130,3 @@ def many_label_losses(logits, labels, class_weights):
     losses = jnp.where(known, losses * class_weights, 0.0)
     count = jnp.sum(known, axis=-1)
     return jnp.sum(losses, axis=-1) / jnp.maximum(count, 1), count > 0
-
-
-def contrastive_losses(image, text, logit_scale, complete):
-    """CLIP's symmetric loss [B] among the examples that have both picture and words.
-
-    image, text: [B,D], any length. logit_scale: natural logarithm of the scale, which
-    CLIP holds at or below 100. complete: [B], the rows that take part.
-    """
-    scale = jnp.minimum(jnp.exp(logit_scale), 100.0)
-    logits = scale * unit(image) @ unit(text).T  # [B,B]
-    own = jnp.arange(logits.shape[0])
-    hidden = jnp.finfo(logits.dtype).min / 2
-    by_image = jnp.where(complete[None, :], logits, hidden)
-    by_text = jnp.where(complete[None, :], logits.T, hidden)
-    losses = (
-        optax.softmax_cross_entropy_with_integer_labels(by_image, own)
-        + optax.softmax_cross_entropy_with_integer_labels(by_text, own)
-    ) / 2
-    return jnp.where(complete, losses, 0.0), complete

@@ -5,6 +5,7 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -23,7 +24,7 @@ from cmaclip_jax.training.parameter_table import (
     write_parameter_table,
 )
 from cmaclip_jax.training.progress import Watcher
-from cmaclip_jax.training.state import TrainState, create_state, state_template
+from cmaclip_jax.training.state import TrainState, create_state, start_from, state_template
 from cmaclip_jax.training.step import make_train_step
 
 
@@ -36,6 +37,7 @@ def train(
     workdir: Path,
     watcher: Watcher,
     evaluate: Callable[[TrainState, int], float | None] | None = None,
+    pretrained: Any = None,
 ) -> TrainState:
     """Trains until `config.train.steps`, from the newest checkpoint if there is one.
 
@@ -45,6 +47,7 @@ def train(
       evaluate: from a state and its step to a score, higher being better (None: no score);
         called every `config.eval.every` steps, where a checkpoint is saved as well, so that
         the best one is among those that stay.
+      pretrained: parameters to begin with, where they have the model's names.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with everything saved.
@@ -72,6 +75,9 @@ def train(
         state = checkpoints.restore(shapes, mesh)
     else:
         state = create_state(init, shapes, mesh)
+        if pretrained is not None:
+            state, lines = start_from(state, pretrained)
+            watcher.say("from the pretrained weights:\n  " + "\n  ".join(lines))
     train_step = make_train_step(objective, optimizer, settings, config.seed, mesh, shapes)
 
     # ---- the steps

@@ -1,15 +1,19 @@
 """All that a run remembers between two steps, created where it will live."""
 
+import functools
+import operator
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.weights import fit
 
 
 @flax.struct.dataclass
@@ -50,6 +54,25 @@ def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int)
         )
 
     return init, jax.eval_shape(init)
+
+
+def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
+    """A first state with what `pretrained` has in place of what was drawn; and what was taken."""
+    params, lines = replace_parameters(state.params, pretrained)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema=ema), lines
+
+
+def replace_parameters(params, pretrained):
+    """`params` with the numbers of `pretrained`, lying as they lay; and what was taken."""
+    taken, lines = fit(pretrained, params)
+    placed = flatten_dict(params)
+    for path, value in flatten_dict(taken).items():
+        drawn = placed[path]
+        placed[path] = jax.make_array_from_callback(
+            drawn.shape, drawn.sharding, functools.partial(operator.getitem, value)
+        )
+    return unflatten_dict(placed), lines
 
 
 def create_state(init, shapes: TrainState, mesh: Mesh) -> TrainState:

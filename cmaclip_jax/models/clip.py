@@ -1,0 +1,46 @@
+"""CLIP itself: the two encoders and the scale of their similarities.
+
+Its parameters have the names that they have inside CMA-CLIP, so either starts from the other.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+
+
+class CLIP(nn.Module):
+    """Two towers and a learned scale (kept as its natural logarithm).
+
+    bias: whether a learned number is added to every similarity, which the sigmoid loss needs.
+    """
+
+    image: ImageEncoder
+    text: TextEncoder
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, batch, train: bool = False):
+        """`(image [B,D], text [B,D], aux)`; aux holds `logit_scale` and `logit_bias`."""
+        _, image = self.image(batch["image"], train)
+        _, text = self.text(batch["tokens"], train)
+        # With a bias: the beginnings that the sigmoid loss was published with.
+        scale, bias = (math.log(10.0), -10.0) if self.bias else (math.log(1 / 0.07), 0.0)
+        aux = {
+            "logit_scale": self.param("logit_scale", nn.initializers.constant(scale), ()),
+            "logit_bias": self.param("logit_bias", nn.initializers.constant(bias), ())
+            if self.bias
+            else jnp.zeros(()),
+        }
+        return image, text, aux
+
+
+def clip_batch(clip: CLIP, rows: int = 1) -> dict:
+    """The smallest batch of the right shapes, to initialise with."""
+    size = clip.image.image_size
+    return {
+        "image": jnp.zeros((rows, size, size, 3), jnp.uint8),
+        "tokens": jnp.zeros((rows, clip.text.length), jnp.int32),
+    }

@@ -1,0 +1,99 @@
+"""CLIP's own training and CLIP's own way to classify: the baselines that CMA-CLIP is held to."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cmaclip_jax.models.attention import even_weights
+from cmaclip_jax.models.clip import CLIP
+from cmaclip_jax.models.contrastive_losses import LARGEST_SCALE, sigmoid_losses, softmax_losses
+from cmaclip_jax.models.encoders import unit
+from cmaclip_jax.models.objectives import Batch
+from cmaclip_jax.tasks import Task
+
+PROMPTS_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contrastive:
+    """Learns which words belong to which picture; classifies by sentences about the classes.
+
+    kind: 'softmax' is CLIP's loss, 'sigmoid' SigLIP's, for which the model learns a bias.
+    prompts: {task: tokens i32 [C,K,T]}, K sentences for each of C classes.
+    inputs: what is compared with the sentences: 'both', 'image' or 'text'.
+    """
+
+    model: CLIP
+    tasks: tuple[Task, ...]
+    prompts: Mapping[str, Any]
+    kind: str = "softmax"
+    inputs: str = "both"
+
+    def init(self, rng, batch: Batch):
+        """Fresh parameters; only the batch's shapes matter."""
+        return self.model.init(rng, batch)["params"]
+
+    def loss(self, params, batch: Batch, rng):
+        """A mean over the examples; those without picture or words count as 0."""
+        image, text, aux = self.model.apply(
+            {"params": params}, batch, train=True, rngs={"dropout": rng}
+        )
+        complete = batch["has_image"] & batch["has_text"] & (batch["weight"] > 0)
+        if self.kind == "softmax":
+            losses, known = softmax_losses(image, text, aux["logit_scale"], complete)
+        else:
+            losses, known = sigmoid_losses(
+                image, text, aux["logit_scale"], aux["logit_bias"], complete
+            )
+        examples, summed = jnp.sum(batch["weight"]), jnp.sum(losses)
+        return summed / examples, {
+            "loss": (summed, examples),
+            "loss/contrastive": (summed, jnp.sum(known)),
+        }
+
+    def ready(self, params):
+        """The parameters, and what the classes' sentences mean by them: {task: [C,D]}."""
+        return {"clip": params, "classes": jax.jit(self._class_embeddings)(params)}
+
+    def predict(self, params, batch: Batch):
+        """Probabilities {task: [B,C]} by similarity, and what they were read from [B,2].
+
+        With both inputs, an example's embedding is the mean of the two that it has.
+        """
+        image, text, aux = self.model.apply({"params": params["clip"]}, batch)
+        wanted = jnp.array([self.inputs != "text", self.inputs != "image"])
+        present = jnp.stack([batch["has_image"], batch["has_text"]], axis=1) & wanted  # [B,2]
+        weights = even_weights(present)
+        pair = jnp.stack([unit(image), unit(text)], axis=1)  # [B,2,D]
+        embedding = unit(jnp.einsum("bm,bmd->bd", weights, pair))
+        scale = jnp.minimum(jnp.exp(aux["logit_scale"]), LARGEST_SCALE)
+        return {
+            "probabilities": {
+                task.name: probabilities(scale * embedding @ params["classes"][task.name].T, task)
+                for task in self.tasks
+            },
+            "modality_weights": {task.name: weights for task in self.tasks},
+        }
+
+    def _class_embeddings(self, params):
+        text = self.model.text
+
+        def embed(tokens):
+            return unit(text.apply({"params": params["text"]}, tokens[None])[1][0])
+
+        def of_task(tokens):  # [C,K,T] -> [C,D]
+            flat = tokens.reshape(-1, tokens.shape[-1])
+            embedded = jax.lax.map(embed, flat, batch_size=PROMPTS_AT_ONCE)
+            return unit(embedded.reshape(*tokens.shape[:2], -1).mean(axis=1))
+
+        return {name: of_task(jnp.asarray(tokens)) for name, tokens in self.prompts.items()}
+
+
+def probabilities(logits, task: Task):
+    """Of a task's classes [B,C]; where many may hold, each against the mean of all (our rule)."""
+    if task.many:
+        return jax.nn.sigmoid(logits - logits.mean(axis=-1, keepdims=True))
+    return jax.nn.softmax(logits, axis=-1)

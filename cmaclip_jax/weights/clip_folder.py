@@ -1,0 +1,116 @@
+"""The folder of a converted CLIP: what it is, its parameters, and how to tell it is whole.
+
+clip.json                the two encoders' fields, the fingerprint, where it came from
+parameters.safetensors   our parameters by path, float32
+tokenizer.json           where the source had a tokenizer
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.clip import CLIP
+from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.weights.layout import parameter_shapes
+
+DESCRIPTION, PARAMETERS = "clip.json", "parameters.safetensors"
+# How an encoder runs, which is the business of the run and not of the weights.
+RUNNING = ("dropout", "unroll", "remat", "dtype", "parent", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A CLIP that was read.
+
+    folder: where its tokenizer would be. found: what it was read from, for people.
+    """
+
+    model: CLIP
+    params: dict[str, Any]
+    folder: Path
+    found: str
+
+
+def describe(model: CLIP) -> dict[str, Any]:
+    """The network as JSON can hold it."""
+    return {"image": _fields(model.image), "text": _fields(model.text), "bias": model.bias}
+
+
+def model_from(description: dict[str, Any]) -> CLIP:
+    """The network that `describe` described."""
+    image, text = (
+        {k: tuple(v) if isinstance(v, list) else v for k, v in description[side].items()}
+        for side in ("image", "text")
+    )
+    return CLIP(ImageEncoder(**image), TextEncoder(**text), description.get("bias", False))
+
+
+def _fields(encoder) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(encoder) if field.name not in RUNNING]
+    return {name: getattr(encoder, name) for name in names}
+
+
+def fingerprint(model: CLIP, params) -> dict[str, Any]:
+    """The first numbers of both embeddings of one drawn picture and one made-up text.
+
+    Computed again anywhere, they tell whether the same network with the same numbers runs.
+    """
+    size, length = model.image.image_size, model.text.length
+    ramp = np.arange(size * size * 3).reshape(1, size, size, 3)
+    words = 1 + np.arange(length) * 7 % (model.text.vocabulary // 2)
+    tokens = np.where(np.arange(length) < length // 2, words, model.text.end_token)[None]
+    batch = {"image": (ramp % 251).astype(np.uint8), "tokens": tokens.astype(np.int32)}
+    image, text, _ = jax.jit(model.apply)({"params": params}, batch)
+    return {
+        "image": np.asarray(image[0, :8], float).tolist(),
+        "text": np.asarray(text[0, :8], float).tolist(),
+        "logit_scale": float(jnp.exp(params["logit_scale"])),
+    }
+
+
+def write_clip_folder(folder: Path, weights: Weights) -> None:
+    """Writes description and parameters; the tokenizer is for the caller to put beside them."""
+    from safetensors.numpy import save_file
+
+    flat = flatten_dict(weights.params, sep="/")
+    save_file({path: np.asarray(x, order="C") for path, x in flat.items()}, folder / PARAMETERS)
+    description = {
+        **describe(weights.model),
+        "fingerprint": fingerprint(weights.model, weights.params),
+        "source": weights.found,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_clip_folder(folder: Path) -> Weights:
+    """What `write_clip_folder` wrote."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        model = model_from(json.loads((folder / DESCRIPTION).read_text()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / DESCRIPTION} describes no CLIP ({error}); convert again"
+        ) from error
+    try:
+        flat = load_file(folder / PARAMETERS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / PARAMETERS}: {error}; convert again") from error
+    shapes = parameter_shapes(model)
+    wrong = [
+        path
+        for path in {*shapes, *flat}
+        if path not in flat or shapes.get(path) != flat[path].shape
+    ]
+    if wrong:
+        raise UserError(f"{folder / PARAMETERS} does not fit {DESCRIPTION}: {sorted(wrong)[:4]}")
+    found = f"converted folder, {len(flat)} parameters"
+    return Weights(model, unflatten_dict(flat, sep="/"), folder, found)

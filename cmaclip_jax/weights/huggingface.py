@@ -1,0 +1,180 @@
+"""Hugging Face's CLIP: its tensor names, its config.json, and folders that it loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.clip import CLIP
+from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, ImageEncoder, TextEncoder
+from cmaclip_jax.models.transformer import ACTIVATIONS
+from cmaclip_jax.weights.layout import (
+    OUT_KERNEL,
+    PATCHES,
+    QKV_BIAS,
+    QKV_KERNEL,
+    SAME,
+    TRANSPOSED,
+    Row,
+    Tensors,
+    dense_rows,
+    norm_rows,
+)
+
+IGNORED = (".position_ids",)  # stored by older versions; they are 0, 1, 2, ...
+# Configs that say 2 were written before the real end token was known to them, and the model
+# then pools where the id is highest.
+POOLS_AT_HIGHEST = 2
+
+
+def _tower_rows(ours: str, theirs: str) -> list[Row]:
+    block, layer = f"{ours}/stack/blocks", f"{theirs}.encoder.layers.{{layer}}"
+    qkv = [f"{layer}.self_attn.{which}_proj" for which in "qkv"]
+    return [
+        Row(f"{block}/attention/qkv/kernel", tuple(f"{x}.weight" for x in qkv), QKV_KERNEL),
+        Row(f"{block}/attention/qkv/bias", tuple(f"{x}.bias" for x in qkv), QKV_BIAS),
+        *dense_rows(f"{block}/attention/out", f"{layer}.self_attn.out_proj", OUT_KERNEL),
+        *norm_rows(f"{block}/attention_norm", f"{layer}.layer_norm1"),
+        *norm_rows(f"{block}/mlp_norm", f"{layer}.layer_norm2"),
+        *dense_rows(f"{block}/mlp_up", f"{layer}.mlp.fc1"),
+        *dense_rows(f"{block}/mlp_down", f"{layer}.mlp.fc2"),
+    ]
+
+
+VISION, TEXT = "vision_model.embeddings", "text_model.embeddings"
+ROWS = [
+    Row("logit_scale", ("logit_scale",), SAME),
+    Row("image/class_token", (f"{VISION}.class_embedding",), SAME),
+    Row("image/patch_embedding/kernel", (f"{VISION}.patch_embedding.weight",), PATCHES),
+    Row("image/position_embedding", (f"{VISION}.position_embedding.weight",), SAME),
+    *norm_rows("image/pre_norm", "vision_model.pre_layrnorm"),  # spelt so
+    *_tower_rows("image", "vision_model"),
+    *norm_rows("image/post_norm", "vision_model.post_layernorm"),
+    Row("image/projection/kernel", ("visual_projection.weight",), TRANSPOSED),
+    Row("text/token_embedding/embedding", (f"{TEXT}.token_embedding.weight",), SAME),
+    Row("text/position_embedding", (f"{TEXT}.position_embedding.weight",), SAME),
+    *_tower_rows("text", "text_model"),
+    *norm_rows("text/post_norm", "text_model.final_layer_norm"),
+    Row("text/projection/kernel", ("text_projection.weight",), TRANSPOSED),
+]
+
+
+def model_of(folder: Path) -> CLIP:
+    """The network that a folder's config.json describes."""
+    from transformers import CLIPConfig  # takes seconds to import
+
+    file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder} has Hugging Face's tensors but no config.json; copy it there")
+    if json.loads(file.read_text()).get("model_type", "clip") != "clip":
+        raise UserError(f"{file} describes no CLIP (model_type is not 'clip')")
+    config = CLIPConfig.from_pretrained(folder)
+    vision, text = config.vision_config, config.text_config
+    pooling = "argmax" if text.eos_token_id == POOLS_AT_HIGHEST else "first_end"
+    return CLIP(
+        image=ImageEncoder(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            projection=config.projection_dim,
+            **_tower_fields(vision),
+            **_pixel_statistics(folder),
+        ),
+        text=TextEncoder(
+            vocabulary=text.vocab_size,
+            length=text.max_position_embeddings,
+            projection=config.projection_dim,
+            pooling=pooling,
+            end_token=text.vocab_size - 1 if pooling == "argmax" else text.eos_token_id,
+            **_tower_fields(text),
+        ),
+    )
+
+
+def _tower_fields(config) -> dict[str, Any]:
+    if config.hidden_act not in ACTIVATIONS:
+        raise UserError(
+            f"config.json: hidden_act={config.hidden_act!r} is none of {list(ACTIVATIONS)}"
+        )
+    return {
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "mlp_width": config.intermediate_size,
+        "activation": config.hidden_act,
+        "epsilon": config.layer_norm_eps,
+    }
+
+
+def _pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
+    file = folder / "preprocessor_config.json"
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    return {
+        "mean": tuple(stored.get("image_mean", CLIP_MEAN)),
+        "deviation": tuple(stored.get("image_std", CLIP_DEVIATION)),
+    }
+
+
+def names_from_flax(tensors: Tensors) -> Tensors:
+    """Hugging Face's Flax names and layouts (`flax_model.msgpack`) as its PyTorch ones."""
+    plain = {}
+    for name, x in tensors.items():
+        stem, _, last = name.rpartition(".")
+        if last == "kernel":
+            x = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
+        plain[f"{stem}.weight" if last in ("kernel", "scale", "embedding") else name] = x
+    return plain
+
+
+def config_files(clip: CLIP) -> dict[str, Any]:
+    """What `transformers` reads beside the tensors: file name -> JSON."""
+    image, text = clip.image, clip.text
+    end = POOLS_AT_HIGHEST if text.pooling == "argmax" else text.end_token
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": image.projection,
+        "dtype": "float32",
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "image_size": image.image_size,
+            "patch_size": image.patch_size,
+            "projection_dim": image.projection,
+            **_config_fields(image),
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": text.vocabulary,
+            "max_position_embeddings": text.length,
+            "projection_dim": text.projection,
+            "bos_token_id": text.end_token - 1,
+            "eos_token_id": end,
+            "pad_token_id": text.end_token,
+            **_config_fields(text),
+        },
+    }
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image.image_size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": image.image_size, "width": image.image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(image.mean),
+        "image_std": list(image.deviation),
+    }
+    return {"config.json": config, "preprocessor_config.json": preprocessor}
+
+
+def _config_fields(tower) -> dict[str, Any]:
+    return {
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "intermediate_size": tower.mlp_width,
+        "hidden_act": tower.activation,
+        "layer_norm_eps": tower.epsilon,
+    }

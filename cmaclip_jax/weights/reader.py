@@ -1,0 +1,161 @@
+"""One way in for every kind of CLIP checkpoint: a folder, a file, or a name on the hub."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.clip import CLIP
+from cmaclip_jax.weights import huggingface, openai, openclip
+from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, read_clip_folder
+from cmaclip_jax.weights.layout import Row, Tensors, read_parameters
+from cmaclip_jax.weights.torch_archive import read_torch_archive
+
+# Where a folder's tensors may be, best first; an index lists the files that share them.
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "flax_model.msgpack",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+# What else a run needs of a hub repository.
+BESIDE = ("*config.json", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def read_weights(source: str, activation: str = "") -> Weights:
+    """The CLIP at `source`: our converted folder, Hugging Face's, OpenCLIP's or OpenAI's.
+
+    activation: 'quick_gelu' or 'gelu', for files that do not say which they were trained with.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if not HUB_NAME.fullmatch(source):
+            raise UserError(f"no checkpoint at {source!r}; name a folder, a file or a hub name")
+        path = _from_hub(source)
+    if path.is_dir() and (path / DESCRIPTION).exists():
+        return read_clip_folder(path)
+    folder, file = (path, _tensor_file(path)) if path.is_dir() else (path.parent, path)
+    tensors = _plain_names(_read_tensors(file))
+    family, model, rows, ignored = _recognise(tensors, folder, file, activation)
+    count = len(tensors)
+    try:
+        params = read_parameters(tensors, rows, model, ignored)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    return Weights(model, params, folder, f"{family} checkpoint, {count} tensors in {file.name}")
+
+
+def _recognise(
+    tensors: Tensors, folder: Path, file: Path, activation: str
+) -> tuple[str, CLIP, list[Row], tuple[str, ...]]:
+    """The family of a checkpoint by its tensors' names: family, network, rows, what to ignore."""
+    image, text = (
+        _has(tensors, "vision_model.", "visual."),
+        _has(tensors, "text_model.", "transformer.resblocks."),
+    )
+    if not (image and text):
+        missing = " and ".join(n for n, there in (("image", image), ("text", text)) if not there)
+        raise UserError(f"{file} has no {missing} tower of a CLIP with two transformers")
+    if "vision_model.embeddings.class_embedding" in tensors:
+        model = huggingface.model_of(folder)
+        return "Hugging Face", model, huggingface.ROWS, huggingface.IGNORED
+    missing = [
+        name for row in openai.ROWS for name in row.theirs if name.format(layer=0) not in tensors
+    ]
+    if (folder / openclip.CONFIG).exists():
+        return "OpenCLIP", openclip.model_of(folder), openai.ROWS, openai.IGNORED
+    if "visual.class_embedding" in tensors and missing:
+        raise UserError(f"{file}: {len(missing)} missing: {', '.join(missing[:8])}")
+    family = "OpenAI" if openai.STATED[0] in tensors else "OpenCLIP"
+    return family, openai.model_of(tensors, activation), openai.ROWS, openai.IGNORED
+
+
+def _has(tensors: Tensors, *starts: str) -> bool:
+    return any(name.startswith(starts) for name in tensors)
+
+
+def _plain_names(tensors: Tensors) -> Tensors:
+    """Names without the prefixes that some of OpenCLIP's files have."""
+    if not _has(tensors, "text.transformer."):
+        return tensors
+    return {name.removeprefix("text."): x for name, x in tensors.items()}
+
+
+def _tensor_file(folder: Path) -> Path:
+    for name in FILES:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder} holds no weights; expected one of {', '.join(FILES)}")
+
+
+def _read_tensors(file: Path) -> Tensors:
+    """Every tensor of a file, or of all the files that an index names."""
+    if file.name.endswith(".index.json"):
+        try:
+            parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{file} is no index of tensors ({error})") from error
+        missing = [name for name in parts if not (file.parent / name).exists()]
+        if missing:
+            raise UserError(f"{file} names {missing[0]!r}, which is not beside it")
+        return {k: x for name in parts for k, x in _read_tensors(file.parent / name).items()}
+    readers: dict[str, Callable[[Path], Tensors]] = {
+        ".safetensors": _read_safetensors,
+        ".msgpack": _read_msgpack,
+        ".bin": read_torch_archive,
+        ".pt": read_torch_archive,
+        ".pth": read_torch_archive,
+    }
+    if file.suffix not in readers:
+        raise UserError(f"{file}: unknown kind of checkpoint; known are {', '.join(readers)}")
+    return readers[file.suffix](file)
+
+
+def _read_safetensors(file: Path) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _read_msgpack(file: Path) -> Tensors:
+    from flax.serialization import msgpack_restore
+    from flax.traverse_util import flatten_dict
+
+    try:
+        tree = msgpack_restore(file.read_bytes())
+        return huggingface.names_from_flax(flatten_dict(tree, sep="."))
+    except Exception as error:  # whatever msgpack stumbles over
+        raise UserError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of a hub repository in the local cache, fetched if need be."""
+    import huggingface_hub
+
+    try:
+        files = huggingface_hub.list_repo_files(name)
+    except Exception:  # offline, unknown, private: the cache may still have it
+        files = None
+    best = next((f for f in FILES if files and f in files), None)
+    shards = [f"{best.split('.')[0]}-*"] if best and best.endswith(".index.json") else []
+    patterns = [best, *shards, *BESIDE] if best else [*FILES, *BESIDE]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, allow_patterns=patterns, local_files_only=files is None
+            )
+        )
+    except Exception as error:
+        raise UserError(
+            f"{name!r} is no folder here, and the Hugging Face hub has no such name, cannot be "
+            "reached or wants a login; fetch it where you can and give the folder's path instead"
+        ) from error
