@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cmaclip_jax.config import base_config
+from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import (
     Classification,
     CMAClip,
@@ -97,6 +98,20 @@ def objective():
 @pytest.fixture(scope="session")
 def params(objective):
     return initial(objective.model)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A small CLIP as Hugging Face saves it, with a tokenizer of its own beside it."""
+    from test_encoders import hugging_face_clip, randomised
+
+    folder = tmp_path_factory.mktemp("clip")
+    words = [f"a photo of a {colour} {thing}" for colour in ("red", "blue") for thing in "xyz"]
+    tokenizer = train_tokenizer(words, 300)
+    model = hugging_face_clip("test/8", vocabulary=tokenizer.vocabulary, length=16)
+    randomised(model).save_pretrained(folder)
+    tokenizer.save(folder / "tokenizer.json")
+    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,46 @@ def test_help_comes_at_once_and_without_the_heavy_imports():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--config=FILE" in done.stdout
+
+
+def test_a_run_starts_from_clip_weights_and_goes_on_without_them(
+    config, tmp_path, clip_folder, capsys
+):
+    source = tmp_path / "clip"
+    shutil.copytree(clip_folder, source)
+    config.model.pretrained = str(source)
+    config.data.text_length = 0
+    config.train.steps = 2
+    train_and_evaluate(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "taken: image" in said
+    assert "image positions resized from 2x2 to 6x6 patches (bicubic)" in said
+    assert "left aside: nothing" in said
+    assert "of the texts are longer than 16 tokens" in said
+    shutil.rmtree(source)
+    figures = train_and_evaluate(config, tmp_path / "run")
+    assert figures["step"] == 2
+
+
+def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):
+    config.train.objective = "contrastive"
+    figures = train_and_evaluate(config, tmp_path / "run")
+    assert figures["tasks"]["colour"]["examples"] > 0
+    textual = figures["slices"]["without_image"]["tasks"]["colour"]
+    assert textual["modality_weights"] == {"image": 0.0, "text": 1.0}
+
+
+def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
+    arguments = ["--config.data.shop.test_size=20", "--config.eval.batch_size=8"]
+    arguments += ["--config.data.shop.train_size=20", f"--workdir={tmp_path / 'run'}"]
+    command = ["evaluate", "--zero-shot", f"--source={clip_folder}", QUICKSTART, *arguments]
+    assert main([*command, "--config.data.image_size=48", "--config.model.inputs=image"]) == 0
+    figures = json.loads((tmp_path / "run/evaluation/test.json").read_text())
+    assert figures["slices"]["all"]["examples"] == 20
+    assert figures["tasks"]["colour"]["modality_weights"] == {"image": 1.0, "text": 0.0}
+    assert "sentences describe the classes of 6 tasks" in capsys.readouterr().err
+    assert "needs --zero-shot" in mistake(capsys, "evaluate", QUICKSTART)
+    assert "every sentence needs {}" in mistake(capsys, QUICKSTART, "--config.eval.prompts=('x',)")
+    assert "no checkpoint at" in mistake(
+        capsys, QUICKSTART, f"--workdir={tmp_path / 'w'}", "--config.model.pretrained=nowhere"
+    )

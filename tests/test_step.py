@@ -13,7 +13,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.training.optimizer import make_optimizer, make_schedule, rate_factors
-from cmaclip_jax.training.state import create_state, state_template
+from cmaclip_jax.training.state import create_state, start_from, state_template
 from cmaclip_jax.training.step import interleaved_parts, make_train_step
 
 SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
@@ -223,3 +223,21 @@ def test_an_axis_that_does_not_divide_stays_whole():
     attention = shardings["image"]["stack"]["blocks"]["attention"]["qkv"]["kernel"]
     assert not any(attention.spec)  # two heads over eight devices
     assert shardings["image"]["stack"]["blocks"]["mlp_up"]["kernel"].spec[-1] == "tensor"
+
+
+def test_a_run_starts_from_weights_wherever_they_have_to_lie():
+    objective, train = make_objective(), settings(ema=0.9)
+    optimizer = make_optimizer(train, initial(objective.model))
+    mesh = make_mesh(2, 2, 2)
+    init, shapes = state_template(objective, optimizer, make_batch(), True, seed=0)
+    drawn = create_state(init, shapes, mesh)
+    given = jax.tree.map(lambda x: np.asarray(x) + 1, {"image": drawn.params["image"]})
+    given["image"]["position_embedding"] = np.zeros((17, 32), np.float32)
+    state, lines = start_from(drawn, given)
+    assert any("from 4x4 to 2x2 patches" in line for line in lines)
+    given["image"]["position_embedding"] = np.zeros((5, 32), np.float32)
+    assert_close(state.params["image"], given["image"], rtol=0)
+    assert_close(state.params["text"], drawn.params["text"], rtol=0)
+    assert_close(state.ema, state.params, rtol=0)
+    layouts = [jax.tree.map(lambda x: x.sharding, s.params) for s in (state, drawn)]
+    assert layouts[0] == layouts[1]

@@ -80,5 +80,5 @@ def zero_shot(config, workdir: Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     path = write_score(workdir, figures)
     console.print(score_table(figures))
-    console.print(f"written to {path}", highlight=False)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return figures

@@ -89,5 +89,5 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     finally:
         watcher.close()
     watcher.console.print(score_table(figures))
-    watcher.console.print(f"written to {path}", highlight=False)
+    watcher.console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return figures

@@ -89,4 +89,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     backend.train_from_iterator(map(clean, texts), trainer)
     backend.add_special_tokens([START, END])  # last, so that they have the highest ids
+    frame = [(token, backend.token_to_id(token)) for token in (START, END)]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=frame
+    )  # for whoever else reads the file; the frame of ours is made above
     return Tokenizer(backend)
