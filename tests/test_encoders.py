@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models import SIZES, image_encoder, text_encoder
+from cmaclip_jax.models import CLIP, SIZES, image_encoder, text_encoder
 from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, patches, unit
+from cmaclip_jax.weights.huggingface import ROWS
+from cmaclip_jax.weights.layout import read_parameters
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
 transformers = pytest.importorskip("transformers", reason="the oracle; pip install -e '.[test]'")
@@ -53,59 +55,18 @@ def randomised(model):
     return model
 
 
-def blocks_from_torch(encoder, heads: int):
-    """A Hugging Face tower's layers in our layout, stacked."""
-
-    def linear(layer):
-        return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
-
-    def norm(layer):
-        return {"scale": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
-
-    rows = []
-    for layer in encoder.layers:
-        attention = layer.self_attn
-        kernels, biases = zip(
-            *map(linear, (attention.q_proj, attention.k_proj, attention.v_proj)), strict=True
-        )
-        width = kernels[0].shape[0]
-        out_kernel, out_bias = linear(attention.out_proj)
-        up_kernel, up_bias = linear(layer.mlp.fc1)
-        down_kernel, down_bias = linear(layer.mlp.fc2)
-        rows.append(
-            {
-                "attention": {
-                    "qkv": {
-                        "kernel": np.stack(kernels, 1).reshape(width, 3, heads, -1),
-                        "bias": np.stack(biases).reshape(3, heads, -1),
-                    },
-                    "out": {"kernel": out_kernel.reshape(heads, -1, width), "bias": out_bias},
-                },
-                "attention_norm": norm(layer.layer_norm1),
-                "mlp_norm": norm(layer.layer_norm2),
-                "mlp_up": {"kernel": up_kernel, "bias": up_bias},
-                "mlp_down": {"kernel": down_kernel, "bias": down_bias},
-            }
-        )
-    return {"blocks": jax.tree.map(lambda *x: np.stack(x), *rows)}, norm
+def parameters(model, image=None, text=None):
+    """A Hugging Face network's numbers in our layout, for one tower of ours or both."""
+    tensors = {name: x.numpy() for name, x in model.state_dict().items()}
+    clip = CLIP(image or image_encoder("test/8"), text or text_encoder("test/8"))
+    return read_parameters(tensors, ROWS, clip)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_image_encoder_equals_torch(activation, unroll):
-    model = randomised(hugging_face_clip("test/8", activation))
+    model = randomised(hugging_face_clip("test/8", activation, vocabulary=49408, length=12))
     vision = model.vision_model
-    stack, norm = blocks_from_torch(vision.encoder, heads=2)
-    kernel = vision.embeddings.patch_embedding.weight.detach().numpy()  # [D,3,p,p]
-    params = {
-        "patch_embedding": {"kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, 32)},
-        "class_token": vision.embeddings.class_embedding.detach().numpy(),
-        "position_embedding": vision.embeddings.position_embedding.weight.detach().numpy(),
-        "pre_norm": norm(vision.pre_layrnorm),
-        "stack": stack,
-        "post_norm": norm(vision.post_layernorm),
-        "projection": {"kernel": model.visual_projection.weight.detach().numpy().T},
-    }
     image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     pixels = (image / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_DEVIATION)
     with torch.no_grad():
@@ -116,6 +77,7 @@ def test_image_encoder_equals_torch(activation, unroll):
         expected = model.visual_projection(out.pooler_output).numpy()
 
     encoder = image_encoder("test/8", activation=activation, unroll=unroll)
+    params = parameters(model, image=encoder)["image"]
     tokens, pooled = encoder.apply({"params": params}, jnp.asarray(image))
     np.testing.assert_allclose(tokens, expected_tokens, atol=1e-4)
     np.testing.assert_allclose(pooled, expected, atol=1e-4)
@@ -128,14 +90,6 @@ def test_text_encoder_equals_torch(activation, pooling, eos_token_id):
         hugging_face_clip("test/8", activation, eos_token_id=eos_token_id, vocabulary=50)
     )
     text = model.text_model
-    stack, norm = blocks_from_torch(text.encoder, heads=2)
-    params = {
-        "token_embedding": {"embedding": text.embeddings.token_embedding.weight.detach().numpy()},
-        "position_embedding": text.embeddings.position_embedding.weight.detach().numpy(),
-        "stack": stack,
-        "post_norm": norm(text.final_layer_norm),
-        "projection": {"kernel": model.text_projection.weight.detach().numpy().T},
-    }
     # The end token is 30 or, by the older rule, the highest id; padding repeats it.
     end = 49 if pooling == "argmax" else 30
     ids = np.full((3, 12), end, np.int32)
@@ -148,6 +102,7 @@ def test_text_encoder_equals_torch(activation, pooling, eos_token_id):
     encoder = text_encoder(
         "test/8", vocabulary=50, activation=activation, pooling=pooling, end_token=end
     )
+    params = parameters(model, text=encoder)["text"]
     tokens, pooled = encoder.apply({"params": params}, ids)
     np.testing.assert_allclose(tokens, expected_tokens, atol=1e-4)
     np.testing.assert_allclose(pooled, expected, atol=1e-4)

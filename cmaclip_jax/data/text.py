@@ -45,6 +45,19 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         self.backend.save(str(path))
 
+    def save_for_transformers(self, folder: Path, length: int) -> None:
+        """The files that `transformers.AutoTokenizer` reads."""
+        from transformers import PreTrainedTokenizerFast  # takes seconds to import
+
+        PreTrainedTokenizerFast(
+            tokenizer_object=self.backend,
+            bos_token=START,
+            eos_token=END,
+            unk_token=END,
+            pad_token=END,
+            model_max_length=length,
+        ).save_pretrained(folder)
+
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         return cls(tokenizers.Tokenizer.from_file(str(path)))

@@ -1,0 +1,48 @@
+"""A converted CLIP against the network of those who published it, where PyTorch is there."""
+
+import jax
+import numpy as np
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.clip import CLIP, clip_batch
+from cmaclip_jax.weights.clip_folder import Weights
+
+
+def verify(weights: Weights) -> str:
+    """The largest differences to what Hugging Face's own network makes of the source."""
+    if not (weights.folder / "config.json").exists():
+        return "no: transformers loads Hugging Face's folders alone"
+    try:
+        from transformers import BatchFeature, CLIPModel
+
+        reference = CLIPModel.from_pretrained(weights.folder).eval()
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"--verify needs PyTorch and what transformers loads: {error}") from error
+    model, batch = weights.model, drawn_batch(weights.model)
+    image, text, aux = jax.jit(model.apply)({"params": weights.params}, batch)
+    pixels = (batch["image"] / 255 - model.image.mean) / np.array(model.image.deviation)
+    inputs = {
+        "pixel_values": pixels.transpose(0, 3, 1, 2).astype(np.float32),
+        "input_ids": batch["tokens"].astype(np.int64),
+    }
+    theirs = reference(**BatchFeature(inputs, tensor_type="pt"))
+    image, text = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
+    differences = {
+        "image": image - theirs.image_embeds.detach().numpy(),
+        "text": text - theirs.text_embeds.detach().numpy(),
+        "logits": np.exp(aux["logit_scale"]) * image @ text.T
+        - theirs.logits_per_image.detach().numpy(),
+    }
+    return "largest difference " + ", ".join(
+        f"{name} {np.abs(x).max():.1e}" for name, x in differences.items()
+    )
+
+
+def drawn_batch(model: CLIP, rows: int = 4) -> dict[str, np.ndarray]:
+    """Noise for pictures and texts of several lengths, always the same."""
+    random, empty = np.random.default_rng(0), clip_batch(model, rows)
+    image = random.integers(0, 256, empty["image"].shape).astype(np.uint8)
+    words = random.integers(1, model.text.end_token - 1, empty["tokens"].shape)
+    lengths = np.linspace(2, model.text.length - 1, rows).astype(int)[:, None]
+    tokens = np.where(np.arange(model.text.length) < lengths, words, model.text.end_token)
+    return {"image": image, "tokens": tokens.astype(np.int32)}

@@ -1,0 +1,41 @@
+"""A CLIP into a folder that others load; the tokenizer is for the caller to put beside it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cmaclip_jax.weights import huggingface, openai, openclip
+from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
+from cmaclip_jax.weights.layout import Row, write_parameters
+
+
+def write_huggingface(folder: Path, weights: Weights) -> None:
+    """A folder that `transformers.CLIPModel.from_pretrained` loads."""
+    _write_json(folder, huggingface.config_files(weights.model))
+    _write_tensors(folder / "model.safetensors", weights, huggingface.ROWS)
+
+
+def write_openclip(folder: Path, weights: Weights) -> None:
+    """A folder that `open_clip.create_model('local-dir:FOLDER')` loads."""
+    _write_json(folder, openclip.config_files(weights.model))
+    _write_tensors(folder / "open_clip_model.safetensors", weights, openai.ROWS)
+
+
+WRITERS: dict[str, Callable[[Path, Weights], None]] = {
+    "ours": write_clip_folder,
+    "huggingface": write_huggingface,
+    "openclip": write_openclip,
+}
+
+
+def _write_json(folder: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_tensors(file: Path, weights: Weights, rows: list[Row]) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = write_parameters(weights.params, rows, weights.model)
+    save_file(tensors, file, metadata={"format": "pt"})  # transformers asks for this mark
