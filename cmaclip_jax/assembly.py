@@ -2,36 +2,29 @@
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.pipeline import Encoder, eval_batches, train_batches
 from cmaclip_jax.data.records import Source
 from cmaclip_jax.data.sources import open_source
-from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer, train_tokenizer
+from cmaclip_jax.data.text import Tokenizer, train_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import (
     CLIP,
     Classification,
     CMAClip,
     Contrastive,
-    ImageEncoder,
     Objective,
     SequenceAttention,
-    TextEncoder,
-    image_encoder,
-    text_encoder,
 )
 from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
-from cmaclip_jax.weights import DESCRIPTION, describe, model_from, read_weights
+from cmaclip_jax.towers import Towers, sized_encoders, with_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,46 +64,9 @@ class Data:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Towers:
-    """The two encoders that a run begins with.
-
-    tokenizer, params: those of `model.pretrained`; None from scratch, and where a run goes on.
-    """
-
-    image: ImageEncoder
-    text: TextEncoder
-    tokenizer: Tokenizer | None = None
-    params: Any = None
-
-
-def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
-    """The encoders of a config: of a size, or those of `model.pretrained`.
-
-    What describes pretrained ones is kept in the workdir, which needs their files no more.
-    """
-    fields = config.model
-    if not fields.pretrained:
-        return Towers(image_encoder(fields.image), text_encoder(fields.text))
-    kept = workdir and workdir / DESCRIPTION
-    if kept and kept.exists():
-        model = model_from(json.loads(kept.read_text()))
-        return Towers(model.image, model.text)
-    weights = read_weights(fields.pretrained)
-    tokenizer = checkpoint_tokenizer(weights.folder)
-    if tokenizer is None:
-        raise UserError(
-            f"{fields.pretrained} came without a tokenizer; give it one: cmaclip convert "
-            f"--source={fields.pretrained} --tokenizer=FOLDER --output=DIR"
-        )
-    if kept:
-        kept.write_text(json.dumps(describe(weights.model), indent=2) + "\n")
-    return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
-
-
 def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
-    config = _with_sizes(config, towers)
+    config = with_sizes(config, towers)
     source = functools.cache(functools.partial(open_source, config.data))
     tasks_file, tokenizer_file = (
         (workdir / "tasks.json", workdir / "tokenizer.json") if workdir else (None, None)
@@ -146,8 +102,8 @@ def build_objective(config: ConfigDict, data: Data, towers: Towers) -> Objective
 
 def build_contrastive(config: ConfigDict, data: Data, towers: Towers) -> Contrastive:
     """CLIP itself, which classifies by the sentences of `eval.prompts`."""
-    image, text, _ = _sized(config, data, towers)
     tokenize, length = data.encode.tokenizer, data.encode.text_length
+    image, text, _ = sized_encoders(data.config, towers, tokenize)
     return Contrastive(
         model=CLIP(image, text, bias=config.train.objective == "sigmoid"),
         tasks=data.tasks,
@@ -191,7 +147,7 @@ def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) ->
 def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
     """The network of a config, for these tasks and this vocabulary."""
     fields = config.model
-    image, text, how = _sized(config, data, towers)
+    image, text, how = sized_encoders(data.config, towers, data.encode.tokenizer)
     width = fields.sequence_width or image.projection
     if image.projection != text.projection:
         raise UserError(
@@ -220,50 +176,6 @@ def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
         head_dropout=fields.dropout,
         dtype=how["dtype"],
     )
-
-
-def _sized(config: ConfigDict, data: Data, towers: Towers):
-    """The towers at the run's picture size, text length and vocabulary; and how they run."""
-    how = dict(
-        unroll=config.model.unroll,
-        remat=config.model.remat,
-        dtype=_compute_dtype(config.model.dtype),
-    )
-    tokenizer, pretrained = data.encode.tokenizer, config.model.pretrained
-    if pretrained and towers.text.end_token != tokenizer.end:
-        raise UserError(
-            f"the tokenizer's end token is {tokenizer.end}, that of {pretrained} is "
-            f"{towers.text.end_token}; they do not belong together"
-        )
-    text = towers.text.clone(
-        length=data.encode.text_length,
-        vocabulary=towers.text.vocabulary if pretrained else tokenizer.vocabulary,
-        end_token=tokenizer.end,
-        **how,
-    )
-    return towers.image.clone(image_size=data.encode.image_size, **how), text, how
-
-
-def _with_sizes(config: ConfigDict, towers: Towers) -> ConfigDict:
-    """The config with `data.image_size` and `data.text_length` filled in from the encoders."""
-    config = config.copy_and_resolve_references()
-    image, text = towers.image, towers.text
-    config.data.image_size = config.data.image_size or image.image_size
-    config.data.text_length = config.data.text_length or text.length
-    size = config.data.image_size
-    if size % image.patch_size:
-        multiple = max(size // image.patch_size, 1) * image.patch_size
-        raise UserError(
-            f"data.image_size={size} does not divide into patches of {image.patch_size}; "
-            f"use {multiple} or {multiple + image.patch_size}"
-        )
-    return config
-
-
-def _compute_dtype(name: str):
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def _some_texts(source: Source, most: int) -> Iterator[str]:

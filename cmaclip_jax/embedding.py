@@ -14,7 +14,7 @@ from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import unit
-from cmaclip_jax.weights import read_weights
+from cmaclip_jax.towers import read_clip
 
 BATCHES = (1, 8, 64)  # rows that are compiled for; a call is padded to one of them
 
@@ -76,9 +76,9 @@ def _batches(items: Sequence) -> Iterator[Sequence]:
 
 
 def load_clip(path: str | Path, activation: str = "") -> ClipEmbedder:
-    """A CLIP from a converted folder, or a Hugging Face, OpenAI or OpenCLIP checkpoint.
+    """A CLIP from a converted folder, a checkpoint of Hugging Face, OpenAI or OpenCLIP, or a run.
 
     activation: 'quick_gelu' or 'gelu', for OpenCLIP's files without a config.
     """
-    weights = read_weights(str(path), activation)
+    weights = read_clip(str(path), activation)
     return ClipEmbedder(weights.model, weights.params, checkpoint_tokenizer(weights.folder))

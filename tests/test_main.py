@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import cmaclip_jax as cma
 from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
 from cmaclip_jax.errors import UserError
@@ -176,6 +178,17 @@ def test_a_run_starts_from_clip_weights_and_goes_on_without_them(
     shutil.rmtree(source)
     figures = train_and_evaluate(config, tmp_path / "run")
     assert figures["step"] == 2
+
+    back = tmp_path / "back"
+    command = ["convert", f"--source={tmp_path / 'run'}", f"--output={back}", "--to=huggingface"]
+    assert main(command) == 0
+    ours, theirs = cma.load_clip(tmp_path / "run"), cma.load_clip(back)
+    assert ours.model == theirs.model
+    assert ours.model.image.image_size == 48
+    texts = ["a photo of a red x", "blue"]
+    np.testing.assert_array_equal(ours.embed_texts(texts), theirs.embed_texts(texts))
+    before = cma.load_clip(clip_folder).embed_texts(texts)
+    assert np.abs(ours.embed_texts(texts) - before).max() > 1e-4
 
 
 def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):

@@ -214,6 +214,11 @@ def save_from_training(file, model):
     )
 
 
+def save_sigmoid(file, model):
+    """As OpenCLIP trains with the sigmoid loss."""
+    torch.save(model.state_dict() | {"logit_bias": torch.tensor(-9.0)}, file)
+
+
 def save_custom_text(file, model):
     """As OpenCLIP's CustomTextCLIP names it."""
     torch.save({add_text_prefix(name): x for name, x in model.state_dict().items()}, file)
@@ -234,6 +239,7 @@ def read_weights_of(model):
         (save_scripted, "quick_gelu"),
         (save_from_training, "gelu"),
         (save_custom_text, "gelu"),
+        (save_sigmoid, "gelu"),
     ],
 )
 def test_open_ai_names_equal_torch(tmp_path, save, activation):
@@ -250,6 +256,17 @@ def test_open_ai_names_equal_torch(tmp_path, save, activation):
     np.testing.assert_allclose(image, expected[0], atol=1e-4)
     np.testing.assert_allclose(text, expected[1], atol=1e-4)
     np.testing.assert_allclose(scale, model.logit_scale.item(), rtol=1e-6)
+    assert weights.model.bias == (save is save_sigmoid)
+
+
+def test_a_bias_goes_where_there_is_a_place_for_it(tmp_path, capsys):
+    save_sigmoid(tmp_path / "clip.pt", open_ai_clip(torch.nn.GELU()))
+    command = ["convert", f"--source={tmp_path / 'clip.pt'}"]
+    assert main([*command, f"--output={tmp_path / 'open'}", "--to=openclip"]) == 0
+    assert read_weights(str(tmp_path / "open")).params["logit_bias"] == -9.0
+    assert main([*command, f"--output={tmp_path / 'hf'}", "--to=huggingface"]) == 2
+    assert "has no place for logit_bias" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])

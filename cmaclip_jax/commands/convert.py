@@ -12,7 +12,8 @@ Reads a CLIP checkpoint without PyTorch and writes it as a folder that this proj
 Face's transformers or OpenCLIP loads.
 
 --source takes a folder (Hugging Face, OpenCLIP, or one converted before), a file
-(.safetensors, .msgpack, .bin, OpenAI's .pt), or a name on the Hugging Face hub.
+(.safetensors, .msgpack, .bin, OpenAI's .pt), a name on the Hugging Face hub, or the folder
+of a run, whose trained encoders are taken.
 """
 
 FORMATS = ("ours", "huggingface", "openclip")
@@ -47,14 +48,14 @@ def convert(options: argparse.Namespace) -> None:
     """Reads, tells what was found, writes all or nothing."""
     from cmaclip_jax.data.text import checkpoint_tokenizer
     from cmaclip_jax.parallel.rules import parameter_count
-    from cmaclip_jax.weights import read_weights
+    from cmaclip_jax.towers import read_clip
     from cmaclip_jax.weights.verify import verify
     from cmaclip_jax.weights.writer import WRITERS
 
     if options.output.exists() and any(options.output.iterdir()):
         raise UserError(f"{options.output} is not empty; name another --output")
     say("reading", options.source)
-    weights = read_weights(options.source, options.activation)
+    weights = read_clip(options.source, options.activation)
     tokenizer = checkpoint_tokenizer(options.tokenizer or weights.folder)
     if options.tokenizer and tokenizer is None:
         raise UserError(f"{options.tokenizer} has no tokenizer.json, nor vocab.json and merges.txt")

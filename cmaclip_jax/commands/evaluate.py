@@ -47,11 +47,12 @@ def zero_shot(config, workdir: Path) -> dict:
     from rich.console import Console  # what is below takes seconds to import
     from rich.progress import track
 
-    from cmaclip_jax.assembly import build_contrastive, open_data, open_towers
+    from cmaclip_jax.assembly import build_contrastive, open_data
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
     from cmaclip_jax.parallel.rules import tree_shardings
+    from cmaclip_jax.towers import open_towers
     from cmaclip_jax.training.state import replace_parameters
 
     console = Console(stderr=True)

@@ -33,10 +33,11 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
     from rich.console import Console  # what is below takes seconds to import
 
-    from cmaclip_jax.assembly import build_objective, open_data, open_towers
+    from cmaclip_jax.assembly import build_objective, open_data
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+    from cmaclip_jax.towers import open_towers
     from cmaclip_jax.training import Watcher, open_workdir, train
 
     mesh = make_mesh(**config.mesh)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cmaclip_jax.errors import UserError
@@ -28,6 +28,7 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[SCORE],
                 cleanup_tmp_directories=True,
             ),
+            item_handlers=ocp.StandardCheckpointHandler(),  # tells what is in there unasked
         )
 
     def latest_step(self) -> int | None:
@@ -49,6 +50,19 @@ class Checkpoints:
             tree_shardings(shapes, mesh),
         )
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+    def parameters(self):
+        """`(step, parameters to use)` of the newest checkpoint, whatever was trained and where."""
+        step = self.latest_step()
+        if step is None:
+            raise UserError(f"no checkpoint in {self._manager.directory}; train first")
+        here = SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            self._manager.item_metadata(step).tree,
+        )
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return step, jax.device_get(state["params"] if state["ema"] is None else state["ema"])
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -127,6 +127,9 @@ def read_parameters(tensors: Tensors, rows: list[Row], clip: CLIP, ignored=()) -
 def write_parameters(params: Mapping[str, Any], rows: list[Row], clip: CLIP) -> Tensors:
     """Their tensors out of our parameters."""
     flat, tensors = flatten_dict(params, sep="/"), {}
+    homeless = sorted({*flat} - {row.ours for row in rows})
+    if homeless:
+        raise UserError(f"that format has no place for {_listed(homeless)}; use --to=ours")
     for row in rows:
         ours = np.asarray(flat[row.ours])
         layers = ours if _is_layered(row) else [ours]

@@ -1,6 +1,5 @@
 """OpenAI's tensor names, which OpenCLIP kept; and a network told from tensor shapes alone."""
 
-from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import SIZES, ImageEncoder, TextEncoder
 from cmaclip_jax.weights.layout import (
@@ -50,6 +49,7 @@ ROWS = [
     *norm_rows("text/post_norm", "ln_final"),
     Row("text/projection/kernel", ("text_projection",), SAME),
 ]
+BIAS = "logit_bias"  # of models that were trained with the sigmoid loss
 
 
 def model_of(tensors: Tensors, activation: str = "") -> CLIP:
@@ -59,8 +59,6 @@ def model_of(tensors: Tensors, activation: str = "") -> CLIP:
     """
     if not activation:
         activation = "quick_gelu" if STATED[0] in tensors else "gelu"
-    if "visual.layer1.0.conv1.weight" in tensors:
-        raise UserError("this CLIP has a ResNet for pictures; only vision transformers are read")
     kernel, positions = tensors["visual.conv1.weight"], tensors["positional_embedding"]
     patch_size, rows = kernel.shape[-1], tensors["visual.positional_embedding"].shape[0]
     image = ImageEncoder(
@@ -77,7 +75,12 @@ def model_of(tensors: Tensors, activation: str = "") -> CLIP:
         **_tower_fields(tensors, "transformer", activation, "text"),
         projection=tensors["text_projection"].shape[-1],
     )
-    return CLIP(image=image, text=text)
+    return CLIP(image=image, text=text, bias=BIAS in tensors)
+
+
+def rows_of(clip: CLIP) -> list[Row]:
+    """The rows of this very network."""
+    return [*ROWS, Row(BIAS, (BIAS,), SAME)] if clip.bias else ROWS
 
 
 def _tower_fields(tensors: Tensors, tower: str, activation: str, side: str) -> dict:
@@ -99,5 +102,5 @@ def _tower_fields(tensors: Tensors, tower: str, activation: str, side: str) -> d
 
 def add_text_prefix(name: str) -> str:
     """OpenCLIP's other name for a tensor of the text tower, which some of its files use."""
-    is_text = not name.startswith("visual.") and name != "logit_scale"
+    is_text = not name.startswith("visual.") and not name.startswith("logit_")
     return f"text.{name}" if is_text else name

@@ -13,7 +13,7 @@ CONFIG = "open_clip_config.json"
 # What a config may say and still be the CLIP that this project holds: field -> the values it
 # may have, None where every value is understood.
 MODEL = {"embed_dim": None, "vision_cfg": None, "text_cfg": None, "quick_gelu": None,
-         "custom_text": None, "init_logit_scale": None, "init_logit_bias": (None,)}  # fmt: skip
+         "custom_text": None, "init_logit_scale": None, "init_logit_bias": None}  # fmt: skip
 VISION = {"image_size": None, "layers": None, "width": None, "patch_size": None,
           "head_width": None, "mlp_ratio": None, "pool_type": ("tok",), "patch_dropout": None,
           "output_tokens": (False,), "no_ln_pre": (False,), "ls_init_value": (None,),
@@ -65,6 +65,7 @@ def model_of(folder: Path) -> CLIP:
             pooling="first_end" if at_end else "argmax",
             end_token=text.get("eos_id", vocabulary - 1) if at_end else vocabulary - 1,
         ),
+        bias=model.get("init_logit_bias") is not None,
     )
 
 
@@ -105,5 +106,7 @@ def config_files(clip: CLIP) -> dict[str, Any]:
     }
     if text.pooling == "first_end":
         model["text_cfg"] |= {"pool_type": "eos", "eos_id": text.end_token}
+    if clip.bias:
+        model["init_logit_bias"] = -10.0
     pixels = {"mean": list(image.mean), "std": list(image.deviation)}
     return {CONFIG: {"model_cfg": model, "preprocess_cfg": pixels}}

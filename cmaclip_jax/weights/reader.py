@@ -64,15 +64,18 @@ def _recognise(
     if "vision_model.embeddings.class_embedding" in tensors:
         model = huggingface.model_of(folder)
         return "Hugging Face", model, huggingface.ROWS, huggingface.IGNORED
-    missing = [
-        name for row in openai.ROWS for name in row.theirs if name.format(layer=0) not in tensors
-    ]
     if (folder / openclip.CONFIG).exists():
-        return "OpenCLIP", openclip.model_of(folder), openai.ROWS, openai.IGNORED
-    if "visual.class_embedding" in tensors and missing:
+        model = openclip.model_of(folder)
+        return "OpenCLIP", model, openai.rows_of(model), openai.IGNORED
+    names = [name for row in openai.ROWS for name in row.theirs]
+    missing = [name for name in names if name.format(layer=0) not in tensors]
+    if "visual.layer1.0.conv1.weight" in tensors:
+        raise UserError(f"{file}: its image tower is a ResNet; only vision transformers are read")
+    if missing:
         raise UserError(f"{file}: {len(missing)} missing: {', '.join(missing[:8])}")
+    model = openai.model_of(tensors, activation)
     family = "OpenAI" if openai.STATED[0] in tensors else "OpenCLIP"
-    return family, openai.model_of(tensors, activation), openai.ROWS, openai.IGNORED
+    return family, model, openai.rows_of(model), openai.IGNORED
 
 
 def _has(tensors: Tensors, *starts: str) -> bool:

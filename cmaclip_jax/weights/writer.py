@@ -19,7 +19,7 @@ def write_huggingface(folder: Path, weights: Weights) -> None:
 def write_openclip(folder: Path, weights: Weights) -> None:
     """A folder that `open_clip.create_model('local-dir:FOLDER')` loads."""
     _write_json(folder, openclip.config_files(weights.model))
-    _write_tensors(folder / "open_clip_model.safetensors", weights, openai.ROWS)
+    _write_tensors(folder / "open_clip_model.safetensors", weights, openai.rows_of(weights.model))
 
 
 WRITERS: dict[str, Callable[[Path, Weights], None]] = {

@@ -1,0 +1,124 @@
+"""The two encoders that a run begins with: of a size, or somebody's trained CLIP."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cmaclip_jax.config import base_config
+from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
+from cmaclip_jax.training.checkpoints import Checkpoints
+from cmaclip_jax.weights import DESCRIPTION, Weights, describe, model_from, read_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """
+    tokenizer, params: those of `model.pretrained`; None from scratch, and where a run goes on.
+    """
+
+    image: ImageEncoder
+    text: TextEncoder
+    tokenizer: Tokenizer | None = None
+    params: Any = None
+
+
+def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
+    """The encoders of a config: of a size, or those of `model.pretrained`.
+
+    What describes pretrained ones is kept in the workdir, which needs their files no more.
+    """
+    fields = config.model
+    if not fields.pretrained:
+        return Towers(image_encoder(fields.image), text_encoder(fields.text))
+    kept = workdir and workdir / DESCRIPTION
+    if kept and kept.exists():
+        model = model_from(json.loads(kept.read_text()))
+        return Towers(model.image, model.text)
+    weights = read_clip(fields.pretrained)
+    tokenizer = checkpoint_tokenizer(weights.folder)
+    if tokenizer is None:
+        raise UserError(
+            f"{fields.pretrained} came without a tokenizer; give it one: cmaclip convert "
+            f"--source={fields.pretrained} --tokenizer=FOLDER --output=DIR"
+        )
+    if kept:
+        kept.write_text(json.dumps(describe(weights.model), indent=2) + "\n")
+    return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
+
+
+def read_clip(source: str, activation: str = "") -> Weights:
+    """The CLIP at `source`: a checkpoint of any kind, or the one inside a run of ours."""
+    folder = Path(source).expanduser()
+    if (folder / "checkpoints").is_dir() and (folder / "config.json").exists():
+        return _trained_clip(folder)
+    return read_weights(source, activation)
+
+
+def _trained_clip(workdir: Path) -> Weights:
+    """The encoders that a run has trained, from its newest checkpoint."""
+    config = base_config()
+    with config.ignore_type():  # JSON has no tuples
+        config.update(json.loads((workdir / "config.json").read_text()))
+    towers = open_towers(config, workdir)
+    tokenizer = Tokenizer.load(workdir / "tokenizer.json")
+    image, text, _ = sized_encoders(with_sizes(config, towers), towers, tokenizer)
+    step, params = Checkpoints(workdir, keep=1).parameters()
+    missing = [name for name in ("image", "text") if name not in params]
+    if missing:
+        raise UserError(f"{workdir} was trained without {missing[0]}s; it holds no whole CLIP")
+    of_clip = ("image", "text", "logit_scale", "logit_bias")
+    return Weights(
+        model=CLIP(image, text, bias="logit_bias" in params),
+        params={name: params[name] for name in of_clip if name in params},
+        folder=workdir,
+        found=f"a run of ours at step {step:,}; its encoders, without attention and heads",
+    )
+
+
+def with_sizes(config: ConfigDict, towers: Towers) -> ConfigDict:
+    """The config with `data.image_size` and `data.text_length` filled in from the encoders."""
+    config = config.copy_and_resolve_references()
+    image, text = towers.image, towers.text
+    config.data.image_size = config.data.image_size or image.image_size
+    config.data.text_length = config.data.text_length or text.length
+    size = config.data.image_size
+    if size % image.patch_size:
+        multiple = max(size // image.patch_size, 1) * image.patch_size
+        raise UserError(
+            f"data.image_size={size} does not divide into patches of {image.patch_size}; "
+            f"use {multiple} or {multiple + image.patch_size}"
+        )
+    return config
+
+
+def sized_encoders(
+    config: ConfigDict, towers: Towers, tokenizer: Tokenizer
+) -> tuple[ImageEncoder, TextEncoder, dict[str, Any]]:
+    """The encoders at the run's picture size, text length and vocabulary; and how they run."""
+    fields = config.model
+    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=_compute_dtype(fields.dtype))
+    if fields.pretrained and towers.text.end_token != tokenizer.end:
+        raise UserError(
+            f"the tokenizer's end token is {tokenizer.end}, that of {fields.pretrained} is "
+            f"{towers.text.end_token}; they do not belong together"
+        )
+    text = towers.text.clone(
+        length=config.data.text_length,
+        vocabulary=towers.text.vocabulary if fields.pretrained else tokenizer.vocabulary,
+        end_token=tokenizer.end,
+        **how,
+    )
+    return towers.image.clone(image_size=config.data.image_size, **how), text, how
+
+
+def _compute_dtype(name: str):
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
