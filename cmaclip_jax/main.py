@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments in (["-h"], ["--help"]):
+        print(overview())
+        return 0
     try:
         verb, rest = split_verb(arguments)
         command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
@@ -42,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status
+
+
+def overview() -> str:
+    """What the command can do."""
+    verbs = "".join(f"  {verb:10} {what}\n" for verb, what in VERBS.items())
+    return f"cmaclip [VERB] [--help] ...\n\n{verbs}\ncmaclip VERB --help says what a verb takes."
 
 
 def split_verb(arguments: list[str]) -> tuple[str, list[str]]:

@@ -15,7 +15,7 @@ import cmaclip_jax as cma
 from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.main import main
+from cmaclip_jax.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
@@ -153,7 +153,7 @@ def test_the_quickstart_keeps_its_promise(tmp_path):
 
 
 def test_help_comes_at_once_and_without_the_heavy_imports():
-    code = "import sys; from cmaclip_jax.main import main\ntry: main(['--help'])\n" + (
+    code = "import sys; from cmaclip_jax.main import VERBS, main\ntry: main(['--help'])\n" + (
         "except SystemExit: pass\nassert not {'jax', 'tensorflow'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -213,3 +213,14 @@ def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     assert "no checkpoint at" in mistake(
         capsys, QUICKSTART, f"--workdir={tmp_path / 'w'}", "--config.model.pretrained=nowhere"
     )
+
+
+def test_help_names_every_verb_and_every_verb_has_its_own(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for verb in VERBS:
+        assert verb in overview
+        with pytest.raises(SystemExit) as end:
+            main([verb, "--help"])
+        assert end.value.code == 0
+        assert f"cmaclip {verb}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import tempfile
 import zipfile
 
@@ -454,11 +455,19 @@ def test_mistakes_end_in_one_line_and_write_nothing(tmp_path, hugging_face, caps
         assert not output.exists()
 
 
-def test_a_hub_name_says_how_to_go_on_offline(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_hub_name_is_found_in_the_cache_or_says_how_to_go_on(
+    monkeypatch, capsys, tmp_path, hugging_face
+):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert main(["convert", "--source=openai/no-such-clip", f"--output={tmp_path / 'out'}"]) == 2
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    output = f"--output={tmp_path / 'out'}"
+    assert main(["convert", "--source=me/clip", output]) == 2
     assert "give the folder's path instead" in capsys.readouterr().err
+    cached, commit = tmp_path / "models--me--clip", "a" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(commit)
+    shutil.copytree(hugging_face[0], cached / "snapshots" / commit)
+    assert main(["convert", "--source=me/clip", output]) == 0
 
 
 # ---- into a network of another size

@@ -145,7 +145,8 @@ def _from_hub(name: str) -> Path:
     import huggingface_hub
 
     try:
-        files = huggingface_hub.list_repo_files(name)
+        siblings = huggingface_hub.model_info(name, timeout=20).siblings
+        files = [sibling.rfilename for sibling in siblings]
     except Exception:  # offline, unknown, private: the cache may still have it
         files = None
     best = next((f for f in FILES if files and f in files), None)
