@@ -49,8 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def overview() -> str:
     """What the command can do."""
-    verbs = "".join(f"  {verb:10} {what}\n" for verb, what in VERBS.items())
-    return f"cmaclip [VERB] [--help] ...\n\n{verbs}\ncmaclip VERB --help says what a verb takes."
+    verbs = "".join(f"  cmaclip {verb:10} {what}\n" for verb, what in VERBS.items())
+    return (
+        "cmaclip --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...] trains and evaluates.\n\n"
+        f"{verbs}\ncmaclip VERB --help says what a verb takes."
+    )
 
 
 def split_verb(arguments: list[str]) -> tuple[str, list[str]]:

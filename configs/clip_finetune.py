@@ -5,7 +5,8 @@
 Learns which words belong to which picture, each batch's other pairs being the wrong answers
 (those of the whole batch, over all devices). Evaluation is CLIP's own: every class is a
 sentence, the nearest one wins. Without `model.pretrained` a small CLIP learns from scratch on
-drawn pictures, which takes a few minutes on two CPU cores and shows that it works.
+drawn pictures, in about five minutes on one CPU core: category (which the titles name) 1.000, and
+.495 from pictures alone, where one of two articles is meant; whatever no title says stays a guess.
 """
 
 from cmaclip_jax.config import base_config
