@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
-from cmaclip_jax.weights.layout import parameter_shapes
+from cmaclip_jax.weights.layout import parameter_shapes, save_tensors
 
 DESCRIPTION, PARAMETERS = "clip.json", "parameters.safetensors"
 # How an encoder runs, which is the business of the run and not of the weights.
@@ -77,10 +77,7 @@ def fingerprint(model: CLIP, params) -> dict[str, Any]:
 
 def write_clip_folder(folder: Path, weights: Weights) -> None:
     """Writes description and parameters; the tokenizer is for the caller to put beside them."""
-    from safetensors.numpy import save_file
-
-    flat = flatten_dict(weights.params, sep="/")
-    save_file({path: np.asarray(x, order="C") for path, x in flat.items()}, folder / PARAMETERS)
+    save_tensors(folder / PARAMETERS, flatten_dict(weights.params, sep="/"))
     description = {
         **describe(weights.model),
         "fingerprint": fingerprint(weights.model, weights.params),

@@ -5,6 +5,7 @@ checkpoint that does not fit is told by the names of its tensors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -134,9 +135,17 @@ def write_parameters(params: Mapping[str, Any], rows: list[Row], clip: CLIP) -> 
         ours = np.asarray(flat[row.ours])
         layers = ours if _is_layered(row) else [ours]
         for names, layer in zip(_names(row, clip), layers, strict=True):
-            theirs = (np.asarray(x, order="C") for x in row.form.write(layer))
-            tensors |= zip(names, theirs, strict=True)
+            tensors |= zip(names, row.form.write(layer), strict=True)
     return tensors
+
+
+def save_tensors(file: Path, tensors: Tensors) -> None:
+    """A safetensors file that everybody may read who may read its folder."""
+    from safetensors.numpy import save_file
+
+    whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    save_file(whole, file, metadata={"format": "pt"})  # transformers asks for this mark
+    file.chmod(0o644)
 
 
 def parameter_shapes(clip: CLIP) -> dict[str, tuple[int, ...]]:

@@ -47,7 +47,7 @@ def read_weights(source: str, activation: str = "") -> Weights:
         params = read_parameters(tensors, rows, model, ignored)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    return Weights(model, params, folder, f"{family} checkpoint, {count} tensors in {file.name}")
+    return Weights(model, params, folder, f"{count} tensors in {file.name}, {family}")
 
 
 def _recognise(
@@ -75,6 +75,8 @@ def _recognise(
         raise UserError(f"{file}: {len(missing)} missing: {', '.join(missing[:8])}")
     model = openai.model_of(tensors, activation)
     family = "OpenAI" if openai.STATED[0] in tensors else "OpenCLIP"
+    if family == "OpenCLIP" and not activation:
+        family += " (no config beside it: exact GELU is assumed, see --activation)"
     return family, model, openai.rows_of(model), openai.IGNORED
 
 

@@ -7,19 +7,22 @@ from typing import Any
 
 from cmaclip_jax.weights import huggingface, openai, openclip
 from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
-from cmaclip_jax.weights.layout import Row, write_parameters
+from cmaclip_jax.weights.layout import save_tensors, write_parameters
 
 
 def write_huggingface(folder: Path, weights: Weights) -> None:
     """A folder that `transformers.CLIPModel.from_pretrained` loads."""
     _write_json(folder, huggingface.config_files(weights.model))
-    _write_tensors(folder / "model.safetensors", weights, huggingface.ROWS)
+    tensors = write_parameters(weights.params, huggingface.ROWS, weights.model)
+    save_tensors(folder / "model.safetensors", tensors)
 
 
 def write_openclip(folder: Path, weights: Weights) -> None:
     """A folder that `open_clip.create_model('local-dir:FOLDER')` loads."""
     _write_json(folder, openclip.config_files(weights.model))
-    _write_tensors(folder / "open_clip_model.safetensors", weights, openai.rows_of(weights.model))
+    rows = openai.rows_of(weights.model)
+    tensors = write_parameters(weights.params, rows, weights.model)
+    save_tensors(folder / "open_clip_model.safetensors", tensors)
 
 
 WRITERS: dict[str, Callable[[Path, Weights], None]] = {
@@ -32,10 +35,3 @@ WRITERS: dict[str, Callable[[Path, Weights], None]] = {
 def _write_json(folder: Path, files: dict[str, Any]) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _write_tensors(file: Path, weights: Weights, rows: list[Row]) -> None:
-    from safetensors.numpy import save_file
-
-    tensors = write_parameters(weights.params, rows, weights.model)
-    save_file(tensors, file, metadata={"format": "pt"})  # transformers asks for this mark
