@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmaclip_jax.data.images import Picture, clip_image
-from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
+from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import unit
-from cmaclip_jax.towers import read_clip
+from cmaclip_jax.towers import clip_tokenizer, read_clip
 
 BATCHES = (1, 8, 64)  # rows that are compiled for; a call is padded to one of them
 
@@ -81,4 +81,4 @@ def load_clip(path: str | Path, activation: str = "") -> ClipEmbedder:
     activation: 'quick_gelu' or 'gelu', for OpenCLIP's files without a config.
     """
     weights = read_clip(str(path), activation)
-    return ClipEmbedder(weights.model, weights.params, checkpoint_tokenizer(weights.folder))
+    return ClipEmbedder(weights.model, weights.params, clip_tokenizer(weights))

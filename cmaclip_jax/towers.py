@@ -13,7 +13,7 @@ from cmaclip_jax.config import base_config
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
-from cmaclip_jax.training.checkpoints import Checkpoints
+from cmaclip_jax.training.checkpoints import read_parameters
 from cmaclip_jax.weights import DESCRIPTION, Weights, describe, model_from, read_weights
 
 
@@ -42,7 +42,7 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
         model = model_from(json.loads(kept.read_text()))
         return Towers(model.image, model.text)
     weights = read_clip(fields.pretrained)
-    tokenizer = checkpoint_tokenizer(weights.folder)
+    tokenizer = clip_tokenizer(weights)
     if tokenizer is None:
         raise UserError(
             f"{fields.pretrained} came without a tokenizer; give it one: cmaclip convert "
@@ -56,9 +56,24 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
 def read_clip(source: str, activation: str = "") -> Weights:
     """The CLIP at `source`: a checkpoint of any kind, or the one inside a run of ours."""
     folder = Path(source).expanduser()
-    if (folder / "checkpoints").is_dir() and (folder / "config.json").exists():
+    if not ((folder / "checkpoints").is_dir() and (folder / "config.json").exists()):
+        return read_weights(source, activation)
+    try:
         return _trained_clip(folder)
-    return read_weights(source, activation)
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{source} is no whole run of ours ({error!r})") from error
+
+
+def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | None:
+    """The tokenizer beside the weights, or in `folder`; None where there is none."""
+    tokenizer = checkpoint_tokenizer(folder or weights.folder)
+    end = weights.model.text.end_token
+    if tokenizer and tokenizer.end != end:
+        raise UserError(
+            f"the tokenizer in {folder or weights.folder} ends texts with {tokenizer.end}, the "
+            f"text tower expects {end}; they do not belong together"
+        )
+    return tokenizer
 
 
 def _trained_clip(workdir: Path) -> Weights:
@@ -69,7 +84,7 @@ def _trained_clip(workdir: Path) -> Weights:
     towers = open_towers(config, workdir)
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
     image, text, _ = sized_encoders(with_sizes(config, towers), towers, tokenizer)
-    step, params = Checkpoints(workdir, keep=1).parameters()
+    step, params = read_parameters(workdir)
     missing = [name for name in ("image", "text") if name not in params]
     if missing:
         raise UserError(f"{workdir} was trained without {missing[0]}s; it holds no whole CLIP")
@@ -104,11 +119,6 @@ def sized_encoders(
     """The encoders at the run's picture size, text length and vocabulary; and how they run."""
     fields = config.model
     how = dict(unroll=fields.unroll, remat=fields.remat, dtype=_compute_dtype(fields.dtype))
-    if fields.pretrained and towers.text.end_token != tokenizer.end:
-        raise UserError(
-            f"the tokenizer's end token is {tokenizer.end}, that of {fields.pretrained} is "
-            f"{towers.text.end_token}; they do not belong together"
-        )
     text = towers.text.clone(
         length=config.data.text_length,
         vocabulary=towers.text.vocabulary if fields.pretrained else tokenizer.vocabulary,

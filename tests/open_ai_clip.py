@@ -7,14 +7,14 @@ from test_encoders import randomised
 class OpenAIBlock(torch.nn.Module):
     """A layer as OpenAI wrote it, with PyTorch's own attention."""
 
-    def __init__(self, width, heads, activation, causal):
+    def __init__(self, width, heads, activation, causal, mlp_ratio):
         super().__init__()
         self.attn = torch.nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_1, self.ln_2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
         self.mlp = torch.nn.Sequential()
-        self.mlp.add_module("c_fc", torch.nn.Linear(width, 4 * width))
+        self.mlp.add_module("c_fc", torch.nn.Linear(width, mlp_ratio * width))
         self.mlp.add_module("gelu", activation)
-        self.mlp.add_module("c_proj", torch.nn.Linear(4 * width, width))
+        self.mlp.add_module("c_proj", torch.nn.Linear(mlp_ratio * width, width))
         self.causal = causal
 
     def forward(self, x):
@@ -30,9 +30,10 @@ class QuickGELU(torch.nn.Module):
 
 
 class OpenAIStack(torch.nn.Module):
-    def __init__(self, width, layers, heads, activation, causal=False):
+    def __init__(self, width, layers, heads, activation, causal, mlp_ratio):
         super().__init__()
-        blocks = [OpenAIBlock(width, heads, activation, causal) for _ in range(layers)]
+        how = (width, heads, activation, causal, mlp_ratio)
+        blocks = [OpenAIBlock(*how) for _ in range(layers)]
         self.resblocks = torch.nn.Sequential(*blocks)
 
     def forward(self, x):
@@ -40,13 +41,13 @@ class OpenAIStack(torch.nn.Module):
 
 
 class OpenAIVision(torch.nn.Module):
-    def __init__(self, width, layers, heads, patch, size, projection, activation):
+    def __init__(self, width, layers, heads, patch, size, projection, activation, mlp_ratio):
         super().__init__()
         self.conv1 = torch.nn.Conv2d(3, width, patch, patch, bias=False)
         self.class_embedding = torch.nn.Parameter(torch.randn(width))
         self.positional_embedding = torch.nn.Parameter(torch.randn((size // patch) ** 2 + 1, width))
         self.ln_pre, self.ln_post = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
-        self.transformer = OpenAIStack(width, layers, heads, activation)
+        self.transformer = OpenAIStack(width, layers, heads, activation, False, mlp_ratio)
         self.proj = torch.nn.Parameter(width**-0.5 * torch.randn(width, projection))
 
     def forward(self, pixels):
@@ -59,10 +60,19 @@ class OpenAIVision(torch.nn.Module):
 class OpenAIClip(torch.nn.Module):
     """CLIP under OpenAI's and OpenCLIP's names, written for these tests."""
 
-    def __init__(self, activation, image=(64, 2, 1, 8, 16), text=(64, 2, 1), length=12, words=50):
+    def __init__(
+        self,
+        activation,
+        image=(64, 2, 1, 8, 16),
+        text=(64, 2, 1),
+        length=12,
+        words=50,
+        mlp_ratio=4,
+    ):
+        """image: width, layers, heads, patch, size. text: width, layers, heads."""
         super().__init__()
-        self.visual = OpenAIVision(*image, 48, activation)
-        self.transformer = OpenAIStack(*text, activation, causal=True)
+        self.visual = OpenAIVision(*image, 48, activation, mlp_ratio)
+        self.transformer = OpenAIStack(*text, activation, True, mlp_ratio)
         self.token_embedding = torch.nn.Embedding(words, text[0])
         self.positional_embedding = torch.nn.Parameter(torch.randn(length, text[0]))
         self.ln_final = torch.nn.LayerNorm(text[0])

@@ -14,6 +14,7 @@ import pytest
 import cmaclip_jax as cma
 from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
+from cmaclip_jax.data.sources import open_source
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import VERBS, main
 
@@ -203,11 +204,23 @@ def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     arguments = ["--config.data.shop.test_size=20", "--config.eval.batch_size=8"]
     arguments += ["--config.data.shop.train_size=20", f"--workdir={tmp_path / 'run'}"]
     command = ["evaluate", "--zero-shot", f"--source={clip_folder}", QUICKSTART, *arguments]
-    assert main([*command, "--config.data.image_size=48", "--config.model.inputs=image"]) == 0
+    assert main([*command, "--config.model.inputs=image"]) == 0
     figures = json.loads((tmp_path / "run/evaluation/test.json").read_text())
     assert figures["slices"]["all"]["examples"] == 20
     assert figures["tasks"]["colour"]["modality_weights"] == {"image": 1.0, "text": 0.0}
+    clip = cma.load_clip(clip_folder)  # the same by hand
+    config = read_config([QUICKSTART, *arguments[:3:2], "--config.data.image_size=16"])
+    shop = open_source(config.data, "test")
+    task = next(task for task in shop.tasks if task.name == "category")
+    records = [r for r in map(shop.__getitem__, range(20)) if r.image is not None and r.text]
+    records = [record for record in records if record.labels["category"]]
+    classes = clip.embed_texts([f"a photo of a {name}." for name in task.classes])
+    best = np.argmax(clip.embed_images([r.image for r in records]) @ classes.T, axis=1)
+    right = [task.classes[i] == r.labels["category"] for i, r in zip(best, records, strict=True)]
+    assert figures["tasks"]["category"]["accuracy"] == pytest.approx(np.mean(right))
     assert "sentences describe the classes of 6 tasks" in capsys.readouterr().err
+    (tmp_path / "run/checkpoints").mkdir()
+    assert "is a run with figures of its own" in mistake(capsys, *command)
     assert "needs --zero-shot" in mistake(capsys, "evaluate", QUICKSTART)
     assert "every sentence needs {}" in mistake(capsys, QUICKSTART, "--config.eval.prompts=('x',)")
     assert "no checkpoint at" in mistake(

@@ -66,6 +66,10 @@ def test_contrastive_loss_is_clips_over_the_complete_pairs():
     np.testing.assert_array_equal(np.asarray(losses)[~complete], 0)
     steep = [softmax_losses(image, text, s, complete)[0].sum() for s in (np.log(100.0), 9.0)]
     assert steep[0] == steep[1]  # the scale is held at 100
+    slope = jax.grad(lambda s: softmax_losses(image, text, s, complete)[0].sum())
+    above, below = slope(np.log(100.0) + 1e-6), slope(np.log(100.0) - 1e-6)
+    np.testing.assert_allclose(above, below, rtol=1e-3)  # and can come down from there
+    assert abs(above) > 1
 
 
 @functools.partial(jax.jit, static_argnums=0)

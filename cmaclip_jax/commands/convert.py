@@ -46,24 +46,17 @@ def run(arguments: list[str]) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Reads, tells what was found, writes all or nothing."""
-    from cmaclip_jax.data.text import checkpoint_tokenizer
     from cmaclip_jax.parallel.rules import parameter_count
-    from cmaclip_jax.towers import read_clip
+    from cmaclip_jax.towers import clip_tokenizer, read_clip
     from cmaclip_jax.weights.verify import verify
     from cmaclip_jax.weights.writer import WRITERS
 
-    if options.output.exists() and any(options.output.iterdir()):
-        raise UserError(f"{options.output} is not empty; name another --output")
+    prepare(options.output)
     say("reading", options.source)
     weights = read_clip(options.source, options.activation)
-    tokenizer = checkpoint_tokenizer(options.tokenizer or weights.folder)
+    tokenizer = clip_tokenizer(weights, options.tokenizer)
     if options.tokenizer and tokenizer is None:
         raise UserError(f"{options.tokenizer} has no tokenizer.json, nor vocab.json and merges.txt")
-    if tokenizer and tokenizer.vocabulary > weights.model.text.vocabulary:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocabulary:,} tokens, the text tower "
-            f"{weights.model.text.vocabulary:,}; they do not belong together"
-        )
     say("found", weights.found)
     for line in tower_lines(weights.model):
         say(*line)
@@ -77,7 +70,6 @@ def convert(options: argparse.Namespace) -> None:
     if options.verify:
         say("verified", verify(weights))
     say("writing", options.output)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=options.output.parent, prefix=".converting-"
     ) as unfinished:
@@ -95,6 +87,18 @@ def convert(options: argparse.Namespace) -> None:
         "written",
         f"{options.output}: {', '.join(sorted(p.name for p in options.output.iterdir()))}",
     )
+
+
+def prepare(output: Path) -> None:
+    """Makes sure that the folder can be written before anything is read."""
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"{output} is there already; name another --output")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".converting-"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {output} ({error.strerror}); name another") from error
 
 
 def say(what: str, *value) -> None:

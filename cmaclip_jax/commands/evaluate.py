@@ -55,6 +55,12 @@ def zero_shot(config, workdir: Path) -> dict:
     from cmaclip_jax.towers import open_towers
     from cmaclip_jax.training.state import replace_parameters
 
+    if (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} is a run with figures of its own; name another --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir} ({error.strerror}); name another") from error
     console = Console(stderr=True)
     mesh = make_mesh(**config.mesh)
     check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
@@ -78,7 +84,6 @@ def zero_shot(config, workdir: Path) -> dict:
     )
     outcome = collect(make_predict_step(objective, mesh, params), params, batches, mesh)
     figures = score(outcome, data.tasks, split, 0)
-    workdir.mkdir(parents=True, exist_ok=True)
     path = write_score(workdir, figures)
     console.print(score_table(figures))
     console.print(f"written to {path}", highlight=False, soft_wrap=True)

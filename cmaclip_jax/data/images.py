@@ -16,6 +16,8 @@ def clip_image(picture: Picture, size: int) -> np.ndarray:
     image = open_image(picture)
     width, height = image.size
     short = min(width, height)
+    if not short:
+        raise UserError(f"cannot read a picture of {width} x {height} pixels")
     # Floored, as the reference does it.
     resized = (int(size * width / short), int(size * height / short))
     if resized != image.size:
@@ -29,11 +31,20 @@ def open_image(picture: Picture) -> Image.Image:
     name = picture if isinstance(picture, str | Path) else type(picture).__name__
     try:
         if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8:
+                raise ValueError(f"an array of {picture.dtype}; make it uint8, 0 to 255")
             picture = Image.fromarray(picture)
         elif isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture))
         elif isinstance(picture, str | Path):
             picture = Image.open(picture)
         return ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"cannot read the picture {name}: {error}") from error

@@ -75,16 +75,22 @@ def clean(text: str) -> str:
 
 def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer that travels with a checkpoint; None where its folder has none."""
-    if (folder / "tokenizer.json").exists():
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        backend.no_truncation()
-        backend.no_padding()
-        return Tokenizer(backend)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        from transformers import CLIPTokenizerFast  # takes seconds to import
+    folder = folder.parent if folder.is_file() else folder
+    whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
+    try:
+        if whole.exists():
+            backend = tokenizers.Tokenizer.from_file(str(whole))
+            backend.no_truncation()
+            backend.no_padding()
+        elif all(part.exists() for part in parts):
+            from transformers import CLIPTokenizerFast  # takes seconds to import
 
-        return Tokenizer(CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer)
-    return None
+            backend = CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer
+        else:
+            return None
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise UserError(f"the tokenizer in {folder} cannot be read ({error})") from error
+    return Tokenizer(backend)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:

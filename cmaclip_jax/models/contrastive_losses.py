@@ -5,6 +5,8 @@ similarities stay where their pictures are: a device holds [B/devices,B] of them
 the other side's embeddings [B,D] and shares sums [B], never the whole [B,B].
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -39,7 +41,9 @@ def sigmoid_losses(image, text, logit_scale, logit_bias, complete):
 
 def similarities(image, text, logit_scale):
     """Scaled cosines [B,B] in float32."""
-    scale = jnp.minimum(jnp.exp(logit_scale), LARGEST_SCALE)
+    # Held in value alone: published weights stand at the limit and have to be able to leave it.
+    held = jnp.minimum(logit_scale, math.log(LARGEST_SCALE))
+    scale = jnp.exp(logit_scale + jax.lax.stop_gradient(held - logit_scale))
     return scale * jnp.einsum(
         "id,td->it", unit(image), unit(text), preferred_element_type=jnp.float32
     )

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,7 +29,6 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[SCORE],
                 cleanup_tmp_directories=True,
             ),
-            item_handlers=ocp.StandardCheckpointHandler(),  # tells what is in there unasked
         )
 
     def latest_step(self) -> int | None:
@@ -51,20 +51,28 @@ class Checkpoints:
         )
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
-    def parameters(self):
-        """`(step, parameters to use)` of the newest checkpoint, whatever was trained and where."""
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {self._manager.directory}; train first")
-        here = SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            self._manager.item_metadata(step).tree,
-        )
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        return step, jax.device_get(state["params"] if state["ema"] is None else state["ema"])
-
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def read_parameters(workdir: str | Path) -> tuple[int, Any]:
+    """`(step, parameters to use)` of a run's newest checkpoint, whatever it trained and where.
+
+    Only looks: the run itself may be writing its next checkpoint.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    handler = ocp.StandardCheckpointHandler()  # tells what is in there unasked
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, item_handlers=handler, options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"no checkpoint in {folder}; train first")
+        here = SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            manager.item_metadata(step).tree,
+        )
+        state = manager.restore(step, args=ocp.args.StandardRestore(target))
+    return step, jax.device_get(state["params"] if state["ema"] is None else state["ema"])

@@ -70,6 +70,11 @@ def model_of(folder: Path) -> CLIP:
         raise UserError(f"{file} describes no CLIP (model_type is not 'clip')")
     config = CLIPConfig.from_pretrained(folder)
     vision, text = config.vision_config, config.text_config
+    if not (isinstance(text.eos_token_id, int) and 0 <= text.eos_token_id < text.vocab_size):
+        raise UserError(
+            f"{file}: text_config.eos_token_id={text.eos_token_id} is none of the "
+            f"{text.vocab_size} tokens"
+        )
     pooling = "argmax" if text.eos_token_id == POOLS_AT_HIGHEST else "first_end"
     return CLIP(
         image=ImageEncoder(

@@ -1,5 +1,6 @@
 """OpenAI's tensor names, which OpenCLIP kept; and a network told from tensor shapes alone."""
 
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import SIZES, ImageEncoder, TextEncoder
 from cmaclip_jax.weights.layout import (
@@ -19,6 +20,7 @@ STATED = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (*STATED, "attn_mask", "position_ids")
 
 TRAINED = ("B/32", "L/14", "H/14", "bigG/14")  # one size of every width
+WIDER = {1408: 16, 1792: 16}  # OpenCLIP's g/14 and EVA's e/14; whatever is not here has 64 a head
 
 
 def _tower_rows(ours: str, theirs: str) -> list[Row]:
@@ -52,13 +54,8 @@ ROWS = [
 BIAS = "logit_bias"  # of models that were trained with the sigmoid loss
 
 
-def model_of(tensors: Tensors, activation: str = "") -> CLIP:
-    """The network that tensors under OpenAI's names make up, where no config describes it.
-
-    activation: '' takes QuickGELU for OpenAI's own files and the exact GELU for others.
-    """
-    if not activation:
-        activation = "quick_gelu" if STATED[0] in tensors else "gelu"
+def model_of(tensors: Tensors, activation: str) -> CLIP:
+    """The network that tensors under OpenAI's names make up, where no config describes it."""
     kernel, positions = tensors["visual.conv1.weight"], tensors["positional_embedding"]
     patch_size, rows = kernel.shape[-1], tensors["visual.positional_embedding"].shape[0]
     image = ImageEncoder(
@@ -90,11 +87,13 @@ def _tower_fields(tensors: Tensors, tower: str, activation: str, side: str) -> d
     )
     # No tensor tells the heads; the sizes that people trained do.
     trained = [getattr(SIZES[name], side) for name in TRAINED]
-    known = {size["width"]: size["heads"] for size in trained}
+    known = {size["width"]: size["heads"] for size in trained} | WIDER
+    if width not in known and width % 64:
+        raise UserError(f"{tower}: {width} does not divide into heads of 64; give its config too")
     return {
         "width": width,
         "layers": layers,
-        "heads": known.get(width, max(width // 64, 1)),
+        "heads": known.get(width) or width // 64,
         "mlp_width": mlp_width,
         "activation": activation,
     }

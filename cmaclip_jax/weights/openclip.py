@@ -47,7 +47,7 @@ def model_of(folder: Path) -> CLIP:
             width=width,
             layers=vision.get("layers", 12),
             heads=width // vision.get("head_width", 64),
-            mlp_width=int(width * vision.get("mlp_ratio", 4.0)),
+            mlp_width=round(width * vision.get("mlp_ratio", 4.0)),
             projection=model["embed_dim"],
             activation=activation,
             mean=tuple(pixels.get("mean", CLIP_MEAN)),
@@ -59,7 +59,7 @@ def model_of(folder: Path) -> CLIP:
             width=text.get("width", 512),
             layers=text.get("layers", 12),
             heads=text.get("heads", 8),
-            mlp_width=int(text.get("width", 512) * text.get("mlp_ratio", 4.0)),
+            mlp_width=round(text.get("width", 512) * text.get("mlp_ratio", 4.0)),
             projection=model["embed_dim"],
             activation=activation,
             pooling="first_end" if at_end else "argmax",
@@ -72,7 +72,7 @@ def model_of(folder: Path) -> CLIP:
 def _check(file: Path, section: dict[str, Any], known: dict, name: str) -> None:
     for field, value in section.items():
         allowed = known.get(field, ())
-        if allowed is not None and value not in allowed:
+        if allowed is not None and value not in allowed and value not in (None, {}):
             raise UserError(
                 f"{file}: {name}{field}={value!r} describes a network that is not CLIP's own "
                 "(two transformers, class token, causal text); it cannot be converted"
@@ -84,6 +84,8 @@ def config_files(clip: CLIP) -> dict[str, Any]:
     image, text = clip.image, clip.text
     if image.activation != text.activation:
         raise UserError("OpenCLIP has one activation for both towers; this model has two")
+    if {image.epsilon, text.epsilon} != {1e-5}:
+        raise UserError("OpenCLIP's LayerNorms add 1e-5; those of this model another number")
     model = {
         "embed_dim": image.projection,
         "quick_gelu": image.activation == "quick_gelu",

@@ -32,6 +32,16 @@ def read_weights(source: str, activation: str = "") -> Weights:
 
     activation: 'quick_gelu' or 'gelu', for files that do not say which they were trained with.
     """
+    try:
+        return _read(source, activation)
+    except UserError:
+        raise
+    except Exception as error:  # strangers' files may be wrong in any way
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"cannot read {source[:200]!r} as a CLIP ({what})") from error
+
+
+def _read(source: str, activation: str) -> Weights:
     path = Path(source).expanduser()
     if not path.exists():
         if not HUB_NAME.fullmatch(source):
@@ -42,12 +52,14 @@ def read_weights(source: str, activation: str = "") -> Weights:
     folder, file = (path, _tensor_file(path)) if path.is_dir() else (path.parent, path)
     tensors = _plain_names(_read_tensors(file))
     family, model, rows, ignored = _recognise(tensors, folder, file, activation)
+    if activation and activation != model.image.activation:
+        raise UserError(f"{folder} says {model.image.activation}; leave --activation out")
     count = len(tensors)
     try:
         params = read_parameters(tensors, rows, model, ignored)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    return Weights(model, params, folder, f"{count} tensors in {file.name}, {family}")
+    return Weights(model, params, folder, f"{family} checkpoint, {count} tensors in {file.name}")
 
 
 def _recognise(
@@ -73,10 +85,14 @@ def _recognise(
         raise UserError(f"{file}: its image tower is a ResNet; only vision transformers are read")
     if missing:
         raise UserError(f"{file}: {len(missing)} missing: {', '.join(missing[:8])}")
-    model = openai.model_of(tensors, activation)
-    family = "OpenAI" if openai.STATED[0] in tensors else "OpenCLIP"
-    if family == "OpenCLIP" and not activation:
-        family += " (no config beside it: exact GELU is assumed, see --activation)"
+    from_openai = openai.STATED[0] in tensors
+    if not (activation or from_openai):
+        raise UserError(
+            f"{file} does not say its activation; add --activation=quick_gelu (OpenAI's weights "
+            "and names with -quickgelu) or --activation=gelu (most others)"
+        )
+    model = openai.model_of(tensors, activation or "quick_gelu")
+    family = "OpenAI" if from_openai else "OpenCLIP"
     return family, model, openai.rows_of(model), openai.IGNORED
 
 
@@ -86,9 +102,11 @@ def _has(tensors: Tensors, *starts: str) -> bool:
 
 def _plain_names(tensors: Tensors) -> Tensors:
     """Names without the prefixes that some of OpenCLIP's files have."""
-    if not _has(tensors, "text.transformer."):
-        return tensors
-    return {name.removeprefix("text."): x for name, x in tensors.items()}
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
+    if _has(tensors, "text.transformer."):
+        tensors = {name.removeprefix("text."): x for name, x in tensors.items()}
+    return tensors
 
 
 def _tensor_file(folder: Path) -> Path:
@@ -105,6 +123,8 @@ def _read_tensors(file: Path) -> Tensors:
             parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
         except (KeyError, ValueError) as error:
             raise UserError(f"{file} is no index of tensors ({error})") from error
+        if any(name.endswith(".index.json") for name in parts):
+            raise UserError(f"{file} names another index")
         missing = [name for name in parts if not (file.parent / name).exists()]
         if missing:
             raise UserError(f"{file} names {missing[0]!r}, which is not beside it")

@@ -6,7 +6,9 @@ stand-ins for them, and refuses any other by name before it could be called.
 """
 
 import collections
+import io
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,27 +33,64 @@ STORAGES = {
 }
 
 
-class Stored:
+# The words that an index of tensors is written in; a file that uses others is not one.
+OPCODES = frozenset(
+    """PROTO STOP MARK GLOBAL REDUCE BUILD NEWOBJ BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS
+    NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+    SHORT_BINUNICODE MEMOIZE FRAME STACK_GLOBAL""".split()  # noqa: SIM905
+)
+
+
+class Inert:
+    """What a file may mention but not change: nothing that it says outlives its reading."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError(f"it tries to change a {type(self).__name__}")
+
+
+class Storage(Inert):
+    """A run of numbers in the archive."""
+
+    __slots__ = ("dtype", "key")
+
+    def __init__(self, dtype, key: str):
+        self.dtype, self.key = dtype, key
+
+
+class StorageType(Inert):
+    """What stands in for torch.FloatStorage and its kin."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+
+class Stored(Inert):
     """A tensor that is still in its file: its shape is known, its numbers are not read."""
 
-    def __init__(self, storage, offset: int, shape, strides):
-        self.storage, self.offset = storage, int(offset)
-        self.shape = tuple(int(size) for size in shape)
-        self.strides = tuple(int(stride) for stride in strides)
+    __slots__ = ("offset", "shape", "storage", "strides")
 
-    def read(self, archive: zipfile.ZipFile, prefix: str) -> np.ndarray:
-        """The numbers; a tensor that reaches beyond its storage is refused."""
-        dtype, key = self.storage
-        flat = np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
-        last = self.offset + sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
+    def __init__(self, storage: Storage, offset: int, shape, strides):
+        numbers = [offset, *shape, *strides]
+        if not isinstance(storage, Storage) or any(type(n) is not int or n < 0 for n in numbers):
+            raise pickle.UnpicklingError("a tensor without storage or with an odd shape")
+        self.storage, self.offset = storage, offset
+        self.shape, self.strides = tuple(shape), tuple(strides)
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """This tensor's part of its storage; one that reaches beyond it is refused."""
         if 0 in self.shape:
-            return np.zeros(self.shape, dtype)
-        if self.offset < 0 or min(self.strides, default=0) < 0 or last >= flat.size:
-            raise UserError(f"a tensor reaches beyond storage {key}; the file is damaged")
-        strides = [stride * flat.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides)
+            return np.zeros(self.shape, numbers.dtype)
+        steps = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((size - 1) * stride for size, stride in steps)
+        if last >= numbers.size:
+            raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+        strides = [stride * numbers.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides)
 
 
 class Module:
@@ -61,31 +100,36 @@ class Module:
         self.__dict__.update(state if isinstance(state, dict) else {})
 
 
-class StorageType:
-    """What stands in for torch.FloatStorage and its kin."""
+class RebuildTensor(Inert):
+    """What stands in for torch._utils._rebuild_tensor_v2."""
 
-    def __init__(self, dtype):
-        self.dtype = dtype
+    __slots__ = ()
+
+    def __call__(self, storage, offset, shape, strides, requires_grad, hooks, metadata=None):
+        if metadata:
+            raise pickle.UnpicklingError(f"a tensor that is a view with {metadata}")
+        return Stored(storage, offset, shape, strides)
 
 
-def _tensor(storage, offset, shape, strides, *_) -> Stored:
-    return Stored(storage, offset, shape, strides)
+class First(Inert):
+    """What stands in for wrappers around a value: the value."""
 
+    __slots__ = ()
 
-def _first(value, *_):
-    return value
+    def __call__(self, value, *_):
+        return value
 
 
 WORDS = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_tensor_v2": RebuildTensor(),
+    "torch._utils._rebuild_parameter": First(),
     "collections.OrderedDict": collections.OrderedDict,
     # Typed lists and tags of TorchScript, around plain values.
-    "torch.jit._pickle.build_intlist": _first,
-    "torch.jit._pickle.build_doublelist": _first,
-    "torch.jit._pickle.build_boollist": _first,
-    "torch.jit._pickle.build_tensorlist": _first,
-    "torch.jit._pickle.restore_type_tag": _first,
+    "torch.jit._pickle.build_intlist": First(),
+    "torch.jit._pickle.build_doublelist": First(),
+    "torch.jit._pickle.build_boollist": First(),
+    "torch.jit._pickle.build_tensorlist": First(),
+    "torch.jit._pickle.restore_type_tag": First(),
     **{f"torch.{name}": StorageType(dtype) for name, dtype in STORAGES.items()},
 }
 
@@ -110,9 +154,9 @@ class TensorReader(pickle.Unpickler):
 
     def persistent_load(self, pid):
         kind, storage, key, *_ = pid
-        if kind != "storage" or not isinstance(storage, StorageType):
-            raise UserError(f"{self.path} holds a {kind!r}, not a tensor storage")
-        return storage.dtype, str(key)
+        if kind != "storage" or type(storage) is not StorageType or not isinstance(key, str):
+            raise pickle.UnpicklingError("a storage of an unknown kind")
+        return Storage(storage.dtype, key)
 
 
 def read_torch_archive(path: Path) -> Tensors:
@@ -128,21 +172,30 @@ def read_torch_archive(path: Path) -> Tensors:
             order = f"{prefix}byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise UserError(f"{path} was saved on a big-endian machine; convert it there")
-            with archive.open(index) as file:
-                content = TensorReader(file, path).load()
-            stored = _state_dict(_attributes(content))
-            return {name: x.read(archive, prefix) for name, x in stored.items()}
+            content = archive.read(index)
+            _check_words(content)
+            stored = _state_dict(_attributes(TensorReader(io.BytesIO(content), path).load()))
+            keys = {tensor.storage.key: tensor.storage.dtype for tensor in stored.values()}
+            numbers = {
+                key: np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
+                for key, dtype in keys.items()
+            }
+            return {name: x.of(numbers[x.storage.key]) for name, x in stored.items()}
+    except UserError:
+        raise
     except zipfile.BadZipFile as error:
         raise UserError(_why_not_a_zip(path)) from error
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        raise UserError(f"{path} is damaged or no file of tensors ({error})") from error
+    except Exception as error:  # a broken file may stumble anywhere in zip, pickle and numpy
+        raise UserError(f"{path} is damaged or no file of tensors ({error!r})") from error
+
+
+def _check_words(content: bytes) -> None:
+    """Refuses an index that is written in unusual words, or counts higher than it can."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name not in OPCODES:
+            raise pickle.UnpicklingError(f"it says {opcode.name}, which no tensor needs")
+        if opcode.name == "LONG_BINPUT" and argument > count:
+            raise pickle.UnpicklingError("it numbers what it has not")
 
 
 def _why_not_a_zip(path: Path) -> str:
@@ -171,10 +224,7 @@ def _state_dict(content: Any) -> dict[str, Stored]:
         raise UserError("the file holds no tensors by name")
     if isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    flat = dict(_flatten(content))
-    if all(name.startswith("module.") for name in flat):
-        flat = {name.removeprefix("module."): x for name, x in flat.items()}
-    return flat
+    return dict(_flatten(content))
 
 
 def _flatten(content: dict, prefix: str = ""):

@@ -1,15 +1,20 @@
 """A converted CLIP against the network of those who published it, where PyTorch is there."""
 
+import json
+
 import jax
 import numpy as np
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP, clip_batch
-from cmaclip_jax.weights.clip_folder import Weights
+from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, fingerprint
 
 
 def verify(weights: Weights) -> str:
     """The largest differences to what Hugging Face's own network makes of the source."""
+    described = weights.folder / DESCRIPTION
+    if described.exists():
+        return _compare_fingerprints(weights, json.loads(described.read_text())["fingerprint"])
     if not (weights.folder / "config.json").exists():
         return "no: transformers loads Hugging Face's folders alone"
     try:
@@ -36,6 +41,14 @@ def verify(weights: Weights) -> str:
     return "largest difference " + ", ".join(
         f"{name} {np.abs(x).max():.1e}" for name, x in differences.items()
     )
+
+
+def _compare_fingerprints(weights: Weights, kept: dict) -> str:
+    found = fingerprint(weights.model, weights.params)
+    for name, numbers in kept.items():
+        if not np.allclose(found[name], numbers, rtol=1e-3, atol=1e-3):
+            raise UserError(f"{weights.folder}: its {name} are not what was converted; do it again")
+    return "the fingerprint is that of the conversion"
 
 
 def drawn_batch(model: CLIP, rows: int = 4) -> dict[str, np.ndarray]:
