@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,23 +103,29 @@ def build_objective(config: ConfigDict, data: Data, towers: Towers) -> Objective
 
 def build_contrastive(config: ConfigDict, data: Data, towers: Towers) -> Contrastive:
     """CLIP itself, which classifies by the sentences of `eval.prompts`."""
-    tokenize, length = data.encode.tokenizer, data.encode.text_length
-    image, text, _ = sized_encoders(data.config, towers, tokenize)
+    image, text, _ = sized_encoders(data.config, towers, data.encode.tokenizer)
     return Contrastive(
         model=CLIP(image, text, bias=config.train.objective == "sigmoid"),
         tasks=data.tasks,
         prompts={
-            task.name: np.stack(
-                [
-                    tokenize(prompts(config.eval.prompts, task, name), length)
-                    for name in task.classes
-                ]
-            )
-            for task in data.tasks
+            task.name: _prompt_tokens(config.eval.prompts, task, data.encode) for task in data.tasks
         },
         kind=config.train.objective if config.train.objective == "sigmoid" else "softmax",
         inputs=config.model.inputs,
     )
+
+
+def _prompt_tokens(templates: tuple[str, ...], task: Task, encode: Encoder) -> np.ndarray:
+    """Every class's sentences as tokens [C,K,T]; none may be cut, its class may stand last."""
+    sentences = [prompts(templates, task, name) for name in task.classes]
+    tokenize, length = encode.tokenizer, encode.text_length
+    for sentence in itertools.chain.from_iterable(sentences):
+        if tokenize.share_cut([sentence], length):
+            raise UserError(
+                f"{sentence!r} (eval.prompts) is longer than data.text_length={length} tokens; "
+                "raise the one or shorten the other"
+            )
+    return np.stack([tokenize(some, length) for some in sentences])
 
 
 def prompts(templates: tuple[str, ...], task: Task, name: str) -> list[str]:

@@ -194,6 +194,7 @@ def test_a_run_starts_from_clip_weights_and_goes_on_without_them(
 
 def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):
     config.train.objective = "contrastive"
+    config.data.text_length = 32
     figures = train_and_evaluate(config, tmp_path / "run")
     assert figures["tasks"]["colour"]["examples"] > 0
     textual = figures["slices"]["without_image"]["tasks"]["colour"]
@@ -222,6 +223,10 @@ def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     (tmp_path / "run/checkpoints").mkdir()
     assert "is a run with figures of its own" in mistake(capsys, *command)
     assert "needs --zero-shot" in mistake(capsys, "evaluate", QUICKSTART)
+    long = f"--config.eval.prompts=('{'a b ' * 20}{{}}',)"
+    assert "is longer than data.text_length=16" in mistake(
+        capsys, *command[:-1], f"--workdir={tmp_path / 'long'}", long
+    )
     assert "every sentence needs {}" in mistake(capsys, QUICKSTART, "--config.eval.prompts=('x',)")
     assert "no checkpoint at" in mistake(
         capsys, QUICKSTART, f"--workdir={tmp_path / 'w'}", "--config.model.pretrained=nowhere"

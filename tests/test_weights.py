@@ -478,7 +478,7 @@ def test_text_positions_keep_their_places():
 def test_fit_takes_what_both_have_and_says_so():
     ours = {
         "image": {"a": np.ones(3), "position_embedding": np.ones((5, 2))},
-        "head": {"k": np.ones(4)},
+        "head_colour": {"k": np.ones(4)},
     }
     theirs = {
         "image": {"a": np.zeros(3), "position_embedding": np.zeros((10, 2))},
@@ -488,7 +488,7 @@ def test_fit_takes_what_both_have_and_says_so():
     assert flatten_dict(taken, sep="/").keys() == {"image/a", "image/position_embedding"}
     assert lines == [
         "taken: image 13",
-        "new: head 4",
+        "new: heads 4",
         "left aside: text 2",
         "image positions resized from 3x3 to 2x2 patches (bicubic)",
     ]

@@ -63,16 +63,15 @@ def read_parameters(workdir: str | Path) -> tuple[int, Any]:
     Only looks: the run itself may be writing its next checkpoint.
     """
     folder = Path(workdir).resolve() / "checkpoints"
-    handler = ocp.StandardCheckpointHandler()  # tells what is in there unasked
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, item_handlers=handler, options=options) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {folder}; train first")
-        here = SingleDeviceSharding(jax.devices()[0])
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not steps:
+        raise UserError(f"no checkpoint in {folder}; train first")
+    step, here = max(steps), SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        path = folder / str(step) / "default"
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            manager.item_metadata(step).tree,
+            checkpointer.metadata(path).item_metadata.tree,
         )
-        state = manager.restore(step, args=ocp.args.StandardRestore(target))
+        state = checkpointer.restore(path, target)
     return step, jax.device_get(state["params"] if state["ema"] is None else state["ema"])

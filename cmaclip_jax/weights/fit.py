@@ -1,5 +1,6 @@
 """Weights of one network into another: what both have, at the size that the other wants."""
 
+import re
 from typing import Any
 
 import jax
@@ -33,10 +34,10 @@ def fit(params: dict[str, Any], shapes: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _by_part(leaves: dict[str, Any]) -> str:
-    """How many numbers every part of a model has: 'image 87,849,216, text 63,428,096'."""
+    """How many numbers every part of a model has: 'image 87,849,216, heads 1,595,943'."""
     counts: dict[str, int] = {}
     for path, leaf in leaves.items():
-        part = path.split("/")[0]
+        part = re.sub("^head_.*", "heads", path.split("/")[0])
         counts[part] = counts.get(part, 0) + int(np.prod(leaf.shape))
     return ", ".join(f"{part} {count:,}" for part, count in counts.items())
 
