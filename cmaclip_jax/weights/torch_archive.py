@@ -175,12 +175,12 @@ def read_torch_archive(path: Path) -> Tensors:
             content = archive.read(index)
             _check_words(content)
             stored = _state_dict(_attributes(TensorReader(io.BytesIO(content), path).load()))
-            keys = {tensor.storage.key: tensor.storage.dtype for tensor in stored.values()}
+            places = {name: (x.storage.key, x.storage.dtype) for name, x in stored.items()}
             numbers = {
-                key: np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
-                for key, dtype in keys.items()
+                (key, dtype): np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
+                for key, dtype in set(places.values())
             }
-            return {name: x.of(numbers[x.storage.key]) for name, x in stored.items()}
+            return {name: x.of(numbers[places[name]]) for name, x in stored.items()}
     except UserError:
         raise
     except zipfile.BadZipFile as error:
@@ -221,7 +221,7 @@ def _attributes(content: Any) -> Any:
 def _state_dict(content: Any) -> dict[str, Stored]:
     """The named tensors of a state dict, nested or wrapped as training scripts wrap it."""
     if not isinstance(content, dict):
-        raise UserError("the file holds no tensors by name")
+        raise pickle.UnpicklingError("no tensors by name")
     if isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     return dict(_flatten(content))
