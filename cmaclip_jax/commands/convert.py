@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from cmaclip_jax.commands.arguments import make_parser
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -21,12 +22,7 @@ FORMATS = ("ours", "huggingface", "openclip")
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments and converts."""
-    parser = argparse.ArgumentParser(
-        prog="cmaclip convert",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("convert", HELP)
     parser.add_argument("--source", required=True, help="the checkpoint to read")
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
     parser.add_argument("--to", choices=FORMATS, default="ours", help="whose format")
@@ -40,7 +36,6 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare with the source under PyTorch"
     )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     convert(parser.parse_args(arguments))
 
 

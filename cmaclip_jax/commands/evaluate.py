@@ -1,11 +1,10 @@
 """cmaclip evaluate: how well a model does that was trained already."""
 
-import argparse
 import functools
 import sys
 from pathlib import Path
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.commands.arguments import make_parser, read_named_config
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -19,26 +18,19 @@ config.eval.prompts, and the class whose sentences lie nearest wins. Nothing is 
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments and evaluates."""
-    parser = argparse.ArgumentParser(
-        prog="cmaclip evaluate",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("evaluate", HELP)
     parser.add_argument("--zero-shot", action="store_true", help="classify by sentences alone")
     parser.add_argument("--source", help="the CLIP: what `cmaclip convert --source` takes")
     parser.add_argument("--workdir", help="where to write (default: runs/CONFIG-zero-shot)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options, rest = parser.parse_known_args(arguments)
     if not (options.zero_shot and options.source):
         raise UserError(
             "evaluate needs --zero-shot --source=CLIP; a trained run has its figures in "
             "WORKDIR/evaluation"
         )
-    config = read_config(rest)
+    config, name = read_named_config(rest)
     config.model.pretrained = options.source
-    file = next(a for a in reversed(rest) if a.startswith("--config="))
-    zero_shot(config, Path(options.workdir or f"runs/{Path(file).stem}-zero-shot"))
+    zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"))
 
 
 def zero_shot(config, workdir: Path) -> dict:

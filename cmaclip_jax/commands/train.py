@@ -1,9 +1,8 @@
 """cmaclip train: from a config to a trained, evaluated run in its folder."""
 
-import argparse
 from pathlib import Path
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.commands.arguments import make_parser, read_named_config
 
 HELP = """\
 Trains a model and evaluates it; the same command again continues a run that was stopped.
@@ -15,18 +14,11 @@ Trains a model and evaluates it; the same command again continues a run that was
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments and trains."""
-    parser = argparse.ArgumentParser(
-        prog="cmaclip train",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("train", HELP)
     parser.add_argument("--workdir", help="the run's folder (default: runs/NAME-OF-THE-CONFIG)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options, rest = parser.parse_known_args(arguments)
-    config = read_config(rest)
-    file = next(a for a in reversed(rest) if a.startswith("--config="))
-    train_and_evaluate(config, Path(options.workdir or f"runs/{Path(file).stem}"))
+    config, name = read_named_config(rest)
+    train_and_evaluate(config, Path(options.workdir or f"runs/{name}"))
 
 
 def train_and_evaluate(config, workdir: Path) -> dict:
