@@ -15,15 +15,49 @@ def base_config() -> ConfigDict:
     config.seed = 0  # of parameters, order and dropout
 
     data = config.data = ConfigDict()
-    data.source = "shop"  # where records come from: 'shop' (drawn)
+    # Where records come from: 'shop' (drawn), 'table' (CSV, TSV, JSON Lines, Parquet), 'food101',
+    # 'fashion_gen', or 'tfds' (any TFDS builder, and what `cmaclip prepare` writes).
+    data.source = "shop"
     data.path = ""  # the data set's folder or file; 'shop' needs none
-    data.image = ""  # the column or feature with the picture; '' finds it
-    data.text = ""  # the column or feature with the words; '' finds it
+    data.image = ""  # the column or feature with the picture; '' finds it, 'none' uses none
+    data.text = ""  # the column(s) or feature(s) with the words, 'title,brand'; as data.image
     data.labels = ()  # the tasks to learn, by name; () takes all that the data has
+    data.many = ()  # of a table's tasks those with several labels in a cell, split by '|'
     data.split = "train"  # the split to train on
+    data.outside = False  # whether a table may name pictures outside its own folder
+    # What becomes of a record whose picture cannot be read: 'skip' leaves it out, 'no_image'
+    # keeps its words, 'fail' ends the run. WORKDIR/bad_records.jsonl lists all of them.
+    data.on_error = "skip"
+    data.max_bad = 0.05  # a larger share of such records ends the run
     data.image_size = 0  # pixels a side; 0: what the encoder's size is made for
-    data.text_length = 0  # tokens a text, start and end included; 0: the encoder's own
+    # Tokens a text, start and end included; 0: the encoder's own; -1: what the data needs.
+    data.text_length = 0
     data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
+    data.balance = ""  # the task whose classes are drawn evenly; '': every pair once an epoch
+    data.balance_power = 1.0  # 1: all classes alike; 0.5: by the root of their frequency
+
+    augment = data.augment = ConfigDict()  # of training pictures and texts
+    augment.crop = 1.0  # smallest share of the area that a random crop takes; 1: no random crop
+    augment.flip = False  # mirror every other picture
+    augment.jitter = 0.0  # how far brightness, contrast and saturation move, 0 to 1
+    augment.randaugment = 0  # random operations a picture; 0: none
+    augment.magnitude = 9  # how strong they are, 0 to 30
+    augment.word_drop = 0.0  # share of words left out
+
+    noise = data.noise = ConfigDict()  # pictures and texts made worse on purpose
+    noise.image = ""  # 'gaussian' | 'blur' | 'jpeg' | 'occlusion' | 'swap' | 'blank'
+    noise.text = ""  # 'drop' | 'typos' | 'swap' | 'blank'
+    noise.severity = 3  # 1 to 5 (the Gaussian also takes 10, of a published protocol)
+    noise.share = 1.0  # of the examples, how many are corrupted
+    noise.train = False  # whether in training
+    noise.evaluate = True  # whether in evaluation
+
+    tfds = data.tfds = ConfigDict()  # of data.source='tfds'; data.path is its data_dir
+    tfds.name = ""  # the builder, 'oxford_iiit_pet:4.0.0'; '': data.path is one built data set
+    tfds.train = "train"  # which TFDS split is ours to train on, 'train[:90%]' for example
+    tfds.val = ""  # to choose by; '' finds 'val' or 'validation', else takes a tenth of train
+    tfds.test = ""  # to report; '' finds 'test', else there is none
+    tfds.try_gcs = False  # whether TFDS may fetch prepared data from its public bucket
 
     shop = data.shop = ConfigDict()  # of data.source='shop' alone
     shop.seed = 0  # of the catalogue itself; config.seed leaves it as it is
@@ -86,7 +120,7 @@ def base_config() -> ConfigDict:
     evaluation = config.eval = ConfigDict()
     evaluation.every = 1_000  # steps between evaluations on the validation split; 0: none
     evaluation.watch = "val"  # the split they use
-    evaluation.split = "test"  # the split of the last evaluation
+    evaluation.split = ""  # the split of the last evaluation; '': test, or val where there is none
     # Sentences about a class, for CLIP without heads: {} is the class, {task} its task. The
     # embeddings of several are averaged.
     evaluation.prompts = ("a photo of a {}.",)
@@ -104,7 +138,10 @@ def base_config() -> ConfigDict:
 
 
 CHOICES = {
-    "data.source": ("shop",),
+    "data.source": ("shop", "table", "food101", "fashion_gen", "tfds"),
+    "data.on_error": ("skip", "no_image", "fail"),
+    "data.noise.image": ("", "gaussian", "blur", "jpeg", "occlusion", "swap", "blank"),
+    "data.noise.text": ("", "drop", "typos", "swap", "blank"),
     "model.inputs": ("both", "image", "text"),
     "model.modality": ("attention", "mean", "concat"),
     "train.objective": ("classification", "contrastive", "sigmoid"),
@@ -112,7 +149,7 @@ CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "data.split": ("train", "val", "test"),
     "eval.watch": ("train", "val", "test"),
-    "eval.split": ("train", "val", "test"),
+    "eval.split": ("", "train", "val", "test"),
 }
 AT_LEAST_ONE = [
     "train.steps",
@@ -123,6 +160,7 @@ AT_LEAST_ONE = [
     "checkpoint.every",
     "checkpoint.keep",
     "model.unroll",
+    "data.noise.severity",
     "data.shop.train_size",
     "data.shop.val_size",
     "data.shop.test_size",
@@ -130,7 +168,9 @@ AT_LEAST_ONE = [
 ]
 NOT_NEGATIVE = [
     "data.image_size",
-    "data.text_length",
+    "data.balance_power",
+    "data.augment.randaugment",
+    "data.augment.magnitude",
     "model.sequence_layers",
     "model.sequence_width",
     "model.sequence_heads",
@@ -146,6 +186,11 @@ SHARES = [
     "train.ema",
     "train.label_smoothing",
     "model.dropout",
+    "data.max_bad",
+    "data.augment.crop",
+    "data.augment.jitter",
+    "data.augment.word_drop",
+    "data.noise.share",
     "data.shop.single_share",
     "data.shop.missing_labels",
     "data.shop.missing_images",
@@ -179,8 +224,8 @@ def check_config(config: ConfigDict) -> None:
             "config.data.shop: there are 8 articles to show, and missing_images + missing_texts "
             "is 1 at most, since every pair has one of the two"
         )
-    if config.data.text_length in (1, 2):
-        raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0")
+    if config.data.text_length in (1, 2) or config.data.text_length < -1:
+        raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0 or -1")
     if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):
         raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
     if config.train.objective != "classification" and config.model.inputs != "both":

@@ -1,7 +1,7 @@
 """The one thing that every source yields, and what a source is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,28 +10,44 @@ from cmaclip_jax.tasks import Task
 
 SPLITS = ("train", "val", "test")
 
+Label = str | tuple[str, ...] | None
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A picture with some words, and what is known of it.
 
-    image: uint8 [H,W,3], or None where the pair has no picture.
-    text: or None where the pair has no words.
+    image: the bytes of a file, the path of one (any that `tf.io.gfile` opens), uint8 [H,W,3],
+        or None where the pair has no picture. Nobody has looked at it yet.
+    text: as it stands in the data, or None where the pair has no words.
     labels: {task: class name | tuple of class names | None}; None is unknown. A tuple,
         which may be empty, belongs to a many-label task.
     """
 
     id: str
-    image: np.ndarray | None
+    image: bytes | str | np.ndarray | None
     text: str | None
-    labels: Mapping[str, str | tuple[str, ...] | None]
+    labels: Mapping[str, Label]
+
+
+class RecordError(Exception):
+    """Why one record cannot be used; what follows from it is `data.on_error`'s business."""
 
 
 class Source(Protocol):
-    """Records by index, the same one every time; and the tasks that they answer."""
+    """The records of one split by index, the same one every time; and the tasks they answer.
+
+    Reading may go on in several threads at once. `labels` gives one task's label of every
+    record without reading a picture.
+    """
 
     tasks: tuple[Task, ...]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def labels(self, task: str) -> Sequence[Label]: ...
+
+
+Sources = Mapping[str, Source]  # by split, of those in SPLITS that the data has

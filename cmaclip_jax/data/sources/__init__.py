@@ -1,22 +1,17 @@
 """Where records come from: one file per kind of source, one function that opens any."""
 
+import importlib
+
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.records import Source
-from cmaclip_jax.data.sources.shop import Shop
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.records import Sources
+
+# Each is a module here with `open_splits(data, bad) -> {split: Source}`.
+KINDS = ("shop", "table", "food101", "fashion_gen", "tfds")
 
 
-def open_source(data: ConfigDict, split: str) -> Source:
-    """The records of one split, as `config.data` describes them."""
-    shop = data.shop
-    return Shop(
-        split=split,
-        size=shop[f"{split}_size"],
-        seed=shop.seed,
-        image_size=data.image_size,
-        articles=shop.articles,
-        single_share=shop.single_share if split == "train" else 0.0,
-        missing_labels=shop.missing_labels,
-        missing_images=shop.missing_images,
-        missing_texts=shop.missing_texts,
-    )
+def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
+    """The records of every split that the data has, as `config.data` describes them."""
+    kind = importlib.import_module(f"cmaclip_jax.data.sources.{data.source}")
+    return kind.open_splits(data, bad)

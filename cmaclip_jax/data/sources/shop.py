@@ -19,9 +19,11 @@ import dataclasses
 import functools
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
-from cmaclip_jax.data.records import SPLITS, Record
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.records import SPLITS, Label, Record, Sources
 from cmaclip_jax.tasks import Task
 
 # Names by which a title may call an article.
@@ -85,6 +87,25 @@ TASKS = (
 )
 
 
+def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
+    """The catalogue that `data.shop` describes."""
+    shop = data.shop
+    return {
+        split: Shop(
+            split=split,
+            size=shop[f"{split}_size"],
+            seed=shop.seed,
+            image_size=data.image_size,
+            articles=shop.articles,
+            single_share=shop.single_share if split == "train" else 0.0,
+            missing_labels=shop.missing_labels,
+            missing_images=shop.missing_images,
+            missing_texts=shop.missing_texts,
+        )
+        for split in SPLITS
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Shop:
     """`size` pairs of one split.
@@ -115,6 +136,9 @@ class Shop:
         if index not in self._drawn:
             self._drawn[index] = self.draw(index)
         return self._drawn[index]
+
+    def labels(self, task: str) -> list[Label]:
+        return [self[index].labels[task] for index in range(self.size)]
 
     def draw(self, index: int) -> Record:
         """The pair at `index`, which nothing but seed, split and index decides."""
