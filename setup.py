@@ -25,6 +25,11 @@ setup(
         "pillow",
         "rich",
         "tensorboardX",
+        "h5py",
+        "pyarrow",
+        "etils[epath]",
+        "array_record; sys_platform == 'linux'",
+        "tensorflow-datasets>=4.9.10",
         # tf.data alone is used; the CPU build leaves the accelerator to JAX.
         "tensorflow-cpu>=2.21; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.21; sys_platform != 'linux' or platform_machine != 'x86_64'",
@@ -32,6 +37,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "beam": ["apache-beam"],
         "test": [
             "pytest",
             "hypothesis",

@@ -1,21 +1,15 @@
-"""From a config to the parts of a run: the one place that knows both data and models."""
+"""From a config to what learns: the network and its objective, for the data of a run."""
 
-import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.pipeline import Encoder, eval_batches, train_batches
-from cmaclip_jax.data.records import Source
-from cmaclip_jax.data.sources import open_source
-from cmaclip_jax.data.text import Tokenizer, train_tokenizer
+from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.inputs import Data
 from cmaclip_jax.models import (
     CLIP,
     Classification,
@@ -24,67 +18,8 @@ from cmaclip_jax.models import (
     Objective,
     SequenceAttention,
 )
-from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
-from cmaclip_jax.towers import Towers, sized_encoders, with_sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What a run reads: its tasks, its tokenizer, and batches of any split."""
-
-    config: ConfigDict
-    tasks: tuple[Task, ...]
-    encode: Encoder
-    source: Callable[[str], Source]  # by split; opened once each
-
-    def train_batches(self, start: int) -> Iterator:
-        """This host's batches for step `start` and all that follow."""
-        return train_batches(
-            self.source(self.config.data.split),
-            self.encode,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-            start=start,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
-
-    def share_cut(self) -> float:
-        """The share of the training texts that are longer than `data.text_length` (a sample)."""
-        texts = list(_some_texts(self.source(self.config.data.split), 1_000))
-        return self.encode.tokenizer.share_cut(texts, self.encode.text_length)
-
-    def eval_batches(self, split: str) -> Iterator:
-        """This host's share of a split, every pair once."""
-        return eval_batches(
-            self.source(split),
-            self.encode,
-            batch_size=self.config.eval.batch_size,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
-
-
-def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
-    """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
-    config = with_sizes(config, towers)
-    source = functools.cache(functools.partial(open_source, config.data))
-    tasks_file, tokenizer_file = (
-        (workdir / "tasks.json", workdir / "tokenizer.json") if workdir else (None, None)
-    )
-    if tasks_file and tasks_file.exists() and tokenizer_file.exists():
-        tasks, tokenizer = read_tasks(tasks_file), Tokenizer.load(tokenizer_file)
-    else:
-        training = source(config.data.split)
-        tasks = select_tasks(training.tasks, config.data.labels)
-        tokenizer = towers.tokenizer or train_tokenizer(
-            _some_texts(training, 20_000), config.data.vocabulary
-        )
-        if workdir:
-            write_tasks(tasks_file, tasks)
-            tokenizer.save(tokenizer_file)
-    encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
-    return Data(config, tasks, encode, source)
+from cmaclip_jax.tasks import Task
+from cmaclip_jax.towers import Towers, sized_encoders
 
 
 def build_objective(config: ConfigDict, data: Data, towers: Towers) -> Objective:
@@ -183,11 +118,3 @@ def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
         head_dropout=fields.dropout,
         dtype=how["dtype"],
     )
-
-
-def _some_texts(source: Source, most: int) -> Iterator[str]:
-    """Up to `most` texts, spread evenly over a source."""
-    for index in range(0, len(source), max(1, len(source) // most)):
-        text = source[index].text
-        if text:
-            yield text

@@ -83,7 +83,7 @@ def _trained_clip(workdir: Path) -> Weights:
         config.update(json.loads((workdir / "config.json").read_text()))
     towers = open_towers(config, workdir)
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
-    image, text, _ = sized_encoders(with_sizes(config, towers), towers, tokenizer)
+    image, text, _ = sized_encoders(with_sizes(config, towers, tokenizer.length), towers, tokenizer)
     step, params = read_parameters(workdir)
     missing = [name for name in ("image", "text") if name not in params]
     if missing:
@@ -97,11 +97,16 @@ def _trained_clip(workdir: Path) -> Weights:
     )
 
 
-def with_sizes(config: ConfigDict, towers: Towers) -> ConfigDict:
-    """The config with `data.image_size` and `data.text_length` filled in from the encoders."""
+def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDict:
+    """The config with `data.image_size` and `data.text_length` filled in from the encoders.
+
+    needed: the text length that suits the data, where it is known already.
+    """
     config = config.copy_and_resolve_references()
     image, text = towers.image, towers.text
     config.data.image_size = config.data.image_size or image.image_size
+    if config.data.text_length == -1:
+        config.data.text_length = needed
     config.data.text_length = config.data.text_length or text.length
     size = config.data.image_size
     if size % image.patch_size:

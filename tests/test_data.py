@@ -8,7 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from cmaclip_jax.data.pipeline import Encoder, eval_batches, example_indices, train_batches
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.loading import Loader
+from cmaclip_jax.data.order import Order, class_weights
+from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.sources.shop import ARTICLES, MATERIALS, TASKS, Shop, draw_things
 from cmaclip_jax.data.text import Tokenizer, train_tokenizer
 
@@ -22,6 +26,11 @@ def shop():
 def encode(shop):
     texts = [shop[i].text for i in range(50)]
     return Encoder(TASKS, train_tokenizer(filter(None, texts), 320), 48, 16)
+
+
+@pytest.fixture(scope="module")
+def load(shop, encode):
+    return Loader(shop, "train", encode, BadRecords())
 
 
 def take(batches, count):
@@ -106,10 +115,9 @@ def test_tokenizer_survives_its_file_and_reads_any_script(encode, tmp_path):
 
 def test_encoded_labels_are_the_records(shop, encode):
     records = [shop[i] for i in range(50)]
-    batch = encode(records, 52)
+    batch = encode([*records, None, None], [*(record.text for record in records), None, None])
     assert batch["weight"].sum() == 50
     for row, record in enumerate(records):
-        assert batch["has_image"][row] == (record.image is not None)
         assert batch["has_text"][row] == (record.text is not None)
         for task in TASKS:
             label, value = record.labels[task.name], batch["labels"][task.name][row]
@@ -121,28 +129,46 @@ def test_encoded_labels_are_the_records(shop, encode):
                 assert task.classes[value] == label
 
 
-def test_a_stream_restarts_at_any_step(shop, encode):
-    kwargs = {"batch_size": 8, "seed": 3}
-    whole = take(train_batches(shop, encode, **kwargs), 12)
-    assert_same(take(train_batches(shop, encode, start=9, **kwargs), 3), whole[9:])
-    other = take(train_batches(shop, encode, batch_size=8, seed=4), 1)
+def test_a_stream_restarts_at_any_step(load):
+    whole = take(train_batches(load, Order(50, 3), batch_size=8), 12)
+    assert_same(take(train_batches(load, Order(50, 3), batch_size=8, start=9), 3), whole[9:])
+    other = take(train_batches(load, Order(50, 4), batch_size=8), 1)
     assert not np.array_equal(other[0]["tokens"], whole[0]["tokens"])
 
 
 def test_every_epoch_shows_every_record_once_in_a_new_order():
-    order = example_indices(0, 150, 50, seed=0)
+    order = Order(50).indices(0, 150)
     epochs = [order[i : i + 50] for i in (0, 50, 100)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_hosts_share_a_batch_between_them(shop, encode):
-    whole = take(train_batches(shop, encode, batch_size=12, seed=0, start=5), 2)
+def test_chunks_are_read_one_after_the_other_and_yet_shuffled():
+    chunks = np.repeat(np.arange(500), 8)
+    order = Order(4_000, chunks=chunks).epoch(0)
+    assert sorted(order) == list(range(4_000))
+    assert max(len(set(chunks[order[i : i + 1_024]])) for i in range(0, 4_000, 1_024)) <= 129
+    assert np.mean(np.diff(chunks[order]) == 0) < 0.02
+    assert not np.array_equal(order, Order(4_000, chunks=chunks).epoch(1))
+
+
+def test_balanced_order_draws_every_class_alike():
+    labels = ["common"] * 900 + ["rare"] * 90 + [None] * 10
+    even, root = (class_weights(labels, power) for power in (1.0, 0.5))
+    drawn = np.array(labels, object)[Order(1_000, weights=even).indices(0, 20_000)]
+    counts = collections.Counter(drawn.tolist())
+    assert counts["common"] / counts["rare"] == pytest.approx(1, abs=0.1)
+    assert root[0] / root[950] == pytest.approx((90 / 900) ** 0.5)
+    many = class_weights([("a", "b"), ("a",), ("a",), ()], 1.0)
+    assert list(many) == pytest.approx([1, 1 / 3, 1 / 3, 5 / 9])
+
+
+def test_hosts_share_a_batch_between_them(load):
+    kwargs = {"batch_size": 12, "start": 5}
+    whole = take(train_batches(load, Order(50), **kwargs), 2)
     for hosts in (2, 3):
         parts = [
-            take(
-                train_batches(shop, encode, batch_size=12, seed=0, start=5, host=h, hosts=hosts), 2
-            )
+            take(train_batches(load, Order(50), host=h, hosts=hosts, **kwargs), 2)
             for h in range(hosts)
         ]
         for step in range(2):
@@ -151,10 +177,9 @@ def test_hosts_share_a_batch_between_them(shop, encode):
 
 
 @pytest.mark.parametrize(("rows", "hosts"), [(50, 1), (7, 1), (16, 2), (12, 3), (64, 4)])
-def test_evaluation_sees_every_record_once(shop, encode, rows, hosts):
+def test_evaluation_sees_every_record_once(shop, encode, load, rows, hosts):
     streams = [
-        list(eval_batches(shop, encode, batch_size=rows * hosts, host=h, hosts=hosts))
-        for h in range(hosts)
+        list(eval_batches(load, batch_size=rows * hosts, host=h, hosts=hosts)) for h in range(hosts)
     ]
     assert len({len(stream) for stream in streams}) == 1  # no host waits for another
     seen = collections.Counter(
@@ -164,18 +189,23 @@ def test_evaluation_sees_every_record_once(shop, encode, rows, hosts):
         for row, weight in zip(batch["tokens"], batch["weight"], strict=True)
         if weight
     )
-    assert seen == collections.Counter(
-        row.tobytes() for row in encode([shop[i] for i in range(50)], 50)["tokens"]
-    )
+    records = [shop[i] for i in range(50)]
+    batch = encode(records, [record.text for record in records])
+    assert seen == collections.Counter(row.tobytes() for row in batch["tokens"])
 
 
 def test_an_open_stream_does_not_hold_up_the_interpreters_end():
     code = """
-from cmaclip_jax.data.pipeline import Encoder, train_batches
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.loading import Loader
+from cmaclip_jax.data.order import Order
+from cmaclip_jax.data.pipeline import train_batches
 from cmaclip_jax.data.sources.shop import TASKS, Shop
 from cmaclip_jax.data.text import train_tokenizer
 encode = Encoder(TASKS, train_tokenizer(["a"], 300), 48, 16)
-stream = train_batches(Shop("train", 99), encode, batch_size=64, seed=0)
+load = Loader(Shop("train", 99), "train", encode, BadRecords())
+stream = train_batches(load, Order(99), batch_size=64)
 next(stream)
 print("end")
 """

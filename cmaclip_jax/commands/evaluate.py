@@ -39,9 +39,10 @@ def zero_shot(config, workdir: Path) -> dict:
     from rich.console import Console  # what is below takes seconds to import
     from rich.progress import track
 
-    from cmaclip_jax.assembly import build_contrastive, open_data
+    from cmaclip_jax.assembly import build_contrastive
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
+    from cmaclip_jax.inputs import open_data
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
     from cmaclip_jax.parallel.rules import tree_shardings
     from cmaclip_jax.towers import open_towers
@@ -63,7 +64,7 @@ def zero_shot(config, workdir: Path) -> dict:
     drawn = jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init), mesh))()
     params, lines = replace_parameters(drawn, towers.params)
     console.print("\n".join(lines), highlight=False)
-    split = config.eval.split
+    split = data.last_split()
     sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
     console.print(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
     params = objective.ready(params)

@@ -25,9 +25,10 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
     from rich.console import Console  # what is below takes seconds to import
 
-    from cmaclip_jax.assembly import build_objective, open_data
+    from cmaclip_jax.assembly import build_objective
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
+    from cmaclip_jax.inputs import open_data
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
     from cmaclip_jax.towers import open_towers
     from cmaclip_jax.training import Watcher, open_workdir, train
@@ -62,10 +63,8 @@ def train_and_evaluate(config, workdir: Path) -> dict:
 
     try:
         example = data.encode.empty(1)
-        cut = data.share_cut()
-        if cut:
-            length = data.encode.text_length
-            watcher.say(f"{cut:.1%} of the texts are longer than {length} tokens and are cut")
+        for line in data.lines():
+            watcher.say(line)
         state = train(
             config,
             objective,
@@ -77,10 +76,12 @@ def train_and_evaluate(config, workdir: Path) -> dict:
             watch,
             towers.params,
         )
-        figures = evaluate(state, config.train.steps, config.eval.split)
+        figures = evaluate(state, config.train.steps, data.last_split())
         path = write_score(workdir, figures)
     finally:
         watcher.close()
+    if data.bad.reasons:
+        watcher.console.print(f"not used as they were: {data.bad.summary()}", soft_wrap=True)
     watcher.console.print(score_table(figures))
     watcher.console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return figures

@@ -3,6 +3,7 @@
 import collections
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from cmaclip_jax.errors import UserError
@@ -29,9 +30,12 @@ class BadRecords:
         self._listed: set[tuple[str, str, str]] = set()
         self._faults: dict[str, set[str]] = collections.defaultdict(set)
         self._seen: dict[str, bytearray] = {}
+        self._count: collections.Counter = collections.Counter()  # {split: records met}
         self._lock = threading.Lock()
-        if path and path.exists():
-            path.unlink()
+        if path and path.exists():  # the run goes on: what is listed is not listed again
+            for line in map(json.loads, path.read_text().splitlines()):
+                self._listed.add((line["split"], line["id"], line["reason"]))
+                self.reasons[line["reason"]] += 1
 
     def fault(self, split: str, record: str, reason: str, detail: str = "") -> None:
         """A record of a split that cannot be used; raises where the policy is to fail."""
@@ -49,18 +53,21 @@ class BadRecords:
         with self._lock:
             self._list(split, record, reason, detail)
 
-    def saw(self, split: str, indices, size: int) -> None:
-        """Records were met; raises UserError where too many of them turned out bad."""
+    def saw(self, split: str, indices: Iterable[int], size: int) -> None:
+        """Records of a split were met; raises UserError where too many of them were bad."""
         with self._lock:
             seen = self._seen.setdefault(split, bytearray(size))
             for index in indices:
+                self._count[split] += not seen[index]
                 seen[index] = 1
-            faults = len(self._faults[split])
-            if not faults:
-                return
-            count = sum(seen)
-            if count >= min(ENOUGH, size) and faults > self.max_share * count:
-                raise UserError(self._too_many(split, faults, count))
+        if self._count[split] >= min(ENOUGH, size):
+            self.check_share(split, self._count[split])
+
+    def check_share(self, split: str, count: int) -> None:
+        """Raises UserError where too many of the `count` records met so far were bad."""
+        faults = self.faults(split)
+        if faults > self.max_share * count:
+            raise UserError(self._too_many(split, faults, count))
 
     def faults(self, split: str) -> int:
         """How many records of a split cannot be used, as far as is known."""

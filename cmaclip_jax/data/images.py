@@ -1,6 +1,7 @@
-"""Pictures to what CLIP's image tower expects: uint8 [S,S,3], resized and cut as in training."""
+"""Pictures of every kind to what CLIP's image tower expects: uint8 [S,S,3]."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,19 @@ from PIL import Image, ImageOps
 from cmaclip_jax.errors import UserError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
+# Large is not wrong; what is too large to be meant (178 megapixels) is an error all the same.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def clip_image(picture: Picture, size: int) -> np.ndarray:
     """The middle square of a picture: shortest side to `size` (bicubic), then the centre."""
+    if isinstance(picture, np.ndarray) and picture.shape == (size, size, 3):
+        _check_bytes(picture)
+        return picture
     image = open_image(picture)
     width, height = image.size
     short = min(width, height)
-    if not short:
-        raise UserError(f"cannot read a picture of {width} x {height} pixels")
     # Floored, as the reference does it.
     resized = (int(size * width / short), int(size * height / short))
     if resized != image.size:
@@ -26,19 +31,25 @@ def clip_image(picture: Picture, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+def window_image(image: Image.Image, window, size: int) -> np.ndarray:
+    """A window (top, left, height, width) of a picture as uint8 [size,size,3]."""
+    top, left, height, width = map(int, window)
+    box = (left, top, left + width, top + height)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
 def open_image(picture: Picture) -> Image.Image:
     """An RGB picture, upright as its camera meant it, from any of the forms that people have."""
     name = picture if isinstance(picture, str | Path) else type(picture).__name__
     try:
         if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8:
-                raise ValueError(f"an array of {picture.dtype}; make it uint8, 0 to 255")
+            _check_bytes(picture)
             picture = Image.fromarray(picture)
         elif isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture))
         elif isinstance(picture, str | Path):
             picture = Image.open(picture)
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        image = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
     except (
         OSError,
         ValueError,
@@ -48,3 +59,18 @@ def open_image(picture: Picture) -> Image.Image:
         Image.DecompressionBombError,
     ) as error:
         raise UserError(f"cannot read the picture {name}: {error}") from error
+    if not min(image.size):
+        raise UserError(f"cannot read the picture {name}: it has {image.size} pixels")
+    return image
+
+
+def _check_bytes(picture: np.ndarray) -> None:
+    if picture.dtype != np.uint8:
+        raise UserError(f"an array of {picture.dtype} is no picture; make it uint8, 0 to 255")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greys scaled down; Pillow would cut them off at 255."""
+    if image.mode not in SIXTEEN_BITS:
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

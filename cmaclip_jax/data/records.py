@@ -1,6 +1,7 @@
 """The one thing that every source yields, and what a source is."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class Source(Protocol):
 
     Reading may go on in several threads at once. `labels` gives one task's label of every
     record without reading a picture.
+
+    A source may also have `description`, a line on what was chosen to be read; and `chunks`,
+    for each record the number of the block that it can only be read with.
     """
 
     tasks: tuple[Task, ...]
@@ -51,3 +55,9 @@ class Source(Protocol):
 
 
 Sources = Mapping[str, Source]  # by split, of those in SPLITS that the data has
+
+
+def hash_share(name: str) -> float:
+    """A number in [0,1) that the name alone decides: who is below s belongs to the share s."""
+    digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,5 +1,6 @@
 """Words to token ids, always `<start> ... <end>` and padded, as CLIP's text tower expects."""
 
+import functools
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,9 +19,14 @@ class Tokenizer:
 
     The end token has the highest id and is also the padding, as in CLIP: so the first
     highest id is where a text ends, by either of CLIP's pooling rules.
+
+    length: of a text in tokens, as measured on the data it was made for; 0: not measured.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
+        self.length = (backend.truncation or {}).get("max_length", 0)
+        backend.no_truncation()
+        backend.no_padding()
         self.backend = backend
         self.start, self.end = backend.token_to_id(START), backend.token_to_id(END)
         self.vocabulary = backend.get_vocab_size()
@@ -42,8 +48,17 @@ class Tokenizer:
         lengths = [len(words) + 2 for words in self._words(texts)]
         return float(np.mean(np.array(lengths) > length)) if lengths else 0.0
 
+    def length_for(self, texts: Sequence[str]) -> int:
+        """The length that all but one text in a thousand fit into, in steps of eight."""
+        lengths = [len(words) + 2 for words in self._words(texts)] or [3]
+        return -(-int(np.quantile(lengths, 0.999, method="higher")) // 8) * 8
+
     def save(self, path: str | Path) -> None:
+        """Writes a file that every reader of `tokenizer.json` understands."""
+        if self.length:
+            self.backend.enable_truncation(self.length)
         self.backend.save(str(path))
+        self.backend.no_truncation()
 
     def save_for_transformers(self, folder: Path, length: int) -> None:
         """The files that `transformers.AutoTokenizer` reads."""
@@ -68,9 +83,12 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def clean(text: str) -> str:
     """A text as CLIP saw it in training: repaired, HTML unescaped (twice), single spaces."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # else all is well
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
 
 
 def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
@@ -81,7 +99,6 @@ def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
         if whole.exists():
             backend = tokenizers.Tokenizer.from_file(str(whole))
             backend.no_truncation()
-            backend.no_padding()
         elif all(part.exists() for part in parts):
             from transformers import CLIPTokenizerFast  # takes seconds to import
 

@@ -206,6 +206,16 @@ SIZES: dict[str, Size] = {
         _tower(128, 4, 4, patch_size=12, image_size=72, patch_hidden=192, activation="gelu"),
         _tower(128, 2, 4, length=24, activation="gelu"),
     ),
+    "small/16": Size(
+        96,
+        _tower(96, 3, 3, patch_size=16, image_size=64, patch_hidden=256, activation="gelu"),
+        _tower(96, 1, 3, length=24, activation="gelu"),
+    ),
+    "medium/16": Size(
+        128,
+        _tower(128, 4, 4, patch_size=16, image_size=64, patch_hidden=256, activation="gelu"),
+        _tower(128, 2, 4, length=24, activation="gelu"),
+    ),
     "test/8": Size(
         32,
         _tower(32, 2, 2, patch_size=8, image_size=16),

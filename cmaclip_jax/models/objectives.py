@@ -69,7 +69,7 @@ class Classification:
         does not shout in the batches where it has one.
         """
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
-        examples = jnp.sum(batch["weight"])
+        examples = jnp.maximum(jnp.sum(batch["weight"]), 1)  # a batch of bad records has none
         total, sums, task_weights = jnp.zeros(()), {}, dict(self.task_weights)
         for task in self.tasks:
             losses, known = self._task_losses(task, logits[task.name], batch)

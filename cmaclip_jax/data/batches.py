@@ -1,0 +1,70 @@
+"""Records to the arrays of a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cmaclip_jax.data.records import Label, Record
+from cmaclip_jax.data.text import Tokenizer
+from cmaclip_jax.tasks import UNKNOWN, Task
+
+Batch = dict[str, Any]
+
+
+class Encoder:
+    """The arrays of a batch, but for what is in the pictures.
+
+    Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
+    labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], tokenizer: Tokenizer, image_size: int, text_length: int
+    ):
+        self.tasks = tuple(tasks)
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.text_length = text_length
+        self._positions = {task.name: {c: i for i, c in enumerate(task.classes)} for task in tasks}
+
+    def __call__(self, records: Sequence[Record | None], texts: Sequence[str | None]) -> Batch:
+        """A row for every record, with words as in `texts`; a None is a row of weight 0."""
+        batch = self.empty(len(records))
+        batch["tokens"] = self.tokenizer(texts, self.text_length)
+        batch["has_text"][:] = [bool(text) for text in texts]
+        for row, record in enumerate(records):
+            if record is None:
+                continue
+            batch["weight"][row] = 1.0
+            for task in self.tasks:
+                self._write_label(batch["labels"][task.name], row, task, record.labels[task.name])
+        return batch
+
+    def empty(self, rows: int) -> Batch:
+        """A batch of nothing but padding; also the shapes to initialise a model with."""
+        size = self.image_size
+        return {
+            "image": np.zeros((rows, size, size, 3), np.uint8),
+            "has_image": np.zeros(rows, bool),
+            "tokens": np.full((rows, self.text_length), self.tokenizer.end, np.int32),
+            "has_text": np.zeros(rows, bool),
+            "labels": {
+                task.name: np.full((rows, len(task.classes)), UNKNOWN, np.float32)
+                if task.many
+                else np.full(rows, UNKNOWN, np.int32)
+                for task in self.tasks
+            },
+            "weight": np.zeros(rows, np.float32),
+        }
+
+    def _write_label(self, labels: np.ndarray, row: int, task: Task, label: Label) -> None:
+        """A class that the run does not know leaves the label unknown."""
+        positions = self._positions[task.name]
+        if label is None:
+            return
+        if not task.many:
+            labels[row] = positions.get(label, UNKNOWN)
+        elif all(name in positions for name in label):
+            labels[row] = 0.0
+            labels[row, [positions[name] for name in label]] = 1.0

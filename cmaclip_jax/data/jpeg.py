@@ -1,0 +1,91 @@
+"""The fast way for what most pictures are: plain upright JPEGs, decoded inside tf.data.
+
+TensorFlow decodes only the window that is wanted, and at a half, a quarter or an eighth of
+the size where that is enough; many threads at once, without Python. Whatever is not plain
+goes through Pillow instead (images.py), which knows everything but is slower.
+"""
+
+import io
+import struct
+
+import numpy as np
+import tensorflow as tf
+from PIL import ExifTags, Image
+
+RATIOS = (1, 2, 4, 8)  # by which libjpeg can shrink while it decodes
+SHRINKS = 1.25  # from here on a picture is made smaller, and is smoothed for that
+FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive
+NO_FRAME = {0xC4, 0xC8, 0xCC}  # tables, among the numbers of frames
+
+
+def plain_size(content: bytes) -> tuple[int, int] | None:
+    """Height and width of a whole 8-bit grey or YCbCr JPEG that stands upright; else None."""
+    if content[:2] != b"\xff\xd8" or content.rfind(b"\xff\xd9", -64) < 0:
+        return None
+    place, end = 2, len(content) - 9
+    while place < end:
+        if content[place] != 0xFF:
+            return None
+        marker = content[place + 1]
+        if marker == 0xFF:
+            place += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
+            bits, height, width, parts = struct.unpack_from(">BHHB", content, place + 4)
+            plain = marker in FRAMES and bits == 8 and parts in (1, 3) and height and width
+            return (height, width) if plain else None
+        (length,) = struct.unpack_from(">H", content, place + 2)
+        if marker == 0xE1 and content[place + 4 : place + 8] == b"Exif" and turned(content):
+            return None
+        place += 2 + length
+    return None
+
+
+def turned(content: bytes) -> bool:
+    """Whether a picture's Exif says that it must be turned to stand upright."""
+    try:
+        return Image.open(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except (OSError, SyntaxError, ValueError):
+        return True  # whoever reads it with care will say what is wrong
+
+
+def decoder_number(windows, size: int):
+    """Which of the decoders suits each window [R,4] for pictures of `size`: int32 [R]."""
+    room = windows[:, 2:].min(axis=1) / size
+    ratio = np.searchsorted(RATIOS, room, side="right").clip(1) - 1
+    return (2 * ratio + (room / np.take(RATIOS, ratio) > SHRINKS)).astype(np.int32)
+
+
+def decode_all(contents, windows, numbers, ready, size: int):
+    """Pictures u8 [R,size,size,3]: decoded where `contents` has bytes, else as `ready` has them."""
+
+    def one(row):
+        content, window, number, picture = row
+        return tf.cond(
+            tf.equal(content, b""), lambda: picture, lambda: decode(content, window, number, size)
+        )
+
+    spec = tf.TensorSpec((size, size, 3), tf.uint8)
+    rows = (contents, windows, numbers, ready)
+    return tf.map_fn(one, rows, fn_output_signature=spec, parallel_iterations=4)
+
+
+def decode(content, window, number, size: int):
+    """One window (top, left, height, width) of a JPEG as u8 [size,size,3]."""
+    branches = [
+        lambda ratio=ratio, smooth=smooth: _decode(content, window, ratio, smooth, size)
+        for ratio in RATIOS
+        for smooth in (False, True)
+    ]
+    return tf.switch_case(number, branches)
+
+
+def _decode(content, window, ratio: int, smooth: bool, size: int):
+    if ratio == 1:
+        image = tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_FAST")
+    else:
+        image = tf.io.decode_jpeg(content, 3, ratio=ratio, dct_method="INTEGER_FAST")
+        top, left, height, width = tf.unstack(window // ratio)
+        image = image[top : top + height, left : left + width]
+    image = tf.image.resize(image, (size, size), antialias=smooth)
+    return tf.ensure_shape(tf.cast(image + 0.5, tf.uint8), (size, size, 3))

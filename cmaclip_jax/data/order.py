@@ -1,0 +1,67 @@
+"""Which records a step sees: a pure function of (seed, step), on any number of hosts.
+
+The order of an epoch is drawn from (seed, epoch); step s takes positions s*B .. s*B+B of
+the endless row of epochs.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmaclip_jax.data.records import Label
+
+SHUFFLED_TOGETHER = 1_024  # records, where reading is cheap only chunk by chunk
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Order:
+    """The endless row of epochs over `size` records.
+
+    weights: how often each is drawn, relative to the others; None: each once an epoch.
+    chunks: for each record the number of the chunk that it is read with. Chunks are shuffled
+        and then records within some thousand, so that a chunk is read once an epoch.
+    """
+
+    size: int
+    seed: int = 0
+    weights: np.ndarray | None = None
+    chunks: np.ndarray | None = None
+
+    def indices(self, first: int, count: int) -> list[int]:
+        """The records at positions first .. first+count."""
+        places = (divmod(position, self.size) for position in range(first, first + count))
+        return [int(self._epochs(epoch)[offset]) for epoch, offset in places]
+
+    @functools.cached_property
+    def _epochs(self):
+        return functools.lru_cache(maxsize=2)(self.epoch)
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The records of one epoch in their order."""
+        random = np.random.default_rng((self.seed, number))
+        if self.weights is not None:
+            return random.choice(self.size, self.size, p=self.weights / self.weights.sum())
+        order = random.permutation(self.size)
+        if self.chunks is None:
+            return order
+        places = random.permutation(self.chunks.max() + 1)  # of the chunks in this epoch
+        by_chunk = np.argsort(places[self.chunks], kind="stable")
+        starts = range(0, self.size, SHUFFLED_TOGETHER)
+        parts = [random.permutation(by_chunk[i : i + SHUFFLED_TOGETHER]) for i in starts]
+        return np.concatenate(parts)
+
+
+def class_weights(labels: Sequence[Label], power: float) -> np.ndarray:
+    """Weights by which every class of a task is drawn equally often (power 1), or nearly (< 1).
+
+    A record of several classes counts by its rarest one; an unlabelled record as the average.
+    """
+    named = [label if isinstance(label, tuple) else (label,) for label in labels]
+    counts = collections.Counter(name for names in named for name in names if name is not None)
+    weights = np.array(
+        [max((counts[name] ** -power for name in names if name), default=0) for names in named]
+    )
+    return np.where(weights > 0, weights, weights[weights > 0].mean())

@@ -1,0 +1,251 @@
+"""Any source as sharded record files whose pictures are small already.
+
+The work is done shard by shard, and a shard is a function of (split, number): a run that was
+stopped skips what is finished and ends with the same bytes, and Beam may spread the shards
+over machines. A shard's file has a temporary name until it is whole; a small JSON file then
+says that it is finished and what is in it.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.prepare.account import Account
+from cmaclip_jax.data.prepare.overheard import Entry, Overheard, replay
+from cmaclip_jax.data.prepare.record_writer import FORMATS, in_order, open_writer
+from cmaclip_jax.data.prepare.stored import make_features, shrink, to_example
+from cmaclip_jax.data.records import Record, RecordError, Sources
+from cmaclip_jax.data.tfds_fields import PREPARED
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import Task
+
+MANIFEST, FINISHED, BAD, PART = "manifest.json", "finished", "bad_records.jsonl", ".part"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How records are kept: the shorter side in pixels, JPEG's quality, the kind of file.
+
+    shards: of the training split; the others have as many as their sizes ask for.
+    """
+
+    shards: int
+    size: int = 256
+    quality: int = 92
+    format: str = "array_record"
+
+    def __post_init__(self):
+        for name, most in (("shards", 99_999), ("size", 65_500), ("quality", 100)):
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"--{name}={getattr(self, name)} must lie between 1 and {most}")
+        if self.format not in FORMATS:
+            raise UserError(f"--format={self.format} is none of {FORMATS}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """One record, ready to be written; None where it cannot be. And what was wrong with it."""
+
+    record: Record | None
+    example: bytes
+    entries: list[Entry]
+
+
+class Preparation:
+    """The shards of one output folder: which there are, and how one is written.
+
+    `origin` describes the data in JSON: a folder is of one origin, in one form.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        tasks: Sequence[Task],
+        output: str | os.PathLike,
+        form: Form,
+        overheard: Overheard,
+        origin: Mapping,
+    ):
+        self.sources = {split: source for split, source in sources.items() if len(source)}
+        self.tasks, self.form, self.output = tuple(tasks), form, epath.Path(output).expanduser()
+        self.overheard = overheard
+        self.shards = count_shards({s: len(x) for s, x in self.sources.items()}, form.shards)
+        self.features = make_features(tasks)
+        self._claim(origin)
+
+    def pieces(self) -> list[tuple[str, int]]:
+        """Every (split, shard)."""
+        return [(split, shard) for split, n in self.shards.items() for shard in range(n)]
+
+    def rows(self, split: str, shard: int) -> range:
+        """The records of a shard, by their numbers in the source."""
+        size, shards = len(self.sources[split]), self.shards[split]
+        return range(shard * size // shards, (shard + 1) * size // shards)
+
+    def finished(self, split: str, shard: int) -> Account | None:
+        """What is in a shard, if it is finished."""
+        note, file = self._note(split, shard), self._file(split, shard)
+        if not note.exists() or not file.exists():
+            return None
+        account = Account.from_json(json.loads(note.read_text()))
+        return account if account.file_bytes == file.stat().length else None
+
+    def write(self, split: str, shard: int, tick: Callable[[], None] = lambda: None) -> Account:
+        """Writes a shard and says what is in it; `tick` is called after every record."""
+        account = Account()
+        part = self.output / FINISHED / f"{split}-{shard:05d}{part_suffix()}"
+        with open_writer(os.fspath(part), self.form.format) as write:
+            for made in in_order(functools.partial(self.make, split), self.rows(split, shard)):
+                account.entries += made.entries
+                if made.record is not None:
+                    account.add(made.record, len(made.example), self.tasks)
+                    write(made.example)
+                tick()
+        file = self._file(split, shard)
+        part.replace(file)
+        account.file_bytes = file.stat().length
+        write_json(self._note(split, shard), account.to_json())
+        return account
+
+    def make(self, split: str, index: int) -> Made:
+        """One record with its picture made small, and its example."""
+        name = f"{split}-{index}"
+        with self.overheard.listening() as entries:
+            try:
+                record = self.sources[split][index]
+                name = record.id
+                record = dataclasses.replace(record, image=self._picture(split, record))
+                return Made(record, to_example(record, self.tasks, self.features), entries)
+            except RecordError as error:
+                self._fault(split, name, error)
+                return Made(None, b"", entries)
+
+    def finish(self, accounts: Mapping[tuple[str, int], Account]) -> None:
+        """Writes what TFDS must know of the files, and removes what interrupted runs left."""
+        infos = []
+        for split, shards in self.shards.items():
+            parts = [accounts[split, shard] for shard in range(shards)]
+            info = tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[part.records for part in parts],
+                num_bytes=sum(part.bytes for part in parts),
+            )
+            infos.append(info)
+        tfds.folder_dataset.write_metadata(
+            data_dir=self.output,
+            features=self.features,
+            split_infos=infos,
+            description="Pairs of a picture and words, written by `cmaclip prepare`.",
+            check_data=False,
+        )
+        for part in (self.output / FINISHED).glob(f"*{PART}"):
+            part.unlink(missing_ok=True)
+
+    def _picture(self, split: str, record: Record) -> bytes | None:
+        if record.image is None:
+            return None
+        try:
+            return shrink(record.image, self.form.size, self.form.quality)
+        except RecordError as error:
+            if self.overheard.policy != "no_image":
+                raise
+            self._fault(split, record.id, error)
+            return None
+
+    def _fault(self, split: str, name: str, error: RecordError) -> None:
+        reason, _, detail = str(error).partition(": ")
+        self.overheard.fault(split, name, reason, detail)
+
+    def _claim(self, origin: Mapping) -> None:
+        """Takes the folder for this origin and form, or finds that it has them already."""
+        manifest = {
+            "data": origin,
+            "form": dataclasses.asdict(self.form),
+            "tasks": [dataclasses.asdict(task) for task in self.tasks],
+            "records": {split: len(source) for split, source in self.sources.items()},
+        }
+        manifest = json.loads(json.dumps(manifest))
+        file = self.output / MANIFEST
+        try:
+            if file.exists():
+                check_same(json.loads(file.read_text()), manifest, self.output)
+            elif self.output.exists() and any(self.output.iterdir()):
+                raise UserError(f"{self.output} is not empty; name another --output")
+            (self.output / FINISHED).mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                write_json(file, manifest)
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"cannot use {self.output} ({error}); name another --output") from error
+
+    def _note(self, split: str, shard: int) -> epath.Path:
+        return self.output / FINISHED / f"{split}-{shard:05d}.json"
+
+    def _file(self, split: str, shard: int) -> epath.Path:
+        """A shard's file, named as TFDS names them."""
+        number = f"{shard:05d}-of-{self.shards[split]:05d}"
+        return self.output / f"{PREPARED}-{split}.{self.form.format}-{number}"
+
+
+Write = Callable[[str, int], Account]
+
+
+def finish_all(
+    preparation: Preparation, max_bad: float, write: Write
+) -> tuple[dict[str, Account], BadRecords]:
+    """Writes every shard that is not finished, and what TFDS must know of them.
+
+    Returns the account of every split, and the ledger of all that was wrong.
+    """
+    bad = BadRecords(preparation.output / BAD, preparation.overheard.policy, max_bad)
+    replay(preparation.overheard.outside, bad)
+    accounts, totals = {}, {split: Account() for split in preparation.shards}
+    for split, shard in preparation.pieces():
+        account = preparation.finished(split, shard) or write(split, shard)
+        accounts[split, shard] = account
+        totals[split].join(account)
+        replay(account.entries, bad)
+        bad.saw(split, preparation.rows(split, shard), len(preparation.sources[split]))
+    preparation.finish(accounts)
+    return totals, bad
+
+
+def count_shards(sizes: Mapping[str, int], training: int) -> dict[str, int]:
+    """{split: shards}: so many for training, the others as their sizes ask for."""
+    if not sizes:
+        raise UserError("the data has no records; check data.source and data.path")
+    whole = sizes.get("train") or max(sizes.values())
+    return {s: min(size, max(1, round(training * size / whole))) for s, size in sizes.items()}
+
+
+def check_same(old: Mapping, new: Mapping, output: os.PathLike) -> None:
+    """Raises UserError where a folder was begun with other data, or in another form."""
+    for part in new:
+        if old.get(part) == new[part]:
+            continue
+        was, now = old.get(part), new[part]
+        if isinstance(was, dict) and isinstance(now, dict):
+            name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
+            part, was, now = f"{part}.{name}", was.get(name), now.get(name)
+        raise UserError(
+            f"{output} was begun differently: {part} is {str(was)[:80]} there and "
+            f"{str(now)[:80]} here; name another --output"
+        )
+
+
+def part_suffix() -> str:
+    """Of a file that is being written: Beam may let two machines write the same shard."""
+    return f".{uuid.uuid4().hex}{PART}"
+
+
+def write_json(file: epath.Path, values: Mapping) -> None:
+    """A JSON file that is there as a whole or not at all."""
+    part = file.parent / f"{file.name}{part_suffix()}"
+    part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    part.replace(file)

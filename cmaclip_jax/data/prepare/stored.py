@@ -1,0 +1,122 @@
+"""A record as `cmaclip prepare` keeps it: an example that TFDS reads, with a small JPEG."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from cmaclip_jax.data.images import open_image
+from cmaclip_jax.data.record_files import file_size, is_local, read_range
+from cmaclip_jax.data.records import Label, Record, RecordError
+from cmaclip_jax.data.tfds_fields import HAS_IMAGE
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import UNKNOWN, Task
+
+ORIENTATION = 0x0112  # the EXIF entry that says which side is up; 1 is as it stands
+
+
+def make_features(tasks: Sequence[Task]) -> tfds.features.FeaturesDict:
+    """What an example holds. Labels have a room of their own, so that any name will do."""
+    features = {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        HAS_IMAGE: tfds.features.Scalar(np.bool_),
+        "text": tfds.features.Text(),
+    }
+    if tasks:
+        features["labels"] = {task.name: _label_feature(task) for task in tasks}
+    return tfds.features.FeaturesDict(features)
+
+
+def _label_feature(task: Task):
+    for name in task.classes:
+        if not name or name.splitlines() != [name.strip()]:  # TFDS keeps a stripped line of each
+            raise UserError(f"class {name!r} of {task.name!r} must be one line; rename it")
+    label = tfds.features.ClassLabel(names=list(task.classes))
+    return tfds.features.Sequence(label) if task.many else label
+
+
+def to_example(record: Record, tasks: Sequence[Task], features) -> bytes:
+    """The serialized example of a record whose picture is a JPEG, the same bytes every time.
+
+    Without a picture a grey dot stands in, since TFDS decodes whatever is there. An unknown
+    label is -1, of many-label tasks as the only one; so an empty list means none of them.
+    """
+    values = {
+        "id": _writable(record.id),
+        "image": io.BytesIO(record.image or _grey_dot()),
+        HAS_IMAGE: record.image is not None,
+        "text": _writable(record.text or ""),
+    }
+    if tasks:
+        labels = record.labels
+        values["labels"] = {task.name: _label(task, labels.get(task.name)) for task in tasks}
+    raw = features.serialize_example(features.encode_example(values))
+    return tf_example_pb2.Example.FromString(raw).SerializeToString(deterministic=True)
+
+
+def _label(task: Task, label: Label) -> int | list[int]:
+    names = (label,) if isinstance(label, str) else label
+    if names is None:
+        return [UNKNOWN] if task.many else UNKNOWN
+    try:
+        numbers = [task.classes.index(name) for name in names]
+    except ValueError as error:
+        raise RecordError(f"unknown class of {task.name}: {label!r}") from error
+    return numbers if task.many else numbers[0]
+
+
+def _writable(text: str) -> str:
+    """The text with '?' for halves of characters, which no file can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _grey_dot() -> bytes:
+    return _jpeg(Image.new("RGB", (1, 1), (128, 128, 128)), 75)
+
+
+def shrink(picture: bytes | str | np.ndarray, size: int, quality: int) -> bytes:
+    """The picture as an upright RGB JPEG, its shorter side `size` pixels or fewer.
+
+    One that is all this already stays as it is, byte for byte. Raises RecordError for what
+    is no picture.
+    """
+    if isinstance(picture, str):
+        picture = _read(picture)
+    try:
+        if isinstance(picture, bytes) and _is_small_jpeg(picture, size):
+            return picture
+        image = open_image(picture)
+        short = min(image.size)
+        if short > size:
+            width, height = (max(1, round(side * size / short)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return _jpeg(image, quality)
+    except (UserError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RecordError(f"unreadable picture: {error}") from error
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes() if is_local(path) else read_range(path, 0, file_size(path))
+    except Exception as error:  # a remote file system has its own kinds
+        raise RecordError(f"missing picture: {error}") from error
+
+
+def _is_small_jpeg(picture: bytes, size: int) -> bool:
+    """Whether nothing need be done; decodes it, since a file may be cut short."""
+    image = Image.open(io.BytesIO(picture))
+    if (image.format, image.mode) != ("JPEG", "RGB") or min(image.size) > size:
+        return False
+    image.load()
+    return image.getexif().get(ORIENTATION, 1) == 1
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,138 @@
+"""Any record of a TFDS split's files by its number, without reading those before it."""
+
+import io
+import os
+import struct
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmaclip_jax.errors import UserError
+
+HEADER = struct.Struct("<Q4x")  # of a TFRecord: its length and that length's checksum
+FOOTER = 4  # bytes of the checksum behind it
+KEPT_OPEN = 256
+
+
+def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:
+    """The serialized examples that TFDS's file instructions name, in their order.
+
+    An instruction is a file, how many of its records to skip and how many to take.
+    """
+    instructions = [item for item in instructions if item.take]
+    if file_format == "tfrecord":
+        return TFRecordFiles(instructions)
+    if file_format != "array_record":
+        raise UserError(
+            f"files of the format {file_format!r} have no random access here; convert them with "
+            "`tfds convert_format --out_file_format=array_record`"
+        )
+    if not instructions:
+        return ()
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return ArrayRecordDataSource(instructions)
+
+
+class TFRecordFiles:
+    """Records of TFRecord files, which keep no index: one is made of a file when it is met.
+
+    Reading may go on in several threads. The first `KEPT_OPEN` files that are read stay open;
+    others are opened for every read, so that no number of shards runs out of handles.
+    """
+
+    def __init__(self, instructions: Sequence):
+        self._instructions = instructions
+        self._ends = np.cumsum([item.take for item in instructions], dtype=np.int64)
+        self._frames: dict[str, np.ndarray] = {}
+        self._kept: dict[str, io.FileIO] = {}
+        self._locks = {item.filename: threading.Lock() for item in instructions}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        instruction = self._instructions[file]
+        row = index - int(self._ends[file]) + instruction.take + instruction.skip
+        offset, length = self._index(instruction)[row]
+        return self._read(os.fspath(instruction.filename), int(offset), int(length))
+
+    def _read(self, path: str, offset: int, length: int) -> bytes:
+        file = self._kept.get(path)
+        if file is None and is_local(path) and len(self._kept) < KEPT_OPEN:
+            file = self._kept.setdefault(path, io.FileIO(path))
+        if file is None:
+            return read_range(path, offset, length)
+        return os.pread(file.fileno(), length, offset)
+
+    def _index(self, instruction) -> np.ndarray:
+        name = instruction.filename
+        if name in self._frames:
+            return self._frames[name]
+        with self._locks[name]:
+            if name not in self._frames:
+                frames = find_frames(os.fspath(name))
+                if len(frames) != instruction.examples_in_shard:
+                    raise UserError(
+                        f"{name} has {len(frames)} records and dataset_info.json says "
+                        f"{instruction.examples_in_shard}; build the data set anew"
+                    )
+                self._frames[name] = frames
+            return self._frames[name]
+
+
+def find_frames(path: str) -> np.ndarray:
+    """Where each record of a TFRecord file begins and how long it is: int64 [records,2]."""
+    frames, position = [], 0
+    with open_file(path) as file:
+        size = file_size(path)
+        while position < size:
+            file.seek(position)
+            header = file.read(HEADER.size)
+            length = HEADER.unpack(header)[0] if len(header) == HEADER.size else size
+            start = position + HEADER.size
+            position = start + length + FOOTER
+            if position > size:
+                raise UserError(f"{path} is no whole TFRecord file; build the data set anew")
+            frames.append((start, length))
+    return np.array(frames, np.int64).reshape(-1, 2)
+
+
+def is_local(path: str) -> bool:
+    """Whether the operating system itself can open a path."""
+    return "://" not in path
+
+
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """Some bytes of a file; other threads run meanwhile."""
+    if is_local(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(handle, length, offset)
+        finally:
+            os.close(handle)
+    with open_file(path) as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def open_file(path: str):
+    """A file to read, here or wherever `tf.io.gfile` reaches."""
+    if is_local(path):
+        return open(path, "rb")
+    import tensorflow as tf  # slow, and only needed for such files
+
+    return tf.io.gfile.GFile(path, "rb")
+
+
+def file_size(path: str) -> int:
+    """The bytes of a file."""
+    if is_local(path):
+        return os.path.getsize(path)
+    import tensorflow as tf
+
+    return tf.io.gfile.stat(path).length

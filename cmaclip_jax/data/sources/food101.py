@@ -1,0 +1,111 @@
+"""UPMC Food-101: a photo, the title of the page it stood on, and one of 101 dishes.
+
+`food101_layouts` finds out how the folder `data.path` is laid out. A layout without a
+validation split gives up 5 % of its training pairs, chosen by a hash of their file names: so
+the split of a pair depends on nothing but its own name, and is the same in all such layouts.
+"""
+
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.records import SPLITS, Label, Record, Sources, hash_share
+from cmaclip_jax.data.sources.food101_layouts import Row, Rows, read_rows
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import Task
+
+VAL_SHARE = 0.05  # of the training pairs, where nobody chose a validation split
+
+BYTE_ESCAPES = re.compile(r"(?:\\+x[0-9a-fA-F]{2})+")
+OPENING = re.compile(r"""^(?:\[\[['"]?|\[['"])""")
+CLOSING = re.compile(r"""['"]\]+$""")
+
+
+@dataclasses.dataclass(frozen=True)
+class Food101:
+    """The pairs of one split. Pictures are paths: nobody has opened them."""
+
+    rows: Sequence[Row]
+    tasks: tuple[Task, ...]
+    with_image: bool = True
+    with_text: bool = True
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        row = self.rows[index]
+        return Record(
+            id=row.id,
+            image=row.image if self.with_image else None,
+            text=clean_title(row.title) if self.with_text else None,
+            labels={"category": row.label},
+        )
+
+    def labels(self, task: str) -> list[Label]:
+        return [{"category": row.label}[task] for row in self.rows]
+
+
+def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
+    """The pairs in the folder `data.path`, whichever layout they have."""
+    for field in ("image", "text"):
+        if data[field] not in ("", "none"):
+            raise UserError(
+                f"data.{field}={data[field]!r}: Food-101 has one {field} a pair; leave it '', or "
+                "'none' to go without"
+            )
+    rows = with_validation(read_rows(data.path, bad))
+    if not rows["train"]:
+        raise UserError(f"no training pair in {data.path} can be used; compare it with its source")
+    task = Task("category", tuple(sorted({row.label for row in rows["train"]})))
+    given = {"with_image": data.image != "none", "with_text": data.text != "none"}
+    return {
+        split: Food101(with_known_classes(rows[split], split, task, bad), (task,), **given)
+        for split in SPLITS
+        if rows.get(split)
+    }
+
+
+def with_validation(rows: Rows) -> Rows:
+    """The same pairs, with a validation split taken from training where there was none."""
+    if "val" in rows:
+        return rows
+    parts: Rows = {"train": [], "val": []}
+    for row in rows["train"]:
+        held_out = hash_share(os.path.basename(row.image)) < VAL_SHARE
+        parts["val" if held_out else "train"].append(row)
+    return {**rows, **parts}
+
+
+def with_known_classes(rows: Sequence[Row], split: str, task: Task, bad: BadRecords) -> list[Row]:
+    """The same pairs; a class that training lacks becomes an unknown label, and is listed."""
+    known, kept = set(task.classes), []
+    for row in rows:
+        if row.label not in known:
+            bad.note(split, row.id, "unknown class", row.label)
+            row = dataclasses.replace(row, label=None)
+        kept.append(row)
+    return kept
+
+
+def clean_title(title: str) -> str | None:
+    r"""A title without the dirt of this data set; None where nothing is left.
+
+    HTML entities are often escaped twice, what is not ASCII may stand as literal bytes
+    (`caf\xc3\xa9`), and brackets and quotes of a list are left at the ends.
+    """
+    title = html.unescape(html.unescape(title))
+    title = BYTE_ESCAPES.sub(decode_escapes, title).strip()
+    title = CLOSING.sub("", OPENING.sub("", title))
+    return " ".join(title.split()) or None
+
+
+def decode_escapes(run: re.Match) -> str:
+    r"""The characters that a run of literal `\xNN` means; a space for those cut in half."""
+    found = bytes.fromhex(re.sub(r"\\+x", "", run.group()))
+    return found.decode("utf-8", errors="replace").replace("\N{REPLACEMENT CHARACTER}", " ")

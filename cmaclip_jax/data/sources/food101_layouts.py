@@ -1,0 +1,236 @@
+"""Where UPMC Food-101 keeps its pairs: the layouts it travels in, each read into `Row`s.
+
+    split file    split.json, text.json; pictures of train and val lie in images/train
+    MMBT          train.jsonl, dev.jsonl, test.jsonl, each line with id, label, text, img
+    UniS-MMC      train.csv, test.csv with the header id,text,annotation,label
+    Kaggle        texts/train_titles.csv, texts/test_titles.csv without a header
+    MMBT folders  texts_txt/LABEL/LABEL_N.txt, from which MMBT's lines are made
+
+The first that fits is read: those that somebody added to a download come before what it
+brought along. Pictures are at images/{train,test}/LABEL/NAME. Everything is opened through
+`tf.io.gfile`, so a folder may be a bucket.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.records import SPLITS
+from cmaclip_jax.errors import UserError
+
+READERS = 32  # text files that are read at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One pair as a layout lists it: the picture's path, the title as it stands, the class."""
+
+    id: str
+    image: str
+    title: str
+    label: str | None
+
+
+Rows = dict[str, list[Row]]  # by split
+
+
+def read_rows(root: str, bad: BadRecords) -> Rows:
+    """Every pair by the first layout whose files are all in the folder `root`."""
+    for files, read in LAYOUTS.items():
+        if all(tf.io.gfile.exists(os.path.join(root, file)) for file in files):
+            return read(root, bad)
+    looked = " | ".join(" + ".join(files) for files in LAYOUTS)
+    raise UserError(
+        f"no Food-101 in data.path={root!r}, which should hold one of: {looked}; let data.path be "
+        "the folder that does"
+    )
+
+
+def read_kaggle(root: str, bad: BadRecords) -> Rows:
+    """`texts/SPLIT_titles.csv`: image, title and class, without a header."""
+    files = existing(root, "texts/{}_titles.csv", train="train", test="test")
+    columns = ("image", "title", "class")
+    return {split: read_csv(root, path, split, bad, columns, columns) for split, path in files}
+
+
+def read_unis_mmc(root: str, bad: BadRecords) -> Rows:
+    """`SPLIT.csv` with a header; `id` is the file name and `annotation` the class."""
+    files = existing(root, "{}.csv", train="train", test="test")
+    columns = ("id", "text", "annotation")
+    return {split: read_csv(root, path, split, bad, columns) for split, path in files}
+
+
+def read_split_file(root: str, bad: BadRecords) -> Rows:
+    """`split.json` lists file names, `text.json` has their titles; the name tells the class."""
+    splits = read_json(os.path.join(root, "split.json"))
+    titles = read_json(os.path.join(root, "text.json"))
+    if not isinstance(splits.get("train"), list):
+        raise UserError(f"{root}/split.json has no list 'train'; get the file again")
+    rows: Rows = {split: [] for split in SPLITS if split in splits}
+    for split in rows:
+        for name in map(str, splits[split]):
+            label, title = name.rpartition("_")[0], titles.get(name)
+            if not label:
+                bad.fault(split, name, "no class in the file's name")
+            elif title is None:
+                bad.note(split, name, "not in text.json", "left out")
+            else:
+                folder = "test" if split == "test" else "train"
+                path = image_path(root, folder, label, name)
+                rows[split].append(Row(name, path, str(title), label))
+    return rows
+
+
+def read_jsonl(root: str, bad: BadRecords) -> Rows:
+    """`{train,dev,test}.jsonl`, with the picture's path relative to the folder."""
+    rows: Rows = {}
+    for split, path in existing(root, "{}.jsonl", train="train", val="dev", test="test"):
+        rows[split] = []
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            if not line.strip():
+                continue
+            row = parse_line(line, root)
+            if row is None:
+                bad.fault(split, f"line {number}", "not a JSON object with label and img")
+            else:
+                keep_if_told(rows[split], row, split, bad)
+    return rows
+
+
+def parse_line(line: str, root: str) -> Row | None:
+    """The pair in one line of JSON; None where it is malformed."""
+    try:
+        pair = json.loads(line)
+        label, image, title = pair["label"], pair["img"], pair.get("text") or ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not all(isinstance(part, str) for part in (label, image, title)) or not (label and image):
+        return None
+    return Row(str(pair.get("id", image)), os.path.join(root, image), title, label)
+
+
+def read_folders(root: str, bad: BadRecords) -> Rows:
+    """`texts_txt/LABEL/LABEL_N.txt` for every picture in `images/SPLIT/LABEL`."""
+    rows: Rows = {}
+    for split, folder in existing(root, "images/{}", train="train", test="test"):
+        rows[split] = []
+        names = [(label, name) for label in listed(folder) for name in listed(folder, label)]
+        texts = [
+            os.path.join(root, "texts_txt", label, f"{os.path.splitext(name)[0]}.txt")
+            for label, name in names
+        ]
+        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+            for (label, name), text in zip(names, pool.map(read_if_there, texts), strict=True):
+                row = Row(name, image_path(root, split, label, name), text, label)
+                keep_if_told(rows[split], row, split, bad)
+    return rows
+
+
+LAYOUTS = {  # by the files that tell it
+    ("split.json", "text.json"): read_split_file,
+    ("train.jsonl",): read_jsonl,
+    ("train.csv",): read_unis_mmc,
+    ("texts/train_titles.csv",): read_kaggle,
+    ("texts_txt", "images/train"): read_folders,
+}
+
+
+def keep_if_told(rows: list[Row], row: Row, split: str, bad: BadRecords) -> None:
+    """Adds a pair that has a text; MMBT leaves out the others, which are only listed."""
+    if row.title.strip():
+        rows.append(row)
+    else:
+        bad.note(split, row.id, "no text", "left out, as MMBT does")
+
+
+def read_csv(
+    root: str,
+    path: str,
+    split: str,
+    bad: BadRecords,
+    columns: Sequence[str],
+    header: Sequence[str] = (),
+) -> list[Row]:
+    """The rows of a table whose `columns` are file name, title and class.
+
+    header: the names of all its columns, where they do not stand in its first line.
+    """
+    reader, rows = csv.reader(io.StringIO(read_text(path), newline="")), []
+    try:
+        header = header or [cell.strip() for cell in next(reader, ())]
+        places = find_columns(path, columns, header)
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                detail = f"{len(cells)} instead of {len(header)}"
+                bad.fault(split, f"line {reader.line_num}", "wrong number of columns", detail)
+                continue
+            name, title, label = (cells[place].strip() for place in places)
+            if name and label:
+                rows.append(Row(name, image_path(root, split, label, name), title, label))
+            else:
+                bad.fault(split, f"line {reader.line_num}", "no file name or no class")
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; mend its quotes") from error
+    return rows
+
+
+def find_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> list[int]:
+    """Where the wanted columns stand."""
+    for name in columns:
+        if name not in header:
+            raise UserError(
+                f"{path} has no column {name!r} but {list(header)}; let its first line name "
+                f"{', '.join(columns)}"
+            )
+    return [list(header).index(name) for name in columns]
+
+
+def existing(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]:
+    """Split and path of those files or folders that are there."""
+    for split, name in names.items():
+        path = os.path.join(root, pattern.format(name))
+        if tf.io.gfile.exists(path):
+            yield split, path
+
+
+def listed(*folder: str) -> list[str]:
+    """What is in a folder, sorted, but not what is hidden; buckets end folders with a slash."""
+    names = tf.io.gfile.listdir(os.path.join(*folder))
+    return sorted(name.rstrip("/") for name in names if not name.startswith("."))
+
+
+def image_path(root: str, folder: str, label: str, name: str) -> str:
+    """Where a picture lies in all layouts but MMBT's lines, which say it themselves."""
+    return os.path.join(root, "images", folder, label, name)
+
+
+def read_text(path: str) -> str:
+    """A whole file; bytes that are not UTF-8 become replacement characters."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read().decode("utf-8-sig", errors="replace")
+
+
+def read_if_there(path: str) -> str:
+    """A whole file, or '' where there is none."""
+    try:
+        return read_text(path)
+    except tf.errors.NotFoundError:
+        return ""
+
+
+def read_json(path: str) -> dict:
+    """A file that is one JSON object."""
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); get the file again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; get the file again")
+    return content

@@ -1,0 +1,151 @@
+"""What a run reads: its sources, its tasks, its tokenizer, and batches of any split."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.data.augment import Augment
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.noise import Noise
+from cmaclip_jax.data.order import Order, class_weights
+from cmaclip_jax.data.pipeline import eval_batches, train_batches
+from cmaclip_jax.data.records import Source, Sources
+from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.data.text import Tokenizer, train_tokenizer
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
+from cmaclip_jax.towers import Towers, with_sizes
+
+SAMPLED = 20_000  # texts that a tokenizer is trained on and a text length measured by
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The data of a run. `bad` lists what could not be used as it was."""
+
+    config: ConfigDict
+    tasks: tuple[Task, ...]
+    encode: Encoder
+    sources: Sources
+    bad: BadRecords
+
+    def source(self, split: str) -> Source:
+        """The records of a split."""
+        if split not in self.sources:
+            raise UserError(f"this data has no split {split!r}, only {', '.join(self.sources)}")
+        return self.sources[split]
+
+    def last_split(self) -> str:
+        """The split that a run is judged by in the end."""
+        return self.config.eval.split or ("test" if "test" in self.sources else "val")
+
+    def train_batches(self, start: int) -> Iterator[Batch]:
+        """This host's batches for step `start` and all that follow."""
+        split, size = self.config.data.split, self.config.train.batch_size
+        return train_batches(
+            Loader(self.source(split), split, self.encode, self.bad, self.view(training=True)),
+            self.order,
+            batch_size=size,
+            start=start,
+            **_this_host(),
+        )
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """This host's share of a split, every pair once."""
+        return eval_batches(
+            Loader(self.source(split), split, self.encode, self.bad, self.view(training=False)),
+            batch_size=self.config.eval.batch_size,
+            **_this_host(),
+        )
+
+    @functools.cached_property
+    def order(self) -> Order:
+        """The order in which the training records come."""
+        fields, source = self.config.data, self.source(self.config.data.split)
+        weights = None
+        if fields.balance:
+            select_tasks(self.tasks, [fields.balance])
+            weights = class_weights(source.labels(fields.balance), fields.balance_power)
+        chunks = getattr(source, "chunks", None)
+        return Order(len(source), self.config.seed, weights, chunks)
+
+    def view(self, training: bool) -> View:
+        """How records are looked at: with what is random in training, exactly in evaluation."""
+        augment, noise = self.config.data.augment, self.config.data.noise
+        noisy = noise.train if training else noise.evaluate
+        return View(
+            augment=Augment(**augment) if training else Augment(),
+            noise=Noise(noise.image, noise.text, noise.severity, noise.share) if noisy else Noise(),
+            seed=self.config.seed,
+        )
+
+    def share_cut(self) -> float:
+        """The share of the training texts that are longer than a text may be (a sample)."""
+        texts = list(_some_texts(self.source(self.config.data.split), 1_000))
+        return self.encode.tokenizer.share_cut(texts, self.encode.text_length)
+
+    def lines(self) -> list[str]:
+        """What was found, for the person who watches."""
+        training = self.source(self.config.data.split)
+        sizes = ", ".join(f"{len(source):,} {split}" for split, source in self.sources.items())
+        tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in self.tasks)
+        length, cut = self.encode.text_length, self.share_cut()
+        lines = [
+            getattr(training, "description", ""),
+            f"pairs: {sizes}; tasks (classes): {tasks}",
+            f"{cut:.1%} of the texts are longer than {length} tokens and are cut" if cut else "",
+        ]
+        return list(filter(None, lines))
+
+
+def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
+    """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
+    fields = with_sizes(config, towers).data
+    bad = BadRecords(
+        workdir / "bad_records.jsonl" if workdir else None, fields.on_error, fields.max_bad
+    )
+    sources = open_sources(fields, bad)
+    if fields.split not in sources:
+        raise UserError(f"data.split={fields.split!r}: this data has only {', '.join(sources)}")
+    tasks, tokenizer = _kept(workdir) or _made(config, workdir, sources[fields.split], towers)
+    config = with_sizes(config, towers, tokenizer.length)
+    encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
+    return Data(config, tasks, encode, sources, bad)
+
+
+def _kept(workdir: Path | None) -> tuple[tuple[Task, ...], Tokenizer] | None:
+    """The tasks and the tokenizer that a run has made already."""
+    if workdir and (workdir / "tasks.json").exists() and (workdir / "tokenizer.json").exists():
+        return read_tasks(workdir / "tasks.json"), Tokenizer.load(workdir / "tokenizer.json")
+    return None
+
+
+def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: Towers):
+    """Tasks and tokenizer for these records, kept in the workdir; and their text length."""
+    tasks = select_tasks(training.tasks, config.data.labels)
+    texts = list(_some_texts(training, SAMPLED))
+    tokenizer = towers.tokenizer or train_tokenizer(texts, config.data.vocabulary)
+    if config.data.text_length == -1:
+        tokenizer.length = min(tokenizer.length_for(texts), towers.text.length)
+    if workdir:
+        write_tasks(workdir / "tasks.json", tasks)
+        tokenizer.save(workdir / "tokenizer.json")
+    return tasks, tokenizer
+
+
+def _this_host() -> dict[str, int]:
+    return {"host": jax.process_index(), "hosts": jax.process_count()}
+
+
+def _some_texts(source: Source, most: int) -> Iterator[str]:
+    """Up to `most` texts, spread evenly over a source."""
+    for index in range(0, len(source), max(1, len(source) // most)):
+        text = source[index].text
+        if text:
+            yield text

@@ -1,0 +1,273 @@
+"""UPMC Food-101 as it is found on disks: five arrangements of files, and their dirt."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from cmaclip_jax.config import base_config
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.records import hash_share
+from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.data.sources.food101 import VAL_SHARE, clean_title
+from cmaclip_jax.errors import UserError
+
+CLASSES = ("apple_pie", "miso_soup")
+TRAIN = [f"{label}_{n}.jpg" for label in CLASSES for n in range(60)]
+TEST = [f"{label}_{n}.jpg" for label in CLASSES for n in range(100, 103)]
+HELD_OUT = [name for name in TRAIN if hash_share(name) < VAL_SHARE]
+
+
+def label_of(name):
+    return name.rpartition("_")[0]
+
+
+def title_of(name):
+    return f"A title, of {name}"
+
+
+def write(root, path, content):
+    """A file and its folders; returns the file's path."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root / path
+
+
+def write_images(root):
+    for folder, names in {"train": TRAIN, "test": TEST}.items():
+        for name in names:
+            path = write(root, f"images/{folder}/{label_of(name)}/{name}", b"")
+            Image.new("RGB", (8, 8), (len(name), 90, 10)).save(path)
+
+
+def write_kaggle(root):
+    for split, names in {"train": TRAIN, "test": TEST}.items():
+        lines = [f'{name},"{title_of(name)}",{label_of(name)}\n' for name in names]
+        write(root, f"texts/{split}_titles.csv", "".join(lines))
+
+
+def write_unis_mmc(root):
+    for split, names in {"train": TRAIN, "test": TEST}.items():
+        lines = [
+            f'{name},"{title_of(name)}",{label_of(name)},{CLASSES.index(label_of(name))}\n'
+            for name in names
+        ]
+        write(root, f"{split}.csv", "id,text,annotation,label\n" + "".join(lines))
+
+
+def write_split_file(root):
+    val = TRAIN[:4]
+    splits = {"train": TRAIN[4:], "val": val, "test": TEST}
+    write(root, "class_idx.json", json.dumps({label: i for i, label in enumerate(CLASSES)}))
+    write(root, "split.json", json.dumps(splits))
+    write(root, "text.json", json.dumps({name: title_of(name) for name in TRAIN + TEST}))
+
+
+def write_jsonl(root):
+    for split, names in {"train": TRAIN[4:], "dev": TRAIN[:4], "test": TEST}.items():
+        folder = "test" if split == "test" else "train"
+        lines = [
+            {
+                "id": f"{label_of(name)}_{name}",
+                "label": label_of(name),
+                "text": title_of(name),
+                "img": f"images/{folder}/{label_of(name)}/{name}",
+            }
+            for name in names
+        ]
+        write(root, f"{split}.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
+
+
+def write_folders(root):
+    for name in TRAIN + TEST:
+        stem = name.removesuffix(".jpg")
+        write(root, f"texts_txt/{label_of(name)}/{stem}.txt", f"\n {title_of(name)}\n")
+
+
+LAYOUTS = {  # how it is written, and which of TRAIN are for validation
+    "kaggle": (write_kaggle, HELD_OUT),
+    "unis_mmc": (write_unis_mmc, HELD_OUT),
+    "split_file": (write_split_file, TRAIN[:4]),
+    "jsonl": (write_jsonl, TRAIN[:4]),
+    "folders": (write_folders, HELD_OUT),
+}
+
+
+def open_food(root, bad=None, **fields):
+    config = base_config()
+    config.data.source = "food101"
+    config.data.path = str(root)
+    config.data.update(fields)
+    return open_sources(config.data, bad or BadRecords())
+
+
+def records(source):
+    return [source[index] for index in range(len(source))]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A ledger, and what it lists as {(split, id): reason}."""
+    path = tmp_path / "bad_records.jsonl"
+
+    def listed():
+        lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+        return {(line["split"], line["id"]): line["reason"] for line in lines}
+
+    return BadRecords(path), listed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_pairs(tmp_path, layout, ledger):
+    write_layout, val = LAYOUTS[layout]
+    root = tmp_path / "food"
+    write_images(root)
+    write_layout(root)
+    splits = open_food(root, ledger[0])
+    expected = {"train": [name for name in TRAIN if name not in val], "val": val, "test": TEST}
+    assert list(splits) == list(expected)
+    for split, names in expected.items():
+        source = splits[split]
+        found = {record.image.rpartition("/")[2]: record for record in records(source)}
+        assert sorted(found) == sorted(names)
+        assert [(task.name, task.classes) for task in source.tasks] == [("category", CLASSES)]
+        assert source.labels("category") == [r.labels["category"] for r in records(source)]
+        for name, record in found.items():
+            assert record.text == title_of(name)
+            assert record.labels == {"category": label_of(name)}
+            assert isinstance(record.image, str)
+            with Image.open(record.image) as image:
+                assert image.size == (8, 8)
+    assert not ledger[1]()
+
+
+def test_validation_is_a_small_and_stable_share_of_training():
+    names = [f"pho_{n}.jpg" for n in range(20_000)]
+    held_out = [name for name in names if hash_share(name) < VAL_SHARE]
+    assert len(held_out) / len(names) == pytest.approx(0.05, abs=0.005)
+    assert held_out[:3] == ["pho_32.jpg", "pho_34.jpg", "pho_39.jpg"]  # of any run, anywhere
+
+
+@pytest.mark.parametrize(
+    ("title", "clean"),
+    [
+        ("Mac &amp; Cheese", "Mac & Cheese"),
+        ("Mac &amp;amp; Cheese &#39;n&#39; more", "Mac & Cheese 'n' more"),
+        (r"Cr\xc3\xa8me Br\xc3\xbbl\xc3\xa9e", "Crème Brûlée"),
+        (r"Mom\xe2\x80\x99s \\xc3\\xa9clair", "Mom\N{RIGHT SINGLE QUOTATION MARK}s éclair"),
+        (r"cut in half \xe2\x80", "cut in half"),
+        ("[[Apple pie", "Apple pie"),
+        ("Apple pie']", "Apple pie"),
+        ("[['Apple pie&#39;]", "Apple pie"),
+        ("[Recipe] Bob's pie [easy]", "[Recipe] Bob's pie [easy]"),
+        (" two \n  lines ", "two lines"),
+        ("crème 帽子", "crème 帽子"),
+        (" [[ ", None),
+        ("", None),
+    ],
+)
+def test_titles_lose_the_dirt_of_this_data_set(title, clean):
+    assert clean_title(title) == clean
+
+
+def test_malformed_rows_are_listed_and_left_out(tmp_path, ledger):
+    bad, listed = ledger
+    lines = [
+        b'apple_pie_0.jpg,"two, words",apple_pie',
+        b"apple_pie_1.jpg,three,columns,not",
+        b"miso_soup_1.jpg,na\xefve \xff,miso_soup",
+        b"miso_soup_2.jpg,,miso_soup",
+        b",a title,miso_soup",
+    ]
+    root = tmp_path / "food"
+    write(root, "texts/train_titles.csv", b"\n".join(lines))
+    write(root, "texts/test_titles.csv", "apple_pie_9.jpg,x,apple_pie\nramen_1.jpg,y,ramen\n")
+    splits = open_food(root, bad)
+    assert [r.text for r in records(splits["train"])] == ["two, words", "na\ufffdve \ufffd", None]
+    assert splits["test"].labels("category") == ["apple_pie", None]
+    assert splits["test"][1].labels == {"category": None}
+    assert listed() == {
+        ("train", "line 2"): "wrong number of columns",
+        ("train", "line 5"): "no file name or no class",
+        ("test", "ramen_1.jpg"): "unknown class",
+    }
+    assert (bad.faults("train"), bad.faults("test")) == (2, 0)
+    with pytest.raises(UserError, match=r"line 2.*wrong number"):
+        open_food(root, BadRecords(policy="fail"))
+
+
+def test_split_file_leaves_out_names_without_a_title(tmp_path, ledger):
+    root = tmp_path / "food"
+    write_split_file(root)
+    titles = {name: title_of(name) for name in TRAIN + TEST if name != TRAIN[7]}
+    write(root, "text.json", json.dumps(titles))
+    splits = open_food(root, ledger[0])
+    assert TRAIN[7] not in [record.id for record in records(splits["train"])]
+    assert len(splits["train"]) == len(TRAIN) - 5
+    assert ledger[1]() == {("train", TRAIN[7]): "not in text.json"}
+    assert splits["val"][0].image == f"{root}/images/train/{label_of(TRAIN[0])}/{TRAIN[0]}"
+
+
+def test_mmbt_leaves_out_what_has_no_text(tmp_path, ledger):
+    root = tmp_path / "food"
+    write_jsonl(root)
+    silent = {"id": "a", "label": "apple_pie", "text": " ", "img": "images/train/apple_pie/a.jpg"}
+    lines = ["{'not': json}", "[1]", '{"label": "apple_pie", "img": 3}', json.dumps(silent), ""]
+    write(root, "dev.jsonl", "\n".join(lines) + (root / "dev.jsonl").read_text())
+    assert len(open_food(root, ledger[0])["val"]) == 4
+    reason = "not a JSON object with label and img"
+    expected = {("val", f"line {n}"): reason for n in (1, 2, 3)} | {("val", "a"): "no text"}
+    assert ledger[1]() == expected
+
+
+def test_mmbt_folders_leave_out_what_has_no_text(tmp_path, ledger):
+    root = tmp_path / "food"
+    write_images(root)
+    write_folders(root)
+    write(root, "images/train/.DS_Store", b"")
+    (root / "texts_txt/apple_pie/apple_pie_100.txt").unlink()
+    write(root, "texts_txt/apple_pie/apple_pie_101.txt", "\n")
+    assert len(open_food(root, ledger[0])["test"]) == len(TEST) - 2
+    assert set(ledger[1]()) == {("test", "apple_pie_100.jpg"), ("test", "apple_pie_101.jpg")}
+
+
+def test_training_alone_is_enough_and_modalities_can_be_left_out(tmp_path):
+    write_kaggle(tmp_path)
+    (tmp_path / "texts/test_titles.csv").unlink()
+    splits = open_food(tmp_path, image="none")
+    assert list(splits) == ["train", "val"]
+    assert (splits["val"][0].image, splits["val"][0].text) == (None, title_of(HELD_OUT[0]))
+    assert open_food(tmp_path, text="none")["val"][0].text is None
+    with pytest.raises(UserError, match="leave it ''"):
+        open_food(tmp_path, text="title")
+
+
+def test_a_folder_may_be_in_a_bucket():
+    """TensorFlow's in-memory file system is no more a local path than gs:// is."""
+    root = "ram://food"
+    for split, names in {"train": TRAIN, "test": TEST}.items():
+        with tf.io.gfile.GFile(f"{root}/texts/{split}_titles.csv", "w") as file:
+            file.write("".join(f"{name},x,{label_of(name)}\n" for name in names))
+    splits = open_food(root)
+    assert [len(splits[split]) for split in splits] == [
+        len(TRAIN) - len(HELD_OUT),
+        len(HELD_OUT),
+        6,
+    ]
+    assert splits["test"][0].image == f"{root}/images/test/apple_pie/{TEST[0]}"
+
+
+def test_errors_name_what_was_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"split\.json.*train\.jsonl.*train\.csv.*train_titles"):
+        open_food(tmp_path)
+    write(tmp_path, "train.csv", "id,title,class\n1,2,3\n")
+    with pytest.raises(UserError, match="no column 'text'"):
+        open_food(tmp_path)
+    write(tmp_path, "train.csv", "id,text,annotation,label\n")
+    with pytest.raises(UserError, match="no training pair"):
+        open_food(tmp_path)
+    write(tmp_path, "split.json", "{")
+    write(tmp_path, "text.json", "{}")
+    with pytest.raises(UserError, match=r"split\.json is not JSON"):
+        open_food(tmp_path)

@@ -1,0 +1,275 @@
+"""A user's own table in every format: which column is what, and what its cells mean."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from cmaclip_jax.config import base_config
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.errors import UserError
+
+ROWS = [
+    {
+        "id": str(number),
+        "image": f"images/{number % 5}.png",
+        "title": f"title number {number}, with a comma",
+        "colour": ("red", "NA", "None", "")[number % 4],
+        "materials": ("wool|silk", "silk", "", "cotton | wool")[number % 4],
+        "price": f"{number}.50",
+        "year": str(2010 + number % 3),
+        "brand": "same",
+        "split": ("train", "train", "train", "val", "test")[number % 5],
+    }
+    for number in range(40)
+]
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(5):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"images/{number}.png")
+    config = base_config()
+    config.data.source = "table"
+    config.data.many = ("materials",)
+    return config
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    """Rows in the format that the name asks for."""
+    if path.suffix in (".csv", ".tsv"):
+        comma = "," if path.suffix == ".csv" else "\t"
+        quoted = [[f'"{cell}"' if "," in cell else cell for cell in row.values()] for row in rows]
+        lines = [comma.join(line) for line in (list(rows[0]), *quoted)]
+        path.write_text("\n".join(lines) + "\n")
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def typed(row: dict) -> dict:
+    """A row as typed formats have it: numbers, lists and nulls."""
+    materials = [part.strip() for part in row["materials"].split("|") if part]
+    return row | {
+        "year": float(row["year"]),
+        "price": float(row["price"]),
+        "materials": materials or None,
+        "colour": row["colour"] or None,
+    }
+
+
+def opened(config, bad=None):
+    return open_sources(config.data, bad or BadRecords())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet", "b.jsonl", "b.parquet"])
+def test_every_format_means_the_same(config, tmp_path, name):
+    rows = list(map(typed, ROWS)) if name.startswith("b") else ROWS
+    config.data.path = write(tmp_path / name, rows)
+    splits = opened(config)
+    assert {split: len(source) for split, source in splits.items()} == {
+        "train": 24,
+        "val": 8,
+        "test": 8,
+    }
+    classes = {task.name: (task.classes, task.many) for task in splits["train"].tasks}
+    assert classes == {
+        "colour": (("NA", "None", "red"), False),  # words are classes, only nothing is nothing
+        "materials": (("cotton", "silk", "wool"), True),
+        "year": (("2010", "2011", "2012"), False),
+    }
+    record = splits["val"][0]
+    assert (record.id, record.text) == ("3", "title number 3, with a comma")
+    assert record.image == str(tmp_path / "images/3.png")
+    assert record.labels == {"colour": None, "materials": ("cotton", "wool"), "year": "2010"}
+    assert splits["train"].labels("materials")[2] is None
+
+
+def test_the_choice_of_columns_is_told(config, tmp_path):
+    config.data.path = write(tmp_path / "a.csv", ROWS)
+    told = opened(config)["train"].description
+    assert "picture image; words title; id id; split split" in told
+    assert "tasks colour, materials, year" in told
+    assert "price (numbers)" in told
+    assert "brand (one value only)" in told
+    config.data.labels = ("year",)
+    assert [task.name for task in opened(config)["train"].tasks] == ["year"]
+
+
+def test_texts_are_joined_and_modalities_left_out(config, tmp_path):
+    config.data.path = write(tmp_path / "a.csv", ROWS)
+    config.data.text = "brand, title"
+    assert opened(config)["val"][0].text == "same title number 3, with a comma"
+    config.data.text = "none"
+    assert opened(config)["val"][0].text is None
+    config.data.text, config.data.image = "", "none"
+    assert opened(config)["val"][0].image is None
+
+
+def test_without_a_split_the_id_decides(config, tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "split"} for row in ROWS * 25]
+    rows = [row | {"id": f"item {number}"} for number, row in enumerate(rows)]
+    config.data.path = write(tmp_path / "a.csv", rows)
+    before = {split: set(source.ids) for split, source in opened(config).items()}
+    config.data.path = write(tmp_path / "b.csv", rows[::-1][:600])
+    after = {split: set(source.ids) for split, source in opened(config).items()}
+    assert all(after[split] <= before[split] for split in before)
+    assert [len(before[split]) / 1000 for split in before] == pytest.approx(
+        [0.8, 0.1, 0.1], abs=0.03
+    )
+
+
+def test_a_split_without_val_gives_up_a_tenth(config, tmp_path):
+    rows = [row | {"split": "train" if row["split"] == "val" else row["split"]} for row in ROWS]
+    config.data.path = write(tmp_path / "a.csv", rows)
+    splits = opened(config)
+    assert sum(map(len, splits.values())) == 40
+    assert {"train", "test"} <= set(splits)
+
+
+def test_pictures_may_lie_in_a_bucket(config):
+    import tensorflow as tf
+
+    content = "image,title,kind\n" + "".join(f"p/{i}.jpg,word {i},{i % 2}\n" for i in range(20))
+    tf.io.gfile.makedirs("ram://shop")
+    with tf.io.gfile.GFile("ram://shop/table.csv", "w") as file:
+        file.write(content)
+    config.data.path, config.data.many = "ram://shop/table.csv", ()
+    assert opened(config)["train"][0].image.startswith("ram://shop/p/")
+
+
+@pytest.mark.parametrize("cell", ["../secret.png", "/etc/passwd", "images/../../x.png", "gs://b/x"])
+def test_a_path_that_leaves_the_folder_is_refused_unless_allowed(config, tmp_path, cell):
+    rows = [ROWS[0] | {"image": cell}, *ROWS[1:]]
+    config.data.path = write(tmp_path / "a.csv", rows)
+    bad = BadRecords()
+    assert "0" not in opened(config, bad)["train"].ids
+    assert bad.reasons == {"picture outside the data folder": 1}
+    splits = opened(config, BadRecords(policy="no_image"))
+    assert splits["train"][0].image is None
+    config.data.outside = True
+    expected = cell if "://" in cell else os.path.join(tmp_path, cell)
+    assert opened(config)["train"][0].image == expected
+
+
+def test_a_folder_with_a_name_that_begins_alike_is_outside(config, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = [ROWS[0] | {"image": "../database/x.png"}, *ROWS[1:]]
+    config.data.path = write(tmp_path / "data/a.csv", rows)
+    assert "0" not in opened(config)["train"].ids
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "has no rows"),
+        ("id,image,title,kind\n", "has no rows"),
+        ("id,id\n1,2\n", "two columns called 'id'"),
+        ("id,kind\n1,a\n2,b\n3,a\n", "neither a picture nor words"),
+        ("title,kind\nx y,a\nz w,a\nu v,a\n", "no column of the table looks like a task"),
+        ("title,kind,split\nx,a,val\ny,b,val\n", "no row of"),
+    ],
+)
+def test_tables_that_cannot_be_used_say_why(config, tmp_path, content, says):
+    (tmp_path / "a.csv").write_text(content)
+    config.data.path, config.data.many = str(tmp_path / "a.csv"), ()
+    with pytest.raises(UserError, match=says):
+        opened(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("labels", ("colours",), "did you mean 'colour'"),
+        ("image", "picture", "no column 'picture' \\(data.image\\)"),
+        ("text", "titel", "did you mean 'title'"),
+        ("labels", ("brand",), "'brand' has 1 class"),
+        ("path", "nowhere.csv", "cannot read the table 'nowhere.csv'"),
+        ("path", "a.xlsx", "a table ends in"),
+        ("path", "", "needs data.path"),
+        ("many", ("materialz",), "did you mean 'materials'"),
+    ],
+)
+def test_wrong_fields_end_in_a_line_with_the_fix(config, tmp_path, field, value, says):
+    config.data.path = write(tmp_path / "a.csv", ROWS)
+    config.data[field] = value
+    with pytest.raises(UserError, match=says):
+        opened(config)
+
+
+def test_rows_that_are_none_are_listed_and_the_others_read(config, tmp_path):
+    path = tmp_path / "a.csv"
+    write(path, ROWS * 5)
+    path.write_bytes(path.read_bytes() + b"1,2,3\n" + b'"never closed\n')
+    config.data.path = str(path)
+    bad = BadRecords(tmp_path / "bad.jsonl")
+    assert sum(map(len, opened(config, bad).values())) == 200
+    lines = list(map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines()))
+    reasons = [line["reason"] for line in lines if line["split"] == "table"]
+    assert "3 cells where the head has 9" in reasons
+    path = tmp_path / "a.jsonl"
+    write(path, ROWS * 5)
+    path.write_text(path.read_text() + "\n{broken\n[1]\n")
+    config.data.path = str(path)
+    bad = BadRecords()
+    opened(config, bad)
+    assert bad.faults("table") == 2
+
+
+def test_classes_that_training_lacks_duplicated_ids_and_strange_splits_are_listed(config, tmp_path):
+    rows = [dict(row) for row in ROWS * 3]
+    rows[3]["colour"] = "mauve"  # a row of val
+    rows[4]["split"] = "holdout"
+    config.data.path = write(tmp_path / "a.csv", rows)
+    bad = BadRecords()
+    splits = opened(config, bad)
+    assert splits["val"][0].labels["colour"] is None
+    assert bad.reasons["class of colour that training lacks"] == 1
+    assert bad.reasons["id that several rows have"] == 40
+    assert bad.reasons["unknown split"] == 1
+    assert sum(map(len, splits.values())) == 119
+
+
+def test_a_class_that_only_training_lacks_labels_for_is_no_class(config, tmp_path):
+    """Labels are known by training rows alone, whatever other splits hold."""
+    rows = [row | {"colour": "red" if row["split"] == "train" else row["colour"]} for row in ROWS]
+    rows[0]["colour"] = "blue"
+    config.data.path = write(tmp_path / "a.csv", rows)
+    task = opened(config)["train"].tasks[0]
+    assert (task.name, task.classes) == ("colour", ("blue", "red"))
+
+
+def test_too_many_bad_rows_end_the_run(config, tmp_path):
+    path = tmp_path / "a.csv"
+    write(path, ROWS)
+    path.write_text(path.read_text() + "1,2\n" * 5)
+    config.data.path = str(path)
+    with pytest.raises(UserError, match=r"more than data\.max_bad=0\.05 allows"):
+        opened(config)
+
+
+@pytest.mark.skipif("CMACLIP_TEST_DATA" not in os.environ, reason="CMACLIP_TEST_DATA is not set")
+def test_the_real_catalogue():
+    config = base_config()
+    config.data.source = "table"
+    config.data.path = os.path.join(os.environ["CMACLIP_TEST_DATA"], "fashion/pairs.csv")
+    config.data.text = "masked_title"
+    splits = opened(config)
+    assert sum(map(len, splits.values())) == 8_608
+    tasks = {task.name: len(task.classes) for task in splits["train"].tasks}
+    assert len(tasks) == 8
+    assert "title" not in tasks
+    assert "NA" in dict((t.name, t.classes) for t in splits["train"].tasks)["usage"] or any(
+        "NA" in task.classes for task in splits["train"].tasks
+    )
+    counts = np.unique(splits["train"].labels("gender"), return_counts=True)[1]
+    assert counts.sum() == len(splits["train"])
