@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -45,8 +46,8 @@ class Data:
         """The split that a run is judged by in the end."""
         return self.config.eval.split or ("test" if "test" in self.sources else "val")
 
-    def train_batches(self, start: int) -> Iterator[Batch]:
-        """This host's batches for step `start` and all that follow."""
+    def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
+        """This host's batches for step `start` and all that follow, whatever the parameters."""
         split, size = self.config.data.split, self.config.train.batch_size
         return train_batches(
             Loader(self.source(split), split, self.encode, self.bad, self.view(training=True)),
@@ -56,7 +57,7 @@ class Data:
             **_this_host(),
         )
 
-    def eval_batches(self, split: str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, params: Any = None) -> Iterator[Batch]:
         """This host's share of a split, every pair once."""
         return eval_batches(
             Loader(self.source(split), split, self.encode, self.bad, self.view(training=False)),

@@ -52,7 +52,7 @@ def line_batch(step: int) -> dict:
     return {"x": x, "y": x.sum(axis=1, keepdims=True)}
 
 
-def stream(start: int, stop_after: int | None = None, poison: int | None = None):
+def stream(start: int, params=None, stop_after: int | None = None, poison: int | None = None):
     """Batches that depend on their step alone; one may be poisoned, or raise the alarm."""
     step = start
     while True:
@@ -98,7 +98,7 @@ def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(config, tmp_path):
     expected = run(config, tmp_path / "whole", devices=2)
     for stop_after in (2, 5):
         with pytest.raises(Interrupted, match=r"SIGTERM at step \d of 8; all is saved") as stopped:
-            run(config, tmp_path / "parts", lambda s, at=stop_after: stream(s, at), devices=2)
+            run(config, tmp_path / "parts", lambda s, p, at=stop_after: stream(s, p, at), devices=2)
         assert stopped.value.status == 128 + signal.SIGTERM
     assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)
     assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)  # nothing left to do
@@ -108,7 +108,7 @@ def test_a_poisoned_step_stops_the_run_and_leaves_the_last_good_checkpoint(confi
     with pytest.raises(
         UserError, match=r"step 6: loss is not finite.*; the checkpoint of step 4 is"
     ):
-        run(config, tmp_path, lambda start: stream(start, poison=5))
+        run(config, tmp_path, lambda start, params: stream(start, params, poison=5))
     # Without the poison the run goes on from there, to the same end as one that met none.
     assert_bit_equal(run(config, tmp_path), run(config, tmp_path / "clean"))
 

@@ -28,6 +28,7 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     from cmaclip_jax.assembly import build_objective
     from cmaclip_jax.commands.score_table import score_table
     from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
+    from cmaclip_jax.features import with_features
     from cmaclip_jax.inputs import open_data
     from cmaclip_jax.parallel.mesh import check_batch, make_mesh
     from cmaclip_jax.towers import open_towers
@@ -41,13 +42,16 @@ def train_and_evaluate(config, workdir: Path) -> dict:
     data = open_data(config, workdir, towers)
     objective = build_objective(config, data, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
+    reads, about = with_features(
+        data, objective, config.train, mesh, workdir / "features", watcher.track
+    )
     predict_step = None
 
     def evaluate(state, step: int, split: str = config.eval.watch) -> dict:
         nonlocal predict_step
         params = objective.ready(state.best_params)
         predict_step = predict_step or make_predict_step(objective, mesh, params)
-        outcome = collect(predict_step, params, data.eval_batches(split), mesh)
+        outcome = collect(predict_step, params, reads.eval_batches(split, params), mesh)
         return score(outcome, data.tasks, split, step)
 
     def watch(state, step: int) -> float | None:
@@ -63,14 +67,14 @@ def train_and_evaluate(config, workdir: Path) -> dict:
 
     try:
         example = data.encode.empty(1)
-        for line in data.lines():
+        for line in filter(None, [*data.lines(), about]):
             watcher.say(line)
         state = train(
             config,
             objective,
             mesh,
             example,
-            data.train_batches,
+            reads.train_batches,
             workdir,
             watcher,
             watch,

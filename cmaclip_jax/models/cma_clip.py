@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cmaclip_jax.models.attention import ModalityAttention, SequenceAttention, even_weights
-from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder, take_position
 from cmaclip_jax.models.transformer import ACTIVATIONS
 
 MODALITIES = ("image", "text")
-INPUTS = ("image", "has_image", "tokens", "has_text")
+INPUTS = ("has_image", "tokens", "has_text")  # besides the picture
 
 
 class Head(nn.Module):
@@ -63,7 +63,8 @@ class CMAClip(nn.Module):
 
         Args:
           batch: `image` u8 [B,H,W,3], `has_image` bool [B], `tokens` i32 [B,T],
-            `has_text` bool [B]; whatever else it holds is ignored.
+            `has_text` bool [B]; whatever else it holds is ignored. What an encoder would
+            return, `image_tokens` [B,P+1,D] or `text_tokens` [B,T,D], stands in for it.
           train: whether dropout is on.
           with_maps: whether to return the text-to-patch attention maps.
 
@@ -73,16 +74,19 @@ class CMAClip(nn.Module):
           `text_pooled` [B,D], None without that tower), `logit_scale`, and
           `attention_maps` [L,B,T,P] or None.
         """
-        chex.assert_rank([batch["image"], batch["tokens"]], [4, 2])
+        chex.assert_rank([batch["tokens"], batch["has_image"]], [2, 1])
         chex.assert_equal_shape_prefix(list(map(batch.get, INPUTS)), 1)
         aux: dict[str, Any] = {"image_pooled": None, "text_pooled": None}
         image = text = None
         if self.image is not None:
-            tokens, aux["image_pooled"] = self.image(batch["image"], train)
+            tokens = self._tokens(batch, "image", "image", train)
+            aux["image_pooled"] = tokens[:, 0]
             image = (tokens, batch["has_image"])
         if self.text is not None:
-            tokens, aux["text_pooled"] = self.text(batch["tokens"], train)
-            text = (tokens, batch["has_text"], self.text.end_position(batch["tokens"]))
+            tokens = self._tokens(batch, "text", "tokens", train)
+            end = self.text.end_position(batch["tokens"])
+            aux["text_pooled"] = take_position(tokens, end)
+            text = (tokens, batch["has_text"], end)
         aux["logit_scale"] = self.param(
             "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
         )
@@ -103,6 +107,13 @@ class CMAClip(nn.Module):
             )
             logits[name] = head(self._mixture(pair, weights[name]), train).astype(jnp.float32)
         return logits, aux
+
+    def _tokens(self, batch, name: str, source: str, train: bool):
+        """What the encoder `name` makes of `batch[source]`, or has made of it before."""
+        ready = batch.get(f"{name}_tokens")
+        if ready is not None:
+            return ready.astype(self.dtype)
+        return getattr(self, name)(batch[source], train)[0]
 
     def _weights(self, pair, present):
         """{task: [B,2]}; 'concat' keeps both whole and reports the even share."""

@@ -33,7 +33,7 @@ def train(
     objective: Objective,
     mesh: Mesh,
     example: Batch,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int, Any], Iterator[Batch]],
     workdir: Path,
     watcher: Watcher,
     evaluate: Callable[[TrainState, int], float | None] | None = None,
@@ -43,7 +43,8 @@ def train(
 
     Args:
       example: a batch of the right shapes, to initialise with.
-      batches: from a step to this host's batches for that step and all that follow.
+      batches: from a step, and the parameters as they are then, to this host's batches for
+        that step and all that follow.
       evaluate: from a state and its step to a score, higher being better (None: no score);
         called every `config.eval.every` steps, where a checkpoint is saved as well, so that
         the best one is among those that stay.
@@ -83,7 +84,9 @@ def train(
     # ---- the steps
     steps = settings.steps
     with stop_signals() as asked_to_stop, contextlib.closing(checkpoints):
-        stream = Prefetch(itertools.islice(batches(start), steps - start), batch_sharding(mesh))
+        stream = Prefetch(
+            itertools.islice(batches(start, state.params), steps - start), batch_sharding(mesh)
+        )
         watcher.resume(start, stream.waited)
         for step, batch in enumerate(stream, start + 1):
             state, figures = train_step(state, batch)
@@ -138,7 +141,7 @@ def stop_signals():
 def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) -> UserError:
     """The error for a state that met a bad step: what was bad, and where the run can resume."""
     step = int(state.step)
-    batch = to_device(next(iter(batches(step))), batch_sharding(mesh))
+    batch = to_device(next(iter(batches(step, state.params))), batch_sharding(mesh))
     rng = jax.random.fold_in(jax.random.key(config.seed + 1), step)
     cause = diagnose(objective, state.params, state.opt_state, batch, rng)
     saved = checkpoints.latest_step()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ class Watcher:
         """A line, or anything else that rich can print, above the live one."""
         if self._speaks:
             self.console.print(message, highlight=False, soft_wrap=isinstance(message, str))
+
+    def track(self, items: Iterable, what: str, total: int) -> Iterator:
+        """The items, with a line that tells how far they are; for what goes before the steps."""
+        start = told = time.monotonic()
+        for number, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - told < SECONDS_BETWEEN_LINES and number < total:
+                continue
+            told, left = now, (now - start) * (total - number) / number
+            line = f"{what}: {number:,} of {total:,} batches, {time_left(left)} left"
+            if self._bar:
+                self._bar.update(self._task, description=line)
+            else:
+                self.say(line)
 
     def close(self) -> None:
         if self._bar:

@@ -1,7 +1,5 @@
 """One update, as one compiled function."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -41,7 +39,7 @@ def make_train_step(
         norm = optax.global_norm(gradients)
         bad = state.bad | is_bad(state, loss, norm, settings.spike)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = held(frozen, state.params, optax.apply_updates(state.params, updates))
         average = jnp.where(state.step == 0, loss, state.loss_average)
         new = TrainState(
             step=state.step + 1,
@@ -49,11 +47,15 @@ def make_train_step(
             opt_state=opt_state,
             ema=None
             if state.ema is None
-            else optax.incremental_update(params, state.ema, 1 - settings.ema),
+            else held(
+                frozen, state.ema, optax.incremental_update(params, state.ema, 1 - settings.ema)
+            ),
             loss_average=MEMORY * average + (1 - MEMORY) * loss,
             bad=bad,
         )
-        kept = jax.tree.map(functools.partial(jnp.where, bad), state, new)
+        kept = jax.tree.map(
+            lambda old, new: old if old is new else jnp.where(bad, old, new), state, new
+        )
         return kept.replace(bad=bad), {"sums": sums, "grad_norm": norm, "bad": bad}
 
     shardings = tree_shardings(shapes, mesh)
@@ -77,31 +79,57 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
     """Loss, sums and gradients of a batch, taken in `parts` one after the other.
 
     The result is that of the whole batch, but for terms that compare examples with one
-    another: the contrastive loss sees the pairs of its own part only.
+    another: the contrastive loss sees the pairs of its own part only. What is frozen is not
+    differentiated; its gradient is a zero that costs nothing.
     """
+    leaves, structure = jax.tree.flatten(params)
+    still = jax.tree.leaves(frozen)
 
-    def loss_of(params, batch, rng):
-        held = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
-        return objective.loss(held, batch, rng)
+    def whole(learnt):
+        """All parameters, or all gradients, from those that learn."""
+        learnt = iter(learnt)
+        return [None if stays else next(learnt) for stays in still]
+
+    def loss_of(learnt, batch, rng):
+        merged = [
+            old if new is None else new for old, new in zip(leaves, whole(learnt), strict=True)
+        ]
+        return objective.loss(structure.unflatten(merged), batch, rng)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
+    learnt = [leaf for leaf, stays in zip(leaves, still, strict=True) if not stays]
     if parts == 1:
-        (loss, sums), gradients = gradient(params, batch, rng)
-        return loss, sums, gradients
+        (loss, sums), gradients = gradient(learnt, batch, rng)
+    else:
+        (loss, sums), gradients = _in_parts(gradient, learnt, batch, rng, parts)
+    gradients = [
+        jnp.zeros_like(leaf) if found is None else found
+        for leaf, found in zip(leaves, whole(gradients), strict=True)
+    ]
+    return loss, sums, structure.unflatten(gradients)
+
+
+def _in_parts(gradient, learnt, batch, rng, parts: int):
+    """The mean of `gradient` over the parts of a batch; its sums are added up."""
 
     def one_part(total, part_and_index):
         part, index = part_and_index
-        result = gradient(params, part, jax.random.fold_in(rng, index))
+        result = gradient(learnt, part, jax.random.fold_in(rng, index))
         return jax.tree.map(jnp.add, total, result), None
 
     split = jax.tree.map(lambda x: interleaved_parts(x, parts), batch)
     first = jax.tree.map(lambda x: x[0], split)
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first, rng)
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, learnt, first, rng)
     )
     total, _ = jax.lax.scan(one_part, zeros, (split, jnp.arange(parts)))
     (loss, sums), gradients = total
-    return loss / parts, sums, jax.tree.map(lambda g: g / parts, gradients)
+    return (loss / parts, sums), [g / parts for g in gradients]
+
+
+def held(frozen, old, new):
+    """The new parameters, but the very old ones where they are frozen: nothing is copied."""
+    return jax.tree.map(lambda stays, was, now: was if stays else now, frozen, old, new)
 
 
 def interleaved_parts(x, parts: int):

@@ -1,6 +1,7 @@
 """A run's folder: one config, for good."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         elif file.exists():
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
+            shutil.rmtree(path / "features", ignore_errors=True)
         file.write_text(text)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing beside checkpoints; name another --workdir") from error
