@@ -50,10 +50,13 @@ def turned(content: bytes) -> bool:
 
 
 def decoder_number(windows, size: int):
-    """Which of the decoders suits each window [R,4] for pictures of `size`: int32 [R]."""
+    """Which of the decoders suits each window [R,4] for pictures of `size`: int32 [R].
+
+    0 cuts the window and enlarges it, 1 cuts and shrinks it; the others shrink while decoding.
+    """
     room = windows[:, 2:].min(axis=1) / size
-    ratio = np.searchsorted(RATIOS, room, side="right").clip(1) - 1
-    return (2 * ratio + (room / np.take(RATIOS, ratio) > SHRINKS)).astype(np.int32)
+    ratio = np.searchsorted(RATIOS, room, side="right") - 1
+    return np.where(ratio > 0, ratio + 1, room > SHRINKS).astype(np.int32)
 
 
 def decode_all(contents, windows, numbers, ready, size: int):
@@ -72,20 +75,26 @@ def decode_all(contents, windows, numbers, ready, size: int):
 
 def decode(content, window, number, size: int):
     """One window (top, left, height, width) of a JPEG as u8 [size,size,3]."""
-    branches = [
-        lambda ratio=ratio, smooth=smooth: _decode(content, window, ratio, smooth, size)
-        for ratio in RATIOS
-        for smooth in (False, True)
-    ]
-    return tf.switch_case(number, branches)
 
-
-def _decode(content, window, ratio: int, smooth: bool, size: int):
-    if ratio == 1:
+    def cut(antialias: bool):
         image = tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_FAST")
-    else:
+        return tf.image.resize(image, (size, size), antialias=antialias)
+
+    def shrunk(ratio: int):
+        """Decoded small, and sampled where the window lies between the smaller pixels."""
         image = tf.io.decode_jpeg(content, 3, ratio=ratio, dct_method="INTEGER_FAST")
-        top, left, height, width = tf.unstack(window // ratio)
-        image = image[top : top + height, left : left + width]
-    image = tf.image.resize(image, (size, size), antialias=smooth)
+        corner, shape = tf.split(tf.cast(window, tf.float32) / ratio, 2)
+        scale = size / shape
+        return tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=(size, size),
+            scale=scale,
+            translation=-corner * scale,
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+
+    decoders = [lambda: cut(False), lambda: cut(True)]
+    decoders += [lambda ratio=ratio: shrunk(ratio) for ratio in RATIOS[1:]]
+    image = tf.switch_case(number, decoders)
     return tf.ensure_shape(tf.cast(image + 0.5, tf.uint8), (size, size, 3))

@@ -100,13 +100,16 @@ def _batches(dataset: Callable, failures, start: int, stop: int | None) -> Itera
     stream = dataset(start, stop, True).as_numpy_iterator()
     for step in itertools.count(start):
         try:
-            batch = next(stream)
+            try:
+                batch = next(stream)
+            except tf.errors.OpError:
+                if step in failures:
+                    raise
+                batch = next(dataset(step, step + 1, False).as_numpy_iterator())
         except StopIteration:
             return
-        except tf.errors.OpError:
-            if step in failures:
-                raise failures[step] from None
-            batch = next(dataset(step, step + 1, False).as_numpy_iterator())
+        except tf.errors.OpError as error:
+            raise failures.get(step, error) from None
         yield batch
 
 
