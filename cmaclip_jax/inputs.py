@@ -46,13 +46,17 @@ class Data:
         """The split that a run is judged by in the end."""
         return self.config.eval.split or ("test" if "test" in self.sources else "val")
 
+    def loader(self, split: str, training: bool) -> Loader:
+        """What reads the records of a split into batches."""
+        view = self.view(training)
+        return Loader(self.source(split), split, self.encode, self.bad, view)
+
     def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
         """This host's batches for step `start` and all that follow, whatever the parameters."""
-        split, size = self.config.data.split, self.config.train.batch_size
         return train_batches(
-            Loader(self.source(split), split, self.encode, self.bad, self.view(training=True)),
+            self.loader(self.config.data.split, training=True),
             self.order,
-            batch_size=size,
+            batch_size=self.config.train.batch_size,
             start=start,
             **_this_host(),
         )
@@ -60,7 +64,7 @@ class Data:
     def eval_batches(self, split: str, params: Any = None) -> Iterator[Batch]:
         """This host's share of a split, every pair once."""
         return eval_batches(
-            Loader(self.source(split), split, self.encode, self.bad, self.view(training=False)),
+            self.loader(split, training=False),
             batch_size=self.config.eval.batch_size,
             **_this_host(),
         )
