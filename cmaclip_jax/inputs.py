@@ -112,12 +112,14 @@ class Data:
 def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     """The data of a run; tasks and tokenizer are the workdir's, made there the first time."""
     fields = with_sizes(config, towers).data
-    bad = BadRecords(
-        workdir / "bad_records.jsonl" if workdir else None, fields.on_error, fields.max_bad
-    )
+    host = jax.process_index()
+    listed = f"bad_records.{host}.jsonl" if host else "bad_records.jsonl"
+    bad = BadRecords(workdir and workdir / listed, fields.on_error, fields.max_bad)
     sources = open_sources(fields, bad)
-    if fields.split not in sources:
-        raise UserError(f"data.split={fields.split!r}: this data has only {', '.join(sources)}")
+    watched = config.eval.watch if workdir and config.eval.every else ""
+    for field, split in (("data.split", fields.split), ("eval.watch", watched)):
+        if split and split not in sources:
+            raise UserError(f"{field}={split!r}: this data has only {', '.join(sources)}")
     tasks, tokenizer = _kept(workdir) or _made(config, workdir, sources[fields.split], towers)
     config = with_sizes(config, towers, tokenizer.length)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)

@@ -16,6 +16,7 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.data.images import clip_image
 from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import Record
@@ -348,6 +349,53 @@ def test_hosts_and_restarts_see_the_very_same_pixels(encode):
             np.testing.assert_array_equal(joined, whole[step][name])
     first, later = whole[0]["image"], whole[5]["image"]
     assert not np.array_equal(first, later)
+
+
+def noisy(**fields) -> View:
+    return View(noise=Noise(**fields), seed=1)
+
+
+def test_noise_falls_on_its_share_of_the_examples_and_is_the_same_every_time(encode):
+    records = [pair(saved(halves(), quality=95), str(i), f"words {i}") for i in range(64)]
+    plain = one_batch(loader(encode, records))
+    view = noisy(image="gaussian", text="blank", severity=5, share=0.5)
+    batch = one_batch(loader(encode, records, view))
+    hit = np.any(batch["image"] != plain["image"], axis=(1, 2, 3))
+    assert 20 < hit.sum() < 44
+    np.testing.assert_array_equal(hit, ~batch["has_text"])  # both of an example, or neither
+    assert batch["weight"].all()
+    difference = batch["image"][hit].astype(float) - plain["image"][hit]
+    assert 30 < np.std(difference) < 50  # 50 grey levels, cut off at black and white
+    for rows in (16, 64):
+        again = np.concatenate(
+            [b["image"] for b in eval_batches(loader(encode, records, view), batch_size=rows)]
+        )
+        np.testing.assert_array_equal(again, batch["image"])
+
+
+def test_swapped_pictures_and_titles_are_another_records(encode):
+    colours = [(4 * i, 255 - 4 * i, 99) for i in range(60)]
+    records = [
+        pair(np.full((SIZE, SIZE, 3), colour, np.uint8), str(i), f"w{i}")
+        for i, colour in enumerate(colours)
+    ]
+    plain = one_batch(loader(encode, records))
+    batch = one_batch(loader(encode, records, noisy(image="swap")))
+    assert {tuple(picture[0, 0]) for picture in batch["image"]} <= set(colours)
+    assert not np.any(np.all(batch["image"] == plain["image"], axis=(1, 2, 3)))
+    np.testing.assert_array_equal(batch["tokens"], plain["tokens"])
+    batch = one_batch(loader(encode, records, noisy(text="swap")))
+    titles = {row.tobytes() for row in plain["tokens"]}
+    assert {row.tobytes() for row in batch["tokens"]} <= titles
+    assert not np.any(np.all(batch["tokens"] == plain["tokens"], axis=1))
+    np.testing.assert_array_equal(batch["image"], plain["image"])
+
+
+def test_absent_pictures_stay_absent_under_noise(encode):
+    batch = one_batch(loader(encode, [pair(None), pair(WHOLE)], noisy(image="blank")))
+    assert list(batch["has_image"]) == [False, True]
+    assert not batch["image"][0].any()
+    assert np.all(batch["image"][1] == 128)
 
 
 def test_evaluation_is_clips_own_transform(encode):
