@@ -85,7 +85,8 @@ def base_config() -> ConfigDict:
     model.modality_per_modality = False  # one learned vector per modality, not one per task
     model.head_layers = 1  # hidden layers of every task's MLP
     model.head_width = 0  # their width; 0: the embedding's
-    model.dropout = 0.0  # in sequence-wise attention and heads; encoders have none, as CLIP
+    model.dropout = 0.0  # in sequence-wise attention and heads
+    model.tower_dropout = 0.0  # in the encoders; CLIP itself has none
     model.unroll = 1  # layers a turn of the scan runs; more compiles longer, may run faster
     model.remat = "none"  # 'none' | 'dots' | 'full': activations to compute again, for memory
     model.dtype = "auto"  # 'auto' | 'float32' | 'bfloat16'; auto: bfloat16 on TPU and GPU
@@ -151,6 +152,7 @@ CHOICES = {
     "eval.watch": ("train", "val", "test"),
     "eval.split": ("", "train", "val", "test"),
 }
+LEAST_VOCABULARY = 300  # 256 bytes, start, end, and something to learn
 AT_LEAST_ONE = [
     "train.steps",
     "train.batch_size",
@@ -186,6 +188,7 @@ SHARES = [
     "train.ema",
     "train.label_smoothing",
     "model.dropout",
+    "model.tower_dropout",
     "data.max_bad",
     "data.augment.crop",
     "data.augment.jitter",
@@ -217,6 +220,10 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"config.train.batch_size={size} does not divide into "
             f"config.train.accumulate={parts} parts; use {nearest_multiples(size, parts)}"
+        )
+    if config.data.vocabulary < LEAST_VOCABULARY:
+        raise UserError(
+            f"config.data.vocabulary={config.data.vocabulary} must be {LEAST_VOCABULARY} or more"
         )
     shop = config.data.shop
     if shop.articles > 8 or shop.missing_images + shop.missing_texts > 1:
@@ -263,6 +270,8 @@ def read_config(arguments: list[str]) -> ConfigDict:
     for argument in arguments:
         _check_field(argument, known)
     config = _load(arguments)
+    for name in ("labels", "many"):  # 'a,b' on the command line is two names
+        config.data[name] = tuple(part for text in config.data[name] for part in text.split(","))
     check_config(config)
     return config
 
@@ -276,6 +285,11 @@ def _config_file(arguments: list[str]) -> str:
     return files[-1]
 
 
+# What a wrong value or a wrong line in somebody's config file raises.
+MISTAKES = (flags.Error, TypeError, ValueError, AttributeError, LookupError, NameError)
+MISTAKES += (SyntaxError, ImportError)
+
+
 def _load(arguments: list[str]) -> ConfigDict:
     values = flags.FlagValues()
     argv = ["cmaclip", *arguments]
@@ -283,7 +297,7 @@ def _load(arguments: list[str]) -> ConfigDict:
     try:
         values(argv)
         return holder.value
-    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+    except MISTAKES as error:
         text = str(error.args[0] if error.args else error)
         raise UserError(" ".join(text.split())) from error
 

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ AHEAD = 4  # batches that are read before they are asked for
 WHOLE = "whole.json"  # is there once a split's arrays are
 # numpy's own files know no bfloat16: its bits are kept as what they take up.
 BITS = np.dtype(np.uint16)
+SHARE_OF_DISK = 0.8  # of what is free, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +72,27 @@ class Features:
 
         return _ahead(load, range(0, pairs, size))
 
+    def too_large(self, shapes: Any) -> str:
+        """Why the disk has no room for the sequences of all splits; '' where it has."""
+        pair = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(1))
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pair))
+        needed = size * sum(map(len, self.data.sources.values()))
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder.parent).free
+        if self.folder.exists() or needed < SHARE_OF_DISK * free:
+            return ""
+        return f"their sequences need {needed / 1e9:,.1f} GB of the {free / 1e9:,.1f} GB free"
+
     def _arrays(self, split: str, params: Any) -> dict[tuple[str, ...], np.ndarray]:
         """A split's arrays as they lie on disk, made there if they are not."""
-        folder = self.folder / split
-        if not (folder / WHOLE).exists():
+        folder, pairs = self.folder / split, len(self.data.source(split))
+        whole = folder / WHOLE
+        if not whole.exists() or json.loads(whole.read_text())["pairs"] != pairs:
             self._encode(split, params, folder)
-        names = json.loads((folder / WHOLE).read_text())
+        files = json.loads(whole.read_text())["files"]
         return {
             tuple(name.split("/")): np.load(folder / file, mmap_mode="r")
-            for name, file in names.items()
+            for name, file in files.items()
         }
 
     def _encode(self, split: str, params: Any, folder: Path) -> None:
@@ -105,7 +119,9 @@ class Features:
         for array in files.values():
             array.flush()
         names = {"/".join(path): Path(array.filename).name for path, array in files.items()}
-        (folder / WHOLE).write_text(json.dumps(names, indent=1))
+        part = folder / f"{WHOLE}.part"
+        part.write_text(json.dumps({"pairs": pairs, "files": names}, indent=1))
+        part.replace(folder / WHOLE)
 
     def _encoder(self, params: Any) -> Callable:
         """`(params, batch) -> {image_tokens, text_tokens}` in bfloat16, jitted over the mesh."""
@@ -142,10 +158,10 @@ def with_features(
     frozen = flatten_dict(frozen_parameters(settings, shapes))
     if not all(still for path, still in frozen.items() if path[0] in ("image", "text")):
         return data, ""
-    why_not = _why_not_kept(data)
+    features = Features(data, objective.model, mesh, folder, track)
+    why_not = _why_not_kept(data) or features.too_large(shapes)
     if why_not:
         return data, f"the encoders are frozen, yet run at every step: {why_not}"
-    features = Features(data, objective.model, mesh, folder, track)
     return features, f"the encoders are frozen: each pair goes through them once, into {folder}"
 
 
@@ -154,8 +170,8 @@ def _why_not_kept(data: Data) -> str:
     view = data.view(training=True)
     if view.augment != Augment(magnitude=view.augment.magnitude):
         return "data.augment shows every pair differently each time"
-    if view.noise != NO_NOISE:
-        return "data.noise.train shows every pair differently each time"
+    if (view.noise, data.view(training=False).noise) != (NO_NOISE, NO_NOISE):
+        return "data.noise shows pairs differently each time, or in training and evaluation"
     return "there are several hosts" if jax.process_count() > 1 else ""
 
 

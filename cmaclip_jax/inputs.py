@@ -1,5 +1,6 @@
 """What a run reads: its sources, its tasks, its tokenizer, and batches of any split."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.augment import Augment
@@ -16,7 +18,7 @@ from cmaclip_jax.data.loading import Loader, View
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
-from cmaclip_jax.data.records import Source, Sources
+from cmaclip_jax.data.records import RecordError, Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import Tokenizer, train_tokenizer
 from cmaclip_jax.errors import UserError
@@ -115,15 +117,18 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     host = jax.process_index()
     listed = f"bad_records.{host}.jsonl" if host else "bad_records.jsonl"
     bad = BadRecords(workdir and workdir / listed, fields.on_error, fields.max_bad)
-    sources = open_sources(fields, bad)
+    sources = {split: source for split, source in open_sources(fields, bad).items() if len(source)}
     watched = config.eval.watch if workdir and config.eval.every else ""
     for field, split in (("data.split", fields.split), ("eval.watch", watched)):
         if split and split not in sources:
             raise UserError(f"{field}={split!r}: this data has only {', '.join(sources)}")
     tasks, tokenizer = _kept(workdir) or _made(config, workdir, sources[fields.split], towers)
+    select_tasks(sources[fields.split].tasks, [task.name for task in tasks])
     config = with_sizes(config, towers, tokenizer.length)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
-    return Data(config, tasks, encode, sources, bad)
+    data = Data(config, tasks, encode, sources, bad)
+    data.source(data.last_split())  # rather now than after the training
+    return data
 
 
 def _kept(workdir: Path | None) -> tuple[tuple[Task, ...], Tokenizer] | None:
@@ -136,10 +141,10 @@ def _kept(workdir: Path | None) -> tuple[tuple[Task, ...], Tokenizer] | None:
 def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: Towers):
     """Tasks and tokenizer for these records, kept in the workdir; and their text length."""
     tasks = select_tasks(training.tasks, config.data.labels)
-    texts = list(_some_texts(training, SAMPLED))
-    tokenizer = towers.tokenizer or train_tokenizer(texts, config.data.vocabulary)
+    texts = functools.cache(lambda: list(_some_texts(training, SAMPLED)))
+    tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary)
     if config.data.text_length == -1:
-        tokenizer.length = min(tokenizer.length_for(texts), towers.text.length)
+        tokenizer.length = min(tokenizer.length_for(texts()), towers.text.length)
     if workdir:
         write_tasks(workdir / "tasks.json", tasks)
         tokenizer.save(workdir / "tokenizer.json")
@@ -152,7 +157,8 @@ def _this_host() -> dict[str, int]:
 
 def _some_texts(source: Source, most: int) -> Iterator[str]:
     """Up to `most` texts, spread evenly over a source."""
-    for index in range(0, len(source), max(1, len(source) // most)):
-        text = source[index].text
-        if text:
-            yield text
+    for index in np.unique(np.linspace(0, len(source) - 1, most).astype(int)):
+        with contextlib.suppress(RecordError):  # whoever loads that record will say so
+            text = source.text(int(index))
+            if text:
+                yield text

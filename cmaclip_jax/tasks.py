@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 
+TASK_NAME = r"[\w .-]+"
 UNKNOWN = -1  # a label nobody gave: of one-label tasks the class, of many-label tasks the row
 
 
@@ -23,7 +24,7 @@ class Task:
     many: bool = False
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w .-]+", self.name):
+        if not re.fullmatch(TASK_NAME, self.name):
             raise UserError(
                 f"task name {self.name!r} must be letters, digits, space, '.', '_' or '-'; "
                 "rename the column"

@@ -124,13 +124,16 @@ def sized_encoders(
     """The encoders at the run's picture size, text length and vocabulary; and how they run."""
     fields = config.model
     how = dict(unroll=fields.unroll, remat=fields.remat, dtype=_compute_dtype(fields.dtype))
+    dropout = fields.tower_dropout
     text = towers.text.clone(
+        dropout=dropout,
         length=config.data.text_length,
         vocabulary=towers.text.vocabulary if fields.pretrained else tokenizer.vocabulary,
         end_token=tokenizer.end,
         **how,
     )
-    return towers.image.clone(image_size=config.data.image_size, **how), text, how
+    image = towers.image.clone(image_size=config.data.image_size, dropout=dropout, **how)
+    return image, text, how
 
 
 def _compute_dtype(name: str):

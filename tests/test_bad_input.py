@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_the_stream_goes_on_after_bad_batches_in_the_same_order(encode):
     ]
     again = next(train_batches(load, Order(32), batch_size=4, start=11))
     np.testing.assert_array_equal(again["tokens"], tokens[11])
-    assert load.bad.faults("train") == 4
+    assert load.bad.reasons == {"unreadable picture": 4}
 
 
 def test_records_with_nothing_in_them_are_left_out_and_listed(encode):
@@ -258,6 +259,55 @@ def test_the_share_of_bad_records_ends_the_run_once_it_is_too_large(encode):
                 list(eval_batches(load, batch_size=8))
         else:
             assert sum(b["weight"].sum() for b in eval_batches(load, batch_size=8)) == 180
+
+
+def test_bad_ones_among_those_seen_are_counted_once_and_by_record():
+    bad = BadRecords(max_share=0.05)
+    for number in range(300):  # known at once, met one after the other: no reason to stop
+        bad.fault("train", "the same id", "unreadable picture", str(number))
+    for _ in range(2):
+        for first in range(0, 20_000, 100):
+            bad.saw("train", range(first, first + 100), [first, first + 50], 20_000)
+    for first in range(0, 900, 100):
+        bad.saw("val", range(first, first + 100), range(first, first + 6), 20_000)
+    with pytest.raises(UserError, match="60 of the first 1,000 records of val"):
+        bad.saw("val", range(900, 1_000), range(900, 906), 20_000)
+
+
+def test_the_list_survives_odd_names_and_a_kill(tmp_path):
+    path = tmp_path / "bad_records.jsonl"
+    names = ["two\u2028lines", "half \ud83e", "🧢"]
+    for name in names:
+        BadRecords(path).note("train", name, "unreadable picture")
+    with path.open("a") as file:
+        file.write('{"split": "tr')
+    again = BadRecords(path)
+    for name in names:
+        again.note("train", name, "unreadable picture")
+    assert again.reasons == {"unreadable picture": 3}
+
+
+@pytest.mark.parametrize("path", ["a\0b.jpg", "half \ud83e.jpg", "x" * 5_000])
+def test_names_that_no_file_can_have_are_missing_pictures(encode, path):
+    load = loader(encode, [pair(path), pair(WHOLE, "good")], max_share=1.0)
+    assert list(one_batch(load)["weight"]) == [0, 1]
+    assert load.bad.reasons == {"missing picture": 1}
+
+
+def test_exif_in_a_bomb_is_an_unreadable_picture(encode):
+    bomb = bytearray(with_upright_exif())
+    frame = bomb.find(b"\xff\xc0")
+    bomb[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    load = loader(encode, [pair(bytes(bomb))], "cropped", max_share=1.0)
+    assert list(one_batch(load)["weight"]) == [0]
+
+
+def test_long_thin_pictures_cost_their_middle_alone(encode):
+    ramp = np.tile(np.linspace(0, 255, 3_000).astype(np.uint8)[:, None, None], (1, 10, 3))
+    expected = np.asarray(Image.fromarray(ramp).resize((SIZE, 4_800), Image.Resampling.BICUBIC))
+    picture = clip_image(ramp, SIZE).astype(int)
+    np.testing.assert_allclose(picture, expected[2_392:2_408], atol=1)
+    assert clip_image(np.zeros((60_000, 1, 3), np.uint8), 224).shape == (224, 224, 3)
 
 
 def table(tmp_path, broken=(), rows=48) -> str:

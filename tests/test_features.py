@@ -79,7 +79,11 @@ def test_an_interrupted_encoding_is_made_again_and_a_whole_one_is_read(
     ("change", "says"),
     [
         ({"data.augment.flip": True}, "data.augment shows every pair differently"),
-        ({"data.noise.train": True, "data.noise.text": "drop"}, "data.noise.train shows"),
+        (
+            {"data.noise.train": True, "data.noise.text": "drop"},
+            "data.noise shows pairs",
+        ),
+        ({"data.noise.text": "blank"}, "data.noise shows pairs"),
         ({"train.freeze": ("image/.*",)}, None),
     ],
 )

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.data.tables import read_table
 from cmaclip_jax.errors import UserError
 
 ROWS = [
@@ -209,7 +210,7 @@ def test_wrong_fields_end_in_a_line_with_the_fix(config, tmp_path, field, value,
 def test_rows_that_are_none_are_listed_and_the_others_read(config, tmp_path):
     path = tmp_path / "a.csv"
     write(path, ROWS * 5)
-    path.write_bytes(path.read_bytes() + b"1,2,3\n" + b'"never closed\n')
+    path.write_bytes(path.read_bytes() + b"1,2,3\n")
     config.data.path = str(path)
     bad = BadRecords(tmp_path / "bad.jsonl")
     assert sum(map(len, opened(config, bad).values())) == 200
@@ -222,7 +223,7 @@ def test_rows_that_are_none_are_listed_and_the_others_read(config, tmp_path):
     config.data.path = str(path)
     bad = BadRecords()
     opened(config, bad)
-    assert bad.faults("table") == 2
+    assert sum("not a JSON object" in reason for reason in bad.reasons) == 2
 
 
 def test_classes_that_training_lacks_duplicated_ids_and_strange_splits_are_listed(config, tmp_path):
@@ -246,6 +247,83 @@ def test_a_class_that_only_training_lacks_labels_for_is_no_class(config, tmp_pat
     config.data.path = write(tmp_path / "a.csv", rows)
     task = opened(config)["train"].tasks[0]
     assert (task.name, task.classes) == ("colour", ("blue", "red"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "titles"),
+    [
+        ("bom.csv", "\ufefftitle,kind\nä b,x\nc d,y\n".encode(), {"ä b", "c d"}),
+        ("crlf.csv", b"title,kind\r\na b,x\r\nc d,y\r\n", {"a b", "c d"}),
+        ("semicolon.csv", b'"title, or name";kind\na b;x\nc d;y\n', {"a b", "c d"}),
+        ("lines.csv", b'title,kind\n"a\n""b""",x\nc d,y\n', {'a\n"b"', "c d"}),
+        ("spaces.csv", b"title, kind \n a b , x\nc d,y \n", {"a b", "c d"}),
+        ("trailing.csv", b"title,kind\na b,x,\nc d,y,\n", {"a b", "c d"}),
+        ("windows.csv", "title,kind\npâté,x\npôté,y\n".encode("cp1252"), {"pâté", "pôté"}),
+    ],
+)
+def test_tables_as_programs_write_them(config, tmp_path, name, content, titles):
+    (tmp_path / name).write_bytes(content.replace(b'\\"\\"', b'""'))
+    rows = read_table(str(tmp_path / name), lambda *fault: pytest.fail(str(fault)))
+    assert set(next(iter(rows.values()))) == titles
+    assert rows["kind"] == ["x", "y"]
+
+
+def test_an_open_quote_swallows_nothing_silently(tmp_path):
+    lines = [f"title {n},k" for n in range(200)]
+    lines[20] = '"open' + lines[20]
+    lines[120] = 'title"' + lines[120] + ",k"
+    (tmp_path / "a.csv").write_text("title,kind\n" + "\n".join(lines))
+    faults = []
+    rows = read_table(str(tmp_path / "a.csv"), lambda *fault: faults.append(fault))
+    assert faults
+    assert "a quote is open" in faults[0][1]
+    assert len(rows["kind"]) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("array.json", "one JSON array; write one object a line"),
+        ("struct.parquet", "column 'image' holds structs"),
+        ("broken.parquet", "cannot be read as Parquet"),
+    ],
+)
+def test_tables_that_mean_something_else_say_so(tmp_path, name, says):
+    path = tmp_path / name
+    if name == "struct.parquet":
+        write(path, [{"image": {"bytes": b"x", "path": "y"}, "kind": "a"}])
+    else:
+        path.write_text("[{}]")
+    with pytest.raises(UserError, match=says):
+        read_table(str(path), lambda *fault: None)
+
+
+def test_numbers_are_neither_words_nor_tasks_and_odd_columns_are_left_out(config, tmp_path):
+    rows = [
+        {
+            "": str(n),
+            "price": str(100 + n),
+            "headline": f"words of {n}",
+            "Is food?": "ab"[n % 2],
+            "rare": "b" if n == 3 else "a",
+            "kind": "xy"[n % 2],
+            "split": "val" if n == 3 else "train",
+        }
+        for n in range(12)
+    ]
+    config.data.path, config.data.many = write(tmp_path / "a.csv", rows), ()
+    source = opened(config)["train"]
+    assert [task.name for task in source.tasks] == ["kind"]
+    assert (source[1].id, source.text(1)) == ("1", "words of 1")
+    assert "price (numbers), Is food? (its name is no task's)" in source.description
+    assert "rare (one value only in train)" in source.description
+
+
+def test_rows_of_no_known_split_are_too_many_at_once(config, tmp_path):
+    rows = [row | {"split": "extra" if i % 2 else "train"} for i, row in enumerate(ROWS)]
+    config.data.path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(UserError, match=r"20 of the first 40 records of table .*unknown split"):
+        opened(config)
 
 
 def test_too_many_bad_rows_end_the_run(config, tmp_path):

@@ -65,7 +65,7 @@ def measure(batches, load, seconds: float) -> dict[str, float]:
     rows = len(first["weight"])
     load.seconds.clear()
     wall, cores, examples = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - wall < seconds:
+    while not examples or time.perf_counter() - wall < seconds:
         next(batches)
         examples += rows
     cores, wall = time.process_time() - cores, time.perf_counter() - wall

@@ -8,18 +8,17 @@ from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 
-POLICIES = ("skip", "fail", "no_image")
 ENOUGH = 1_000  # records seen before their bad share means something; or the whole split
-LISTED = 10_000  # lines in the file at most; all are counted
+LISTED = 100_000  # lines in the file at most; all are counted
 
 
 class BadRecords:
     """The ledger of one run: a line of WORKDIR/bad_records.jsonl for everything that is wrong.
 
-    A `fault` is a record that cannot be used as it is: it counts against `max_share`, and
-    under the policy 'fail' it ends the run. A `note` is something that was put right, such
-    as an unknown class read as an unknown label. Both are listed once, however often they
-    are met.
+    A `fault` is a record that cannot be used as it is; under the policy 'fail' it ends the
+    run. A `note` is something that was put right, such as an unknown class read as an unknown
+    label. Both are listed once, however often they are met. Whoever reads records says with
+    `saw` which of them were bad, and too large a share of those ends the run.
     """
 
     def __init__(self, path: Path | None = None, policy: str = "skip", max_share: float = 0.05):
@@ -28,14 +27,12 @@ class BadRecords:
         self.reasons: collections.Counter = collections.Counter()  # {reason: records}
         self._path = path
         self._listed: set[tuple[str, str, str]] = set()
-        self._faults: dict[str, set[str]] = collections.defaultdict(set)
-        self._seen: dict[str, bytearray] = {}
-        self._count: collections.Counter = collections.Counter()  # {split: records met}
+        self._met: dict[str, bytearray] = {}  # by split, for every record whether it was met
+        self._seen: collections.Counter = collections.Counter()  # {split: records met}
+        self._bad: collections.Counter = collections.Counter()  # {split: of those, bad ones}
         self._lock = threading.Lock()
         if path and path.exists():  # the run goes on: what is listed is not listed again
-            for line in map(json.loads, path.read_text().splitlines()):
-                self._listed.add((line["split"], line["id"], line["reason"]))
-                self.reasons[line["reason"]] += 1
+            self._read()
 
     def fault(self, split: str, record: str, reason: str, detail: str = "") -> None:
         """A record of a split that cannot be used; raises where the policy is to fail."""
@@ -44,34 +41,37 @@ class BadRecords:
                 f"record {record!r} of {split}: {reason}{f' ({detail})' if detail else ''}; mend "
                 "it, or let data.on_error be 'skip' or 'no_image'"
             )
-        with self._lock:
-            self._faults[split].add(record)
-            self._list(split, record, reason, detail)
+        self.note(split, record, reason, detail)
 
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
         """Something wrong with a record that could be put right."""
         with self._lock:
-            self._list(split, record, reason, detail)
+            key = (split, record, reason)
+            if key in self._listed:
+                return
+            if len(self._listed) < LISTED:
+                self._listed.add(key)
+                self._write({"split": split, "id": record, "reason": reason, "detail": detail})
+            self.reasons[reason] += 1
 
-    def saw(self, split: str, indices: Iterable[int], size: int) -> None:
-        """Records of a split were met; raises UserError where too many of them were bad."""
+    def saw(self, split: str, indices: Iterable[int], bad: Iterable[int], size: int) -> None:
+        """Records of a split of this size were met, for the first time or again, some bad."""
+        bad = set(bad)
         with self._lock:
-            seen = self._seen.setdefault(split, bytearray(size))
-            for index in indices:
-                self._count[split] += not seen[index]
-                seen[index] = 1
-        if self._count[split] >= min(ENOUGH, size):
-            self.check_share(split, self._count[split])
+            met = self._met.setdefault(split, bytearray(size))
+            new = [index for index in indices if not met[index]]
+            for index in new:
+                met[index] = 1
+        self.count(split, len(new), len(bad.intersection(new)), size)
 
-    def check_share(self, split: str, count: int) -> None:
-        """Raises UserError where too many of the `count` records met so far were bad."""
-        faults = self.faults(split)
-        if faults > self.max_share * count:
-            raise UserError(self._too_many(split, faults, count))
-
-    def faults(self, split: str) -> int:
-        """How many records of a split cannot be used, as far as is known."""
-        return len(self._faults[split])
+    def count(self, split: str, seen: int, bad: int, size: int) -> None:
+        """So many more records of a split were met; raises UserError for too many bad ones."""
+        with self._lock:
+            self._seen[split] += seen
+            self._bad[split] += bad
+            seen, bad = self._seen[split], self._bad[split]
+        if bad > self.max_share * seen and seen >= min(ENOUGH, size):
+            raise UserError(self._too_many(split, bad, seen))
 
     def summary(self) -> str:
         """One line on everything that was listed; '' where there was nothing."""
@@ -80,22 +80,25 @@ class BadRecords:
         counted = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
         return counted + (f"; listed in {self._path}" if self._path else "")
 
-    def _list(self, split: str, record: str, reason: str, detail: str) -> None:
-        key = (split, record, reason)
-        if key in self._listed:
-            return
-        self._listed.add(key)
-        self.reasons[reason] += 1
-        if self._path and len(self._listed) <= LISTED:
-            line = {"split": split, "id": record, "reason": reason, "detail": detail}
+    def _write(self, line: dict[str, str]) -> None:
+        if self._path:
             with self._path.open("a") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line) + "\n")
 
-    def _too_many(self, split: str, faults: int, count: int) -> str:
+    def _read(self) -> None:
+        for text in self._path.read_text().split("\n"):
+            try:
+                line = json.loads(text)
+            except ValueError:  # the last one, where a run was killed
+                continue
+            self._listed.add((line["split"], line["id"], line["reason"]))
+            self.reasons[line["reason"]] += 1
+
+    def _too_many(self, split: str, bad: int, seen: int) -> str:
         where = f"; see {self._path}" if self._path else ""
         reason, times = self.reasons.most_common(1)[0]
         return (
-            f"{faults:,} of the first {count:,} records of {split} cannot be used (most often: "
+            f"{bad:,} of the first {seen:,} records of {split} cannot be used (most often: "
             f"{reason}, {times:,} times), more than data.max_bad={self.max_share:g} allows"
             f"{where}; mend the data or raise it"
         )

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import TASK_NAME
 
-IDS = ("id", "ids", "item_id", "product_id", "image_id", "uid", "key", "index")
+IDS = ("", "unnamed: 0", "id", "ids", "item_id", "product_id", "image_id", "uid", "key", "index")
 IMAGES = ("image", "image_path", "img", "picture", "photo", "path", "file", "filename", "file_name")
 TEXTS = ("text", "title", "caption", "description", "name", "product_name", "sentence")
 SPLIT = ("split", "subset", "partition", "fold")
@@ -62,7 +63,7 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
         tasks = tuple(_existing(table, name, "data.labels") for name in data.labels)
         return Columns(identity, image, text, split, tasks, {})
     reasons = {
-        name: why_no_task(values, name in data.many)
+        name: why_no_task(name, values, name in data.many)
         for name, values in table.items()
         if name not in taken
     }
@@ -75,12 +76,14 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
     return Columns(identity, image, text, split, tasks, left_out)
 
 
-def why_no_task(values: Sequence[str], many: bool) -> str:
+def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
     """Why a column is not a question with a list of answers; '' where it is one."""
     filled = [value for value in values if value]
     distinct = set(filled)
     if not distinct:
         return "empty"
+    if not re.fullmatch(TASK_NAME, name):
+        return "its name is no task's"
     if len(distinct) == 1 and not many:
         return "one value only"
     if many:
@@ -88,10 +91,22 @@ def why_no_task(values: Sequence[str], many: bool) -> str:
     if any("." in value for value in distinct) and all(map(NUMBER.fullmatch, distinct)):
         return "numbers"
     if len(distinct) > len(filled) / 2 and len(distinct) > 2:
-        return "free text: most values occur once"
+        numbers = all(map(NUMBER.fullmatch, distinct))
+        return "numbers" if numbers else "free text: most values occur once"
     if sum(len(value.split()) for value in distinct) > LONG * len(distinct):
         return "free text: long"
     return ""
+
+
+def without_constants(columns: Columns, table, training: Sequence[int]) -> Columns:
+    """The same, but for tasks that have fewer than two answers in the training rows."""
+    constant = {
+        name: "one value only in train"
+        for name in columns.tasks
+        if len({table[name][row] for row in training} - {""}) < 2
+    }
+    tasks = tuple(name for name in columns.tasks if name not in constant)
+    return dataclasses.replace(columns, tasks=tasks, left_out={**columns.left_out, **constant})
 
 
 def _called(table, names: Sequence[str]) -> str | None:
@@ -122,8 +137,14 @@ def _text_columns(table, wanted: str, taken: set[str]) -> tuple[str, ...]:
     named = _called({name: 0 for name in table if name not in taken}, TEXTS)
     if named:
         return (named,)
-    free = [n for n in table if n not in taken and why_no_task(table[n], False).startswith("free")]
-    return tuple(free[:1])
+    words = {
+        name: sum(len(value.split()) for value in values)
+        for name, values in table.items()
+        if name not in taken
+        and not all(map(NUMBER.fullmatch, filter(None, values)))
+        and why_no_task("text", values, False).startswith("free")
+    }
+    return (max(words, key=words.get),) if words else ()
 
 
 def _existing(table, name: str, field: str) -> str:

@@ -12,6 +12,7 @@ from cmaclip_jax.errors import UserError
 Picture = str | Path | bytes | Image.Image | np.ndarray
 # Large is not wrong; what is too large to be meant (178 megapixels) is an error all the same.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+LONG = 8  # times its shorter side: hardly a picture any more
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -25,9 +26,13 @@ def clip_image(picture: Picture, size: int) -> np.ndarray:
     short = min(width, height)
     # Floored, as the reference does it.
     resized = (int(size * width / short), int(size * height / short))
+    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+    if max(resized) > LONG * size:  # the whole of it would fill the memory: the middle alone
+        across, down = width / resized[0], height / resized[1]
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
     if resized != image.size:
         image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 

@@ -45,7 +45,7 @@ def turned(content: bytes) -> bool:
     """Whether a picture's Exif says that it must be turned to stand upright."""
     try:
         return Image.open(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return True  # whoever reads it with care will say what is wrong
 
 

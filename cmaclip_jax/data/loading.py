@@ -77,7 +77,9 @@ class Row:
     """
 
     record: Record | None = None
+    index: int = -1
     position: int = -1
+    bad: bool = False
     text: str | None = None
     picture: Any = None
     size: tuple[int, int] = (1, 1)
@@ -129,7 +131,8 @@ class Loader:
             batch = self.encode([row.record for row in rows], [row.text for row in rows])
         with self._timed("gather"):
             waiting = self._gather(batch, rows)
-        self.bad.saw(self.split, indices, len(self.source))
+        bad = [row.index for row in rows if row.bad]
+        self.bad.saw(self.split, indices, bad, len(self.source))
         return batch, waiting | {
             "window": windows,
             "number": numbers,
@@ -141,12 +144,16 @@ class Loader:
         """A record with the words and the picture that it is to be shown with."""
         try:
             record = self.source[index]
-        except RecordError as error:
-            self.bad.fault(self.split, f"number {index}", "unreadable record", str(error))
-            return Row()
-        if record.image is None and not record.text:
+            if record.image is not None or record.text:
+                return self._shown(record, index, position)
             self.bad.fault(self.split, record.id, "neither picture nor words")
-            return Row()
+        except RecordError as error:
+            reason, _, detail = str(error).partition(": ")
+            self.bad.fault(self.split, f"number {index}", reason, detail)
+        return Row(index=index, bad=True)
+
+    def _shown(self, record: Record, index: int, position: int) -> Row:
+        """The record with its words, or another's, as augmentation and noise want them."""
         picture, text, view = record.image, record.text, self.view
         if view.noise.image == "swap" and picture is not None and view.is_struck(position):
             picture = self._other(index, position, PICTURE).image
@@ -158,7 +165,7 @@ class Loader:
             else:
                 random = view.random(TEXT, position)
                 text = corrupt_text(text, view.noise.text, view.noise.severity, random)
-        return Row(record, position, text, picture)
+        return Row(record, index, position, text=text, picture=picture)
 
     def _other(self, index: int, position: int, stream: int) -> Record:
         """The record whose picture or words are shown in place of those at `index`."""
@@ -208,7 +215,7 @@ class Loader:
     def _fault(self, row: Row, reason: str, detail: str) -> None:
         """A picture that cannot be used: the record goes, or stays with its words alone."""
         self.bad.fault(self.split, row.record.id, reason, detail)
-        row.picture, row.size = None, (1, 1)
+        row.picture, row.size, row.bad = None, (1, 1), True
         if self.bad.policy == "skip" or not row.text:
             row.record = row.text = None
 
@@ -240,6 +247,8 @@ def read_file(path: str) -> bytes | str:
             return file.read()
     except OSError as error:
         return f"{path}: {error.strerror}"
+    except ValueError as error:  # a name that no file can have
+        return f"{path!r}: {error}"
     except tf.errors.OpError as error:
         return f"{path}: {error.message}"
 
@@ -247,9 +256,14 @@ def read_file(path: str) -> bytes | str:
 def _decoded(content: bytes, window, number: int, size: int) -> np.ndarray | Image.Image:
     """A plain JPEG as tf.data would decode it; opened by Pillow where TensorFlow refuses."""
     try:
-        return _decode_one(content, window, number, size).numpy()
+        decode_one = _compiled_decoder(size)
+        return decode_one(tf.constant(content), tf.constant(window), tf.constant(number)).numpy()
     except tf.errors.OpError:
         return open_image(content)
 
 
-_decode_one = tf.function(decode)
+@functools.cache
+def _compiled_decoder(size: int):
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
+    signature += [tf.TensorSpec([], tf.int32)]
+    return tf.function(functools.partial(decode, size=size), input_signature=signature)

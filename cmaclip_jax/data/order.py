@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmaclip_jax.data.records import Label
+from cmaclip_jax.errors import UserError
 
 SHUFFLED_TOGETHER = 1_024  # records, where reading is cheap only chunk by chunk
 
@@ -61,6 +62,8 @@ def class_weights(labels: Sequence[Label], power: float) -> np.ndarray:
     """
     named = [label if isinstance(label, tuple) else (label,) for label in labels]
     counts = collections.Counter(name for names in named for name in names if name is not None)
+    if not counts:
+        raise UserError("data.balance names a task without any label; name another, or ''")
     weights = np.array(
         [max((counts[name] ** -power for name in names if name), default=0) for names in named]
     )

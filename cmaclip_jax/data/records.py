@@ -38,8 +38,8 @@ class RecordError(Exception):
 class Source(Protocol):
     """The records of one split by index, the same one every time; and the tasks they answer.
 
-    Reading may go on in several threads at once. `labels` gives one task's label of every
-    record without reading a picture.
+    Reading may go on in several threads at once. `text` is the words of one record, `labels`
+    one task's label of every record; neither decodes a picture.
 
     A source may also have `description`, a line on what was chosen to be read; and `chunks`,
     for each record the number of the block that it can only be read with.
@@ -50,6 +50,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def text(self, index: int) -> str | None: ...
 
     def labels(self, task: str) -> Sequence[Label]: ...
 

@@ -3,9 +3,12 @@
 An empty string is an empty cell, and nothing else is: "NA" and "None" are words.
 """
 
+import codecs
+import collections
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -13,6 +16,7 @@ import tensorflow as tf
 from cmaclip_jax.errors import UserError
 
 SEPARATOR = "|"  # between the labels of one cell
+LONGEST_QUOTE = 50  # lines in a cell: more were not meant to be one
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 Fault = Callable[[str, str], None]  # (which row, what is wrong with it)
 
@@ -29,16 +33,23 @@ def read_table(path: str, fault: Fault) -> dict[str, list[str]]:
             content = file.read()
     except tf.errors.OpError as error:
         raise UserError(f"cannot read the table {path!r} ({error.message})") from error
-    columns = readers[suffix](content, path, fault)
+    faults: collections.Counter = collections.Counter()
+
+    def counted(row: str, reason: str) -> None:
+        faults[reason] += 1
+        fault(row, reason)
+
+    columns = readers[suffix](content, path, counted)
     if not columns or not next(iter(columns.values())):
-        raise UserError(f"the table {path!r} has no rows; name another in data.path")
-    return columns
+        worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
+        raise UserError(f"the table {path!r} has no rows{worst}; name another in data.path")
+    return {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
 
 
 def _csv(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
     csv.field_size_limit(LONGEST_CELL)
-    text = _decoded(content, fault)
-    head = text.partition("\n")[0]
+    text = _decoded(content)
+    head = re.sub('"[^"]*"', "", text.partition("\n")[0])
     delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in next(reader, [])]
@@ -58,15 +69,23 @@ def _csv_rows(reader, width: int, fault: Fault) -> Iterator[list[str]]:
         except csv.Error as error:
             fault(f"line {reader.line_num}", f"not CSV: {error}")
             continue
-        if len(row) == width:
+        if len(row) == width + 1 and not row[-1]:  # a delimiter at the line's end
+            row.pop()
+        if max((cell.count("\n") for cell in row), default=0) > LONGEST_QUOTE:
+            fault(
+                f"line {reader.line_num}", f"a cell of over {LONGEST_QUOTE} lines: a quote is open"
+            )
+        elif len(row) == width:
             yield row
         elif row:
             fault(f"line {reader.line_num}", f"{len(row)} cells where the head has {width}")
 
 
 def _json_lines(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
-    rows = []
-    for number, line in enumerate(_decoded(content, fault).split("\n"), 1):
+    rows, text = [], _decoded(content)
+    if text.lstrip().startswith("["):
+        raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -86,17 +105,29 @@ def _parquet(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
 
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path!r} is not a whole Parquet file ({error})") from error
-    return {
-        name: [_cell(value) for value in column.to_pylist()]
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path!r} cannot be read as Parquet ({error})") from error
+    for field in table.schema:
+        if pyarrow.types.is_struct(field.type):
+            raise UserError(
+                f"{path!r}: column {field.name!r} holds structs; let it hold text, and pictures "
+                "lie in files of their own"
+            )
+    return {name: [_cell(value) for value in values] for name, values in columns.items()}
 
 
-def _decoded(content: bytes, fault: Fault) -> str:
-    text = content.decode("utf-8-sig", errors="replace")
+def _decoded(content: bytes) -> str:
+    """UTF-8; bytes that are none are read as Windows-1252, so that no two words become one."""
+    text = content.decode("utf-8-sig", errors="windows-1252")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _as_windows(error: UnicodeDecodeError) -> tuple[str, int]:
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error("windows-1252", _as_windows)
 
 
 def _cell(value) -> str:
@@ -107,6 +138,8 @@ def _cell(value) -> str:
         return SEPARATOR.join(map(_cell, value))
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -192,12 +192,12 @@ def _find_texts(known: dict, names: str, taken: set[str]) -> tuple[str, ...]:
 def _find_labels(known: dict, names: tuple[str, ...], prepared: bool) -> Iterator[LabelField]:
     """A field for every name, or for all class labels; that of words has no classes yet."""
     classes = {key: _classes(feature) for key, feature in known.items()}
-    found = [key for key, value in classes.items() if value and len(value[0]) > 1]
+    found = [key for key, value in classes.items() if value and (value[1] or len(value[0]) > 1)]
     by_task = _task_names(dict.fromkeys([*found, *(name for name in names if name in known)]))
     for name in names or by_task:
         _check_known({**known, **by_task}, name, "data.labels")
         key = by_task.get(name, name)
-        task = name.replace("/", ".")
+        task = next((task for task, of in by_task.items() if of == key), name.replace("/", "."))
         if classes[key]:
             yield LabelField(task, key, *classes[key], none_is_known=prepared)
         elif isinstance(known[key], tfds.features.Text):

@@ -58,6 +58,9 @@ class Watcher:
 
     def log(self, step: int, waited: float) -> bool:
         """Ends an interval and shows the one before; False if a bad step was in that one."""
+        if self._pending is None and self._collected:
+            # The first one since a pause: steps are only asked for as yet, and none is waited for.
+            jax.block_until_ready(self._collected[-1])
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         steps = max(step - self._last_step, 1)
@@ -88,7 +91,8 @@ class Watcher:
     def say(self, message) -> None:
         """A line, or anything else that rich can print, above the live one."""
         if self._speaks:
-            self.console.print(message, highlight=False, soft_wrap=isinstance(message, str))
+            plain = isinstance(message, str)
+            self.console.print(message, highlight=False, markup=not plain, soft_wrap=plain)
 
     def track(self, items: Iterable, what: str, total: int) -> Iterator:
         """The items, with a line that tells how far they are; for what goes before the steps."""

@@ -211,7 +211,9 @@ def finish_all(
         accounts[split, shard] = account
         totals[split].join(account)
         replay(account.entries, bad)
-        bad.saw(split, preparation.rows(split, shard), len(preparation.sources[split]))
+        faults = sum(kind == "fault" for kind, *_ in account.entries)
+        rows, size = preparation.rows(split, shard), len(preparation.sources[split])
+        bad.count(split, len(rows), faults, size)
     preparation.finish(accounts)
     return totals, bad
 

@@ -71,6 +71,9 @@ class FashionGen:
             labels={task: self.classes[task][index] for task in TASKS},
         )
 
+    def text(self, index: int) -> str | None:
+        return self.texts[index]
+
     def labels(self, task: str) -> list[Label]:
         return self.classes[task].tolist()
 

@@ -43,9 +43,12 @@ class Food101:
         return Record(
             id=row.id,
             image=row.image if self.with_image else None,
-            text=clean_title(row.title) if self.with_text else None,
+            text=self.text(index),
             labels={"category": row.label},
         )
+
+    def text(self, index: int) -> str | None:
+        return clean_title(self.rows[index].title) if self.with_text else None
 
     def labels(self, task: str) -> list[Label]:
         return [{"category": row.label}[task] for row in self.rows]

@@ -137,6 +137,9 @@ class Shop:
             self._drawn[index] = self.draw(index)
         return self._drawn[index]
 
+    def text(self, index: int) -> str | None:
+        return self[index].text
+
     def labels(self, task: str) -> list[Label]:
         return [self[index].labels[task] for index in range(self.size)]
 

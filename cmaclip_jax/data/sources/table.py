@@ -1,8 +1,8 @@
 """Your own table: one row per pair, with a picture's path, words, and a column per task.
 
 An empty cell is an unknown label. Classes are those of the training rows; another one in a
-later split is listed and counts as unknown. Without a column `split`, a hash of the id sends
-80 % of the rows to train, 10 % to val and 10 % to test, whatever their order.
+later split is listed and counts as unknown. Without a column `split`, a hash of the id (or of the
+picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 % to test.
 """
 
 import collections
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.columns import Columns, choose_columns
+from cmaclip_jax.data.columns import Columns, choose_columns, without_constants
 from cmaclip_jax.data.records import Label, Record, Sources, hash_share
 from cmaclip_jax.data.tables import SEPARATOR, read_table
 from cmaclip_jax.errors import UserError
@@ -44,6 +44,9 @@ class Rows:
         labels = {name: column[index] for name, column in self.answers.items()}
         return Record(self.ids[index], self.images[index], self.texts[index], labels)
 
+    def text(self, index: int) -> str | None:
+        return self.texts[index]
+
     def labels(self, task: str) -> Sequence[Label]:
         return self.answers[task]
 
@@ -52,10 +55,15 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     """The splits of the table at `data.path`."""
     if not data.path:
         raise UserError("data.source='table' needs data.path: a .csv, .tsv, .jsonl or .parquet")
-    table = read_table(data.path, lambda row, reason: bad.fault("table", row, reason))
+    broken = []
+
+    def fault(row: str, reason: str) -> None:
+        broken.append(row)
+        bad.fault("table", row, reason)
+
+    table = read_table(data.path, fault)
     columns = choose_columns(table, data)
     size = len(next(iter(table.values())))
-    bad.check_share("table", bad.faults("table") + size)
     ids = _ids(table, columns, size, bad)
     splits = _splits(table, columns, ids, bad)
     images = [_image(cell, data, bad, splits[i], ids[i]) for i, cell in _cells(table, columns)]
@@ -63,8 +71,12 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     for row, split in enumerate(splits):
         if split and not (images[row] == OUTSIDE and bad.policy == "skip"):
             members[split].append(row)
+    unusable = len(broken) + sum(split is None for split in splits) + images.count(OUTSIDE)
+    bad.count("table", len(broken) + size, unusable, len(broken) + size)
     if not members["train"]:
         raise UserError(f"no row of {data.path!r} is in train; see its column {columns.split!r}")
+    if not data.labels:
+        columns = without_constants(columns, table, members["train"])
     tasks = tuple(_task(table, name, members["train"], data.many) for name in columns.tasks)
     texts = [_text(table, columns.text, row) for row in range(size)]
 
@@ -118,13 +130,10 @@ def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -
 
 def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
     """The rows' names: their id, else their picture's path, else their number."""
-    named = columns.id or columns.image
-    ids = (
-        [value or f"row {i}" for i, value in enumerate(table[named], 1)]
-        if named
-        else ([f"row {i}" for i in range(1, size + 1)])
-    )
-    if columns.id:
+    named = columns.image if columns.id is None else columns.id
+    cells = [""] * size if named is None else table[named]
+    ids = [cell or f"row {number}" for number, cell in enumerate(cells, 1)]
+    if columns.id is not None:
         for value, count in collections.Counter(ids).items():
             if count > 1:
                 bad.note("table", value, "id that several rows have", f"{count} rows")

@@ -167,6 +167,9 @@ class TFDSSplit:
             labels=self._read_labels(features, identity),
         )
 
+    def text(self, index: int) -> str | None:
+        return self[index].text
+
     def labels(self, task: str) -> list[Label]:
         """One task's labels; the first time all tasks' are read, in one go."""
         with self._lock:
