@@ -74,9 +74,10 @@ class Features:
 
     def too_large(self, shapes: Any) -> str:
         """Why the disk has no room for the sequences of all splits; '' where it has."""
-        pair = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(1))
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pair))
-        needed = size * sum(map(len, self.data.sources.values()))
+        rows = self.data.config.eval.batch_size
+        batch = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(rows))
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
+        needed = size / rows * sum(map(len, self.data.sources.values()))
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder.parent).free
         if self.folder.exists() or needed < SHARE_OF_DISK * free:

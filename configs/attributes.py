@@ -2,7 +2,11 @@
 
     python -m cmaclip_jax.main --config=configs/attributes.py --config.data.path=products.csv
 
-@TIME@
+Learns from scratch, without any weights, on a CPU: for catalogues of some ten thousand pairs.
+Measured on 7,593 pairs of a fashion catalogue, with titles whose words on colour, kind and gender
+had been taken out (our own edit): .891 on average over its eight tasks on 1,015 validation pairs,
+by which the recipe was chosen; 20 minutes on one core of an AMD EPYC with another run beside it.
+With CLIP's weights, add --config.model.pretrained=CLIP --config.train.learning_rate=1e-4.
 """
 
 from cmaclip_jax.config import base_config
@@ -12,7 +16,7 @@ def get_config():
     config = base_config()
     config.data.source = "table"
     config.data.text_length = -1  # what the titles need, not the 77 tokens of CLIP
-    config.data.vocabulary = 2048  # more learns kinds of things faster, fewer seasons and years
+    config.data.vocabulary = 1024  # more learns kinds of things sooner, but brands and years worse
     # Seven thousand pairs are few: they have to look different every time.
     config.data.augment.crop = 0.4
     config.data.augment.flip = True
@@ -23,15 +27,16 @@ def get_config():
     config.model.sequence_layers = 2
     config.model.sequence_heads = 3
     config.model.unroll = 4  # on a CPU, few small layers run faster without a loop
-    config.model.dropout = 0.1
+    config.model.dropout = 0.2
+    config.model.tower_dropout = 0.1
 
-    config.train.steps = 4_500
+    config.train.steps = 3_000
     config.train.batch_size = 64
     config.train.learning_rate = 2e-3
     config.train.b2 = 0.99
     config.train.ema = 0.998
     config.train.label_smoothing = 0.1
     config.train.contrastive = 1.0  # from scratch, CLIP's own loss brings the towers forward
-    config.eval.every = 1_500
-    config.checkpoint.every = 1_500
+    config.eval.every = 1_000
+    config.checkpoint.every = 1_000
     return config

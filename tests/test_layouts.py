@@ -77,7 +77,12 @@ LAYOUTS |= {f"tfds {kind}": a_tfds(kind) for kind in ("tfrecord", "array_record"
 LAYOUTS |= {f"prepared {kind}": a_prepared(kind) for kind in ("tfrecord", "array_record")}
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+FAST = ("food101 kaggle", "fashion_gen", "table a.csv", "tfds tfrecord", "prepared array_record")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS]
+)
 def test_every_layout_trains_a_step_and_is_evaluated(config, tmp_path, name):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -85,6 +90,7 @@ def test_every_layout_trains_a_step_and_is_evaluated(config, tmp_path, name):
     config.data.image_size = 16
     config.data.augment.crop = 0.5
     config.data.augment.flip = True
+    config.model.sequence_layers = 0  # compiles sooner
     config.train.steps = 1
     config.eval.every = 0
     figures = train_and_evaluate(config, tmp_path / "run")
