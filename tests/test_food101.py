@@ -115,7 +115,7 @@ def ledger(tmp_path):
         lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         return {(line["split"], line["id"]): line["reason"] for line in lines}
 
-    return BadRecords(path), listed
+    return BadRecords(path, max_share=1.0), listed
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

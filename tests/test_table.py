@@ -322,7 +322,7 @@ def test_numbers_are_neither_words_nor_tasks_and_odd_columns_are_left_out(config
 def test_rows_of_no_known_split_are_too_many_at_once(config, tmp_path):
     rows = [row | {"split": "extra" if i % 2 else "train"} for i, row in enumerate(ROWS)]
     config.data.path = write(tmp_path / "a.csv", rows)
-    with pytest.raises(UserError, match=r"20 of the first 40 records of table .*unknown split"):
+    with pytest.raises(UserError, match=r"20 of the first 40 records of the data .*unknown split"):
         opened(config)
 
 

@@ -25,6 +25,7 @@ class BadRecords:
         self.policy = policy
         self.max_share = max_share
         self.reasons: collections.Counter = collections.Counter()  # {reason: records}
+        self.faults = 0  # found by this process
         self._path = path
         self._listed: set[tuple[str, str, str]] = set()
         self._met: dict[str, bytearray] = {}  # by split, for every record whether it was met
@@ -41,18 +42,13 @@ class BadRecords:
                 f"record {record!r} of {split}: {reason}{f' ({detail})' if detail else ''}; mend "
                 "it, or let data.on_error be 'skip' or 'no_image'"
             )
-        self.note(split, record, reason, detail)
+        with self._lock:
+            self.faults += self._list(split, record, reason, detail)
 
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
         """Something wrong with a record that could be put right."""
         with self._lock:
-            key = (split, record, reason)
-            if key in self._listed:
-                return
-            if len(self._listed) < LISTED:
-                self._listed.add(key)
-                self._write({"split": split, "id": record, "reason": reason, "detail": detail})
-            self.reasons[reason] += 1
+            self._list(split, record, reason, detail)
 
     def saw(self, split: str, indices: Iterable[int], bad: Iterable[int], size: int) -> None:
         """Records of a split of this size were met, for the first time or again, some bad."""
@@ -80,10 +76,19 @@ class BadRecords:
         counted = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
         return counted + (f"; listed in {self._path}" if self._path else "")
 
-    def _write(self, line: dict[str, str]) -> None:
-        if self._path:
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+    def _list(self, split: str, record: str, reason: str, detail: str) -> bool:
+        """Counts and lists it; whether it was new."""
+        key = (split, record, reason)
+        if key in self._listed:
+            return False
+        self.reasons[reason] += 1
+        if len(self._listed) < LISTED:
+            self._listed.add(key)
+            if self._path:
+                line = {"split": split, "id": record, "reason": reason, "detail": detail}
+                with self._path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        return True
 
     def _read(self) -> None:
         for text in self._path.read_text().split("\n"):

@@ -14,4 +14,9 @@ KINDS = ("shop", "table", "food101", "fashion_gen", "tfds")
 def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
     """The records of every split that the data has, as `config.data` describes them."""
     kind = importlib.import_module(f"cmaclip_jax.data.sources.{data.source}")
-    return kind.open_splits(data, bad)
+    before = bad.faults
+    sources = kind.open_splits(data, bad)
+    lost = bad.faults - before
+    rows = sum(map(len, sources.values())) + lost
+    bad.count("the data", rows, lost, rows)
+    return sources

@@ -7,6 +7,7 @@ picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 
 
 import collections
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -55,13 +56,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     """The splits of the table at `data.path`."""
     if not data.path:
         raise UserError("data.source='table' needs data.path: a .csv, .tsv, .jsonl or .parquet")
-    broken = []
-
-    def fault(row: str, reason: str) -> None:
-        broken.append(row)
-        bad.fault("table", row, reason)
-
-    table = read_table(data.path, fault)
+    table = read_table(data.path, functools.partial(bad.fault, "table"))
     columns = choose_columns(table, data)
     size = len(next(iter(table.values())))
     ids = _ids(table, columns, size, bad)
@@ -71,8 +66,6 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     for row, split in enumerate(splits):
         if split and not (images[row] == OUTSIDE and bad.policy == "skip"):
             members[split].append(row)
-    unusable = len(broken) + sum(split is None for split in splits) + images.count(OUTSIDE)
-    bad.count("table", len(broken) + size, unusable, len(broken) + size)
     if not members["train"]:
         raise UserError(f"no row of {data.path!r} is in train; see its column {columns.split!r}")
     if not data.labels:

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.record_files import open_records
-from cmaclip_jax.data.records import Label, Record, Sources
+from cmaclip_jax.data.records import Label, Record, RecordError, Sources
 from cmaclip_jax.data.tfds_fields import Fields, LabelField, find_fields, parse
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
@@ -158,14 +159,17 @@ class TFDSSplit:
 
     def __getitem__(self, index: int) -> Record:
         raw = self._records[self._rows[index]]
-        features = parse(raw)
-        identity = self._fields.read_id(features) or f"{self._split}-{index}"
-        return Record(
-            id=identity,
-            image=self._fields.read_image(raw, features),
-            text=self._fields.read_text(features),
-            labels=self._read_labels(features, identity),
-        )
+        try:
+            features = parse(raw)
+            identity = self._fields.read_id(features) or f"{self._split}-{index}"
+            return Record(
+                id=identity,
+                image=self._fields.read_image(raw, features),
+                text=self._fields.read_text(features),
+                labels=self._read_labels(features, identity),
+            )
+        except (DecodeError, LookupError, ValueError) as error:
+            raise RecordError(f"malformed example: {error}") from error
 
     def text(self, index: int) -> str | None:
         return self[index].text
