@@ -160,7 +160,9 @@ def test_any_text_is_taken_and_only_an_empty_one_becomes_empty(text, kind, sever
 def test_every_script_survives(text):
     for kind in (*TEXT_KINDS, "blank"):
         for seed in range(20):
-            corrupt_text(text, kind, 5, np.random.default_rng(seed)).encode()
+            worse = corrupt_text(text, kind, 5, np.random.default_rng(seed))
+            assert worse.encode().decode() == worse  # no character cut in half
+            assert bool(worse.strip()) == (kind != "blank" and bool(text.strip()))
 
 
 @given(st.integers(1, 50), st.data())
