@@ -142,6 +142,8 @@ def add_typos(text: str, rate: float, rng: np.random.Generator) -> str:
     What comes in anew is a Latin letter, in whatever script the text is. A text that would
     lose all its characters stays as it is, so that a typo never makes words absent.
     """
+    if not text.strip():
+        return text  # no words come from nowhere
     characters = list(text)
     slips = rng.integers(len(SLIPS), size=len(text))
     letters = rng.integers(len(string.ascii_lowercase), size=len(text))
