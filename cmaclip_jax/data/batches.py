@@ -13,7 +13,7 @@ Batch = dict[str, Any]
 
 
 class Encoder:
-    """The arrays of a batch, but for what is in the pictures.
+    """The arrays of a batch.
 
     Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
     labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
@@ -29,8 +29,11 @@ class Encoder:
         self._positions = {task.name: {c: i for i, c in enumerate(task.classes)} for task in tasks}
 
     def __call__(self, records: Sequence[Record | None], texts: Sequence[str | None]) -> Batch:
-        """A row for every record, with words as in `texts`; a None is a row of weight 0."""
-        batch = self.empty(len(records))
+        """A row for every record, with words as in `texts`; a None is a row of weight 0.
+
+        Everything but the pictures, which whoever decodes them adds.
+        """
+        batch = self._without_pictures(len(records))
         batch["tokens"] = self.tokenizer(texts, self.text_length)
         batch["has_text"][:] = [bool(text) for text in texts]
         for row, record in enumerate(records):
@@ -44,8 +47,11 @@ class Encoder:
     def empty(self, rows: int) -> Batch:
         """A batch of nothing but padding; also the shapes to initialise a model with."""
         size = self.image_size
+        pictures = np.zeros((rows, size, size, 3), np.uint8)
+        return {"image": pictures, **self._without_pictures(rows)}
+
+    def _without_pictures(self, rows: int) -> Batch:
         return {
-            "image": np.zeros((rows, size, size, 3), np.uint8),
             "has_image": np.zeros(rows, bool),
             "tokens": np.full((rows, self.text_length), self.tokenizer.end, np.int32),
             "has_text": np.zeros(rows, bool),

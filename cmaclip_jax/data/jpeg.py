@@ -59,18 +59,23 @@ def decoder_number(windows, size: int):
     return np.where(ratio > 0, ratio + 1, room > SHRINKS).astype(np.int32)
 
 
-def decode_all(contents, windows, numbers, ready, size: int):
-    """Pictures u8 [R,size,size,3]: decoded where `contents` has bytes, else as `ready` has them."""
+def decode_all(rows, finished, size: int):
+    """Pictures u8 [R,size,size,3]: a row's JPEG, or what is at its place among the finished ones.
+
+    rows: content, window, number, place and mirrored of each; without content it has no JPEG.
+    """
 
     def one(row):
-        content, window, number, picture = row
-        return tf.cond(
-            tf.equal(content, b""), lambda: picture, lambda: decode(content, window, number, size)
+        image = tf.cond(
+            tf.equal(row["content"], b""),
+            lambda: finished[row["place"]],
+            lambda: decode(row["content"], row["window"], row["number"], size),
         )
+        # Row by row: to choose between a batch and its mirror image takes as long as decoding.
+        return tf.cond(row["mirrored"], lambda: tf.reverse(image, [1]), lambda: image)
 
     spec = tf.TensorSpec((size, size, 3), tf.uint8)
-    rows = (contents, windows, numbers, ready)
-    return tf.map_fn(one, rows, fn_output_signature=spec, parallel_iterations=4)
+    return tf.map_fn(one, rows, fn_output_signature=spec)
 
 
 def decode(content, window, number, size: int):
@@ -78,6 +83,8 @@ def decode(content, window, number, size: int):
 
     def cut(antialias: bool):
         image = tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_FAST")
+        if not antialias:
+            image = tf.cast(image, tf.float32)  # which TensorFlow enlarges faster than bytes
         return tf.image.resize(image, (size, size), antialias=antialias)
 
     def shrunk(ratio: int):

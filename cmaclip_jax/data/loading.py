@@ -96,6 +96,7 @@ class Loader:
     ):
         self.source, self.split, self.encode, self.bad = source, split, encode, bad
         self.view = view or View()
+        self._no_picture = np.zeros((encode.image_size, encode.image_size, 3), np.uint8)
         self.seconds: collections.Counter = collections.Counter()
         self._pool = ThreadPoolExecutor(REMOTE_READS)  # starts no thread before it is used
 
@@ -105,8 +106,8 @@ class Loader:
         positions: Sequence[int],
         draws: np.ndarray,
         trust: bool = True,
-    ) -> tuple[Batch, dict[str, np.ndarray]]:
-        """A batch of `len(draws)` rows, and the JPEGs that tf.data shall decode into it.
+    ) -> tuple[Batch, np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """A batch of `len(draws)` rows without pictures, and what makes its pictures.
 
         Args:
           indices: of the records; fewer than rows leave padding at the end.
@@ -114,6 +115,9 @@ class Loader:
           draws: uniform numbers [rows,DRAWS], each a function of its row's position.
           trust: whether plain JPEGs are left to tf.data; if not, they are decoded here,
             one by one, so that one which cannot be does not take the others with it.
+
+        Returns the batch, the positions of its rows, what `decode_all` needs of every row,
+        and the pictures that are finished, u8 [F,S,S,3]; the first of them is no picture.
         """
         with self._timed("read"):
             rows = [self._read(*pair) for pair in zip(indices, positions, strict=True)]
@@ -130,15 +134,18 @@ class Loader:
         with self._timed("tokens and labels"):
             batch = self.encode([row.record for row in rows], [row.text for row in rows])
         with self._timed("gather"):
-            waiting = self._gather(batch, rows)
+            batch["has_image"][:] = [row.picture is not None for row in rows]
+            contents, places, finished = self._gather(rows)
         bad = [row.index for row in rows if row.bad]
         self.bad.saw(self.split, indices, bad, len(self.source))
-        return batch, waiting | {
-            "window": windows,
-            "number": numbers,
+        pictures = {
+            "content": contents,
             "mirrored": (draws[:, 4] < 0.5) & self.view.augment.flip,
-            "position": np.array([row.position for row in rows]),
+            "number": numbers,
+            "place": places,
+            "window": windows,
         }
+        return batch, np.array([row.position for row in rows]), pictures, finished
 
     def _read(self, index: int, position: int) -> Row:
         """A record with the words and the picture that it is to be shown with."""
@@ -219,16 +226,18 @@ class Loader:
         if self.bad.policy == "skip" or not row.text:
             row.record = row.text = None
 
-    def _gather(self, batch: Batch, rows: list[Row]) -> dict[str, np.ndarray]:
-        """The finished pictures into the batch; what is left are the JPEGs."""
+    def _gather(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The JPEGs of the rows, the places of their finished pictures, and those pictures."""
         contents = np.full(len(rows), b"", object)
+        places = np.zeros(len(rows), np.int32)
+        finished = [self._no_picture]
         for number, row in enumerate(rows):
-            batch["has_image"][number] = row.picture is not None
             if isinstance(row.picture, bytes):
                 contents[number] = row.picture
             elif row.picture is not None:
-                batch["image"][number] = row.picture
-        return {"content": contents}
+                places[number] = len(finished)
+                finished.append(row.picture)
+        return contents, places, np.stack(finished)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -115,17 +115,19 @@ def _batches(dataset: Callable, failures, start: int, stop: int | None) -> Itera
 
 def _signature(load: Loader, rows: int):
     """What tf.data must know of what Python hands it, before it sees any of it."""
-    waiting = {
-        "content": np.zeros(rows, object),
-        "mirrored": np.zeros(rows, bool),
-        "number": np.zeros(rows, np.int32),
-        "position": np.zeros(rows, np.int64),
-        "window": np.zeros((rows, 4), np.int32),
-    }
-    return tf.nest.map_structure(
-        lambda x: tf.TensorSpec(x.shape, tf.string if x.dtype == object else x.dtype),
-        (load.encode.empty(rows), waiting),
+    size = load.encode.image_size
+    batch = tf.nest.map_structure(
+        lambda x: tf.TensorSpec(x.shape, x.dtype), load.encode([None] * rows, [None] * rows)
     )
+    pictures = {
+        "content": tf.TensorSpec([rows], tf.string),
+        "mirrored": tf.TensorSpec([rows], tf.bool),
+        "number": tf.TensorSpec([rows], tf.int32),
+        "place": tf.TensorSpec([rows], tf.int32),
+        "window": tf.TensorSpec([rows, 4], tf.int32),
+    }
+    finished = tf.TensorSpec([None, size, size, 3], tf.uint8)
+    return batch, tf.TensorSpec([rows], tf.int64), pictures, finished
 
 
 def _call(function: Callable, signature, *arguments):
@@ -139,19 +141,12 @@ def _call(function: Callable, signature, *arguments):
     return tf.nest.pack_sequence_as(signature, tensors)
 
 
-def _finish(load: Loader, batch: Batch, waiting) -> Batch:
+def _finish(load: Loader, batch: Batch, positions, pictures, finished) -> Batch:
     """Decodes what waits, and does what is done to finished pictures."""
-    view, image = load.view, batch["image"]
-    if view.crops:
-        size = load.encode.image_size
-        contents, windows, numbers = (waiting[name] for name in ("content", "window", "number"))
-        image = decode_all(contents, windows, numbers, image, size)
-    if view.augment.flip:
-        mirrored = waiting["mirrored"][:, None, None, None]
-        image = tf.where(mirrored, tf.reverse(image, [2]), image)
+    view, image = load.view, decode_all(pictures, finished, load.encode.image_size)
     if view.alters:
         like = tf.TensorSpec(image.shape, image.dtype)
-        image = _call(view.alter_all, like, image, batch["has_image"], waiting["position"])
+        image = _call(view.alter_all, like, image, batch["has_image"], positions)
     return batch | {"image": image}
 
 
