@@ -83,7 +83,9 @@ def test_zero_start_equals_late_fusion(batch):
     fused = make_model().clone(sequence=SequenceAttention(layers=2, heads=2, zero_output=True))
     late = make_model(layers=0)
     params = initial(fused)
-    without = {**params, "sequence": {k: v for k, v in params["sequence"].items() if k != "stack"}}
+    layers = ("stack", "last")
+    sequence = {k: v for k, v in params["sequence"].items() if k not in layers}
+    without = {**params, "sequence": sequence}
     a, b = apply(fused, params, batch)[0], apply(late, without, batch)[0]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
 
@@ -95,6 +97,30 @@ def test_attention_maps_lead_from_words_to_patches(objective, params, batch):
     assert np.all(maps[:, ~batch["has_image"]] == 0)
     assert np.all(maps[:, batch["has_image"]].sum(-1) > 0)
     assert np.all(maps.sum(-1) <= 1 + 1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_last_layer_computes_what_is_read_and_no_more(layers, batch):
+    """Asked for maps, it runs whole: the same answers and gradients, with more arithmetic."""
+    model = make_model(layers=layers)
+    params = initial(model)
+
+    def update(with_maps):
+        def loss(params):
+            logits, _ = model.apply({"params": params}, batch, with_maps=with_maps)
+            return sum(jnp.sum(jnp.square(answer)) for answer in logits.values())
+
+        return jax.jit(jax.value_and_grad(loss))
+
+    for a, b in zip(
+        *(jax.tree.leaves(update(with_maps)(params)) for with_maps in (False, True)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    costs = [
+        update(with_maps).lower(params).compile().cost_analysis()["flops"]
+        for with_maps in (False, True)
+    ]
+    assert costs[0] < 0.9 * costs[1]
 
 
 @pytest.mark.parametrize("kept", ["image", "text"])

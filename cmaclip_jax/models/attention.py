@@ -8,8 +8,7 @@ Both know that an example may lack its picture or its words.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cmaclip_jax.models.encoders import take_position
-from cmaclip_jax.models.transformer import Stack, masked_softmax
+from cmaclip_jax.models.transformer import Block, Stack, masked_softmax, take_positions
 
 
 class SequenceAttention(nn.Module):
@@ -55,31 +54,44 @@ class SequenceAttention(nn.Module):
             parts.append(self._enter(tokens, present, "text"))
             masks.append(present[:, None] & (jnp.arange(tokens.shape[1]) <= end[:, None]))
         x = jnp.concatenate(parts, axis=1)  # [B,P+1+T,D']
-        x, maps = Stack(
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=self.mlp_width or 4 * x.shape[-1],
-            activation=self.activation,
-            dropout=self.dropout,
-            zero_output=self.zero_output,
-            epsilon=self.epsilon,
-            unroll=self.unroll,
-            remat=self.remat,
-            dtype=self.dtype,
-            name="stack",
-        )(x, jnp.concatenate(masks, axis=1), train, with_maps)
-
-        embeddings, text_start = {}, 0
+        read, text_start = {}, 0
         if image is not None:
             text_start = image[0].shape[1]
-            embeddings["image"] = x[:, 0]
+            read["image"] = jnp.zeros(x.shape[0], jnp.int32)
         if text is not None:
-            embeddings["text"] = take_position(x, text_start + text[2])
-        norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")
-        embeddings = {name: norm(embedding) for name, embedding in embeddings.items()}
+            read["text"] = text_start + text[2]
+        positions = jnp.stack(list(read.values()), axis=1)  # [B,R]
+        x, maps = self._attend(x, jnp.concatenate(masks, axis=1), positions, train, with_maps)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)  # [B,R,D']
         if maps is not None:
             maps = maps[:, :, text_start:, 1:text_start]  # [L,B,T,P]
-        return embeddings, maps
+        return {name: x[:, row] for row, name in enumerate(read)}, maps
+
+    def _attend(self, x, mask, read, train: bool, with_maps: bool):
+        """What all layers make of `x` [B,S,D'] at the positions `read` [B,R], and their maps.
+
+        The last layer has nobody to answer but those who are read, so that it computes no
+        more than them: a third or less of a layer's arithmetic. Maps want it whole.
+        """
+        shared = {
+            "heads": self.heads,
+            "mlp_width": self.mlp_width or 4 * x.shape[-1],
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "zero_output": self.zero_output,
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+        }
+        if self.layers == 0:
+            return take_positions(x, read), None
+        loop = {"layers": self.layers - 1, "unroll": self.unroll, "remat": self.remat}
+        x, maps = Stack(**shared, **loop, name="stack")(x, mask, train, with_maps)
+        last = Block(**shared, name="last")
+        if not with_maps:
+            return last(x, mask, train, False, read)[0], None
+        x, last_map = last(x, mask, train, True)
+        parts = ([] if maps is None else [maps]) + [last_map[None]]
+        return take_positions(x, read), jnp.concatenate(parts)
 
     def _enter(self, tokens, present, name: str):
         """Tokens in the blocks' width, marked with their modality.

@@ -33,8 +33,13 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask=None, with_maps: bool = False):
-        """`x` [B,S,D]; `mask` [B,S] is True at the keys that may be seen."""
+    def __call__(self, x, mask=None, with_maps: bool = False, read=None):
+        """`x` [B,S,D]; `mask` [B,S] is True at the keys that may be seen.
+
+        read: the positions [B,R] that look at all others, where not all of them need to;
+            not for causal attention, which goes by the queries' places.
+        """
+        assert not (self.causal and read is not None)
         width = x.shape[-1]
         head_width = width // self.heads
         qkv = nn.DenseGeneral(
@@ -44,6 +49,7 @@ class Attention(nn.Module):
             name="qkv",
         )(x)
         query, key, value = jnp.moveaxis(qkv, 2, 0)  # each [B,S,N,H]
+        query = query if read is None else take_positions(query, read)  # [B,R,N,H]
         allowed = None if mask is None else mask[:, None, None, :]  # [B,1,1,S]
         y = jax.nn.dot_product_attention(query, key, value, mask=allowed, is_causal=self.causal)
         maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
@@ -53,6 +59,11 @@ class Attention(nn.Module):
             width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out"
         )(y)
         return y, maps
+
+
+def take_positions(x, positions):
+    """`x` [B,S,...] at the `positions` [B,R] of each row: [B,R,...]."""
+    return jax.vmap(lambda row, places: row[places])(x, positions)
 
 
 def attention_maps(query, key, allowed, causal: bool):
@@ -82,7 +93,10 @@ def masked_softmax(scores, mask):
 
 
 class Block(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With `read` [B,R], what is at those positions alone: [B,R,D].
+    """
 
     heads: int
     mlp_width: int
@@ -94,7 +108,7 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False):
+    def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False, read=None):
         width = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=not train)
 
@@ -105,8 +119,8 @@ class Block(nn.Module):
             zero_output=self.zero_output,
             dtype=self.dtype,
             name="attention",
-        )(y, mask, with_maps)
-        x = x + drop(y)
+        )(y, mask, with_maps, read)
+        x = (x if read is None else take_positions(x, read)) + drop(y)
 
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="mlp_norm")(x)
         y = nn.Dense(
