@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 
 # Small models: compiling takes the time, not running.
 os.environ["XLA_FLAGS"] = (
@@ -11,6 +12,11 @@ os.environ["XLA_FLAGS"] = (
 # inside collectives whose other halves still queue for a thread; XLA then aborts the process.
 os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What one test has compiled, the others read, those in processes of their own as well.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import numpy as np

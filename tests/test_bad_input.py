@@ -1,5 +1,6 @@
 """What real folders hold: every kind of strange picture and text, through the real pipeline."""
 
+import gc
 import io
 import itertools
 import json
@@ -348,6 +349,20 @@ def test_a_whole_run_outlives_bad_records_and_lists_them(config, tmp_path, capsy
     told = capsys.readouterr().err
     assert "not used as they were: 2 unreadable picture; listed in" in told
     assert "columns: picture image; words title" in told
+
+
+def test_an_error_keeps_no_stream_alive(encode):
+    """Else its threads wait for an interpreter that has ended, and the process never does."""
+
+    def streams():
+        gc.collect()
+        return [x for x in gc.get_objects() if type(x).__name__ == "OwnedIterator"]
+
+    before = len(streams())
+    load = loader(encode, [pair(b"no picture")] * 64, "cropped", policy="fail")
+    with pytest.raises(UserError) as kept:
+        next(train_batches(load, Order(64), batch_size=4))
+    assert len(streams()) == before, kept
 
 
 def test_a_run_with_too_many_bad_records_ends_in_one_line(config, tmp_path):

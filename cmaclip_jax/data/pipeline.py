@@ -98,19 +98,31 @@ def _stream(
 def _batches(dataset: Callable, failures, start: int, stop: int | None) -> Iterator[Batch]:
     """What the dataset yields; a batch that TensorFlow refused is made once more with care."""
     stream = dataset(start, stop, True).as_numpy_iterator()
-    for step in itertools.count(start):
-        try:
-            try:
-                batch = next(stream)
-            except tf.errors.OpError:
-                if step in failures:
-                    raise
-                batch = next(dataset(step, step + 1, False).as_numpy_iterator())
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            raise failures.get(step, error) from None
-        yield batch
+    try:
+        for step in itertools.count(start):
+            batch, fault = _attempt(stream)
+            if fault and step not in failures:
+                batch, fault = _attempt(dataset(step, step + 1, False).as_numpy_iterator())
+            if fault:
+                raise failures.get(step, fault)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        del stream  # or whoever keeps a traceback keeps its threads
+
+
+def _attempt(stream) -> tuple[Batch | None, Exception | None]:
+    """The next batch, or None at the end; and why there is none.
+
+    The error comes without the frames that it passed: those would keep the stream, and a
+    stream that outlives the interpreter never ends.
+    """
+    try:
+        return next(stream, None), None
+    except tf.errors.OpError as error:
+        error.__context__ = None
+        return None, error.with_traceback(None)
 
 
 def _signature(load: Loader, rows: int):
