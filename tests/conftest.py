@@ -1,7 +1,9 @@
 """Eight fake devices for every test, and the small parts that most of them need."""
 
+import atexit
 import functools
 import os
+import shutil
 import tempfile
 
 # Small models: compiling takes the time, not running.
@@ -13,8 +15,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # What one test has compiled, the others read, those in processes of their own as well.
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -32,6 +33,8 @@ from cmaclip_jax.models import (
     text_encoder,
 )
 from cmaclip_jax.tasks import Task
+
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 TASKS = (
     Task("colour", ("red", "green", "blue")),

@@ -4,6 +4,7 @@
 it runs them as a loop or unrolled, so a checkpoint does not depend on how it ran.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -24,6 +25,28 @@ REMAT_POLICIES = {
 }
 
 
+class QueriesKeysValues(nn.Module):
+    """What a token asks, answers to and says, for every head, from one matrix."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, read=None):
+        """`x` [B,S,D] -> queries [B,S,N,H] (of `read` [B,R] alone: [B,R,N,H]), keys, values."""
+        width = x.shape[-1]
+        shape = (3, self.heads, width // self.heads)
+        kernel = self.param("kernel", nn.initializers.normal(width**-0.5), (width, *shape))
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        project = functools.partial(jnp.einsum, "bsd,dcnh->bscnh")
+        if read is None:
+            return jnp.moveaxis(project(x, kernel) + bias, 2, 0)
+        asked = project(take_positions(x, read), kernel[:, :1]) + bias[:1]
+        said = project(x, kernel[:, 1:]) + bias[1:]
+        return asked[:, :, 0], said[:, :, 0], said[:, :, 1]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; returns `(y, maps)`, maps only when asked."""
 
@@ -41,15 +64,7 @@ class Attention(nn.Module):
         """
         assert not (self.causal and read is not None)
         width = x.shape[-1]
-        head_width = width // self.heads
-        qkv = nn.DenseGeneral(
-            (3, self.heads, head_width),
-            kernel_init=nn.initializers.normal(width**-0.5),
-            dtype=self.dtype,
-            name="qkv",
-        )(x)
-        query, key, value = jnp.moveaxis(qkv, 2, 0)  # each [B,S,N,H]
-        query = query if read is None else take_positions(query, read)  # [B,R,N,H]
+        query, key, value = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, read)
         allowed = None if mask is None else mask[:, None, None, :]  # [B,1,1,S]
         y = jax.nn.dot_product_attention(query, key, value, mask=allowed, is_causal=self.causal)
         maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
