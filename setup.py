@@ -40,6 +40,7 @@ setup(
         "beam": ["apache-beam"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "scikit-learn",
