@@ -126,6 +126,10 @@ def base_config() -> ConfigDict:
     # embeddings of several are averaged.
     evaluation.prompts = ("a photo of a {}.",)
     evaluation.batch_size = 256  # pairs at once; no figure depends on it
+    # Recall is told at these precisions: the share found while so many of the found are right.
+    evaluation.precisions = (0.90, 0.95)
+    # A label among the k most probable classes counts as found, for one-label tasks of more than k.
+    evaluation.top_k = (5,)
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved
@@ -235,6 +239,12 @@ def check_config(config: ConfigDict) -> None:
         raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0 or -1")
     if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):
         raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
+    if not all(isinstance(x, int | float) and 0 < x <= 1 for x in config.eval.precisions):
+        raise UserError(
+            f"config.eval.precisions={config.eval.precisions} are shares, above 0 and up to 1"
+        )
+    if not all(isinstance(k, int) and k >= 1 for k in config.eval.top_k):
+        raise UserError(f"config.eval.top_k={config.eval.top_k} are whole numbers, 1 or more")
     if config.train.objective != "classification" and config.model.inputs != "both":
         raise UserError(
             f"config.train.objective={config.train.objective!r} matches pictures with words; it "

@@ -53,7 +53,8 @@ class Run:
         params = self.objective.ready(state.best_params)
         batches = self.reads.eval_batches(split, params)
         outcome = collect(self._predict_step, params, batches, self.mesh)
-        return score(outcome, self.data.tasks, split, step)
+        wanted = self.config.eval
+        return score(outcome, self.data.tasks, split, step, wanted.precisions, wanted.top_k)
 
     @functools.cached_property
     def _predict_step(self) -> Callable:

@@ -59,6 +59,8 @@ def mistake(capsys, *arguments) -> str:
         ("--config.train.freeze=('image/(',)", "write (regex, value)"),
         ("--config.train.rates=('image/.*',0.1)", "write (regex, value)"),
         ("--config.model.sequence_layers=-1", "must be 0 or more"),
+        ("--config.eval.precisions=(0.9,95)", "shares, above 0 and up to 1"),
+        ("--config.eval.top_k=(0,5)", "whole numbers, 1 or more"),
         ("--stpes=3", "unknown argument '--stpes=3'"),
     ],
 )
@@ -118,6 +120,7 @@ def test_every_config_is_valid_and_tells_its_command(file):
 
 def test_a_run_leaves_everything_in_its_folder(config, tmp_path):
     config.data.labels = ("colour", "contents")
+    config.eval.precisions, config.eval.top_k = (0.8,), (2,)
     figures = train_and_evaluate(config, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"config.json", "tasks.json", "tokenizer.json", "checkpoints", "metrics.jsonl"}
@@ -129,6 +132,8 @@ def test_a_run_leaves_everything_in_its_folder(config, tmp_path):
         *("examples", "accuracy", "macro_f1", "average_precision", "recall_at_precision"),
         "modality_weights",
     }
+    assert list(task["recall_at_precision"]) == ["0.80"]
+    assert list(task["top_k_accuracy"]) == ["2"]
     assert list(written["tasks"]) == ["colour", "contents"]
     assert train_and_evaluate(config, tmp_path / "run") == figures  # again: nothing left to train
     config.train.steps = 9

@@ -76,7 +76,8 @@ def zero_shot(config, workdir: Path) -> dict:
         disable=not sys.stderr.isatty(),
     )
     outcome = collect(make_predict_step(objective, mesh, params), params, batches, mesh)
-    figures = score(outcome, data.tasks, split, 0)
+    wanted = config.eval
+    figures = score(outcome, data.tasks, split, 0, wanted.precisions, wanted.top_k)
     path = write_score(workdir, figures)
     console.print(score_table(figures))
     console.print(f"written to {path}", highlight=False, soft_wrap=True)

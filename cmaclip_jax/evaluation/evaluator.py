@@ -1,6 +1,8 @@
 """Runs a model over a split, every example once, and writes down how it did."""
 
+import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cmaclip_jax.evaluation.metrics import task_metrics
+from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, TOP_K, task_metrics
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -43,44 +45,59 @@ def collect(predict_step: Callable, params, batches: Iterable, mesh: Mesh) -> Ou
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
-def score(outcome: Outcome, tasks: Sequence[Task], split: str, step: int) -> dict:
+def score(
+    outcome: Outcome,
+    tasks: Sequence[Task],
+    split: str,
+    step: int,
+    precisions: Sequence[float] = PRECISIONS,
+    top_k: Sequence[int] = TOP_K,
+) -> dict:
     """The figures of a split: of its complete pairs, and beside them of the slices.
 
     A split without any complete pair is scored over all that it has.
     """
+    measure = functools.partial(task_metrics, precisions=precisions, top_k=top_k)
+    score_rows = functools.partial(_score_rows, outcome, tasks, measure)
     image, text = outcome["has_image"] > 0, outcome["has_text"] > 0
     slices = {"without_image": ~image, "without_text": ~text, "all": np.ones_like(image)}
     complete = image & text if np.any(image & text) else slices["all"]
     return {
         "split": split,
         "step": step,
-        **_score_rows(outcome, tasks, complete),
-        "slices": {
-            name: _score_rows(outcome, tasks, rows) for name, rows in slices.items() if rows.any()
-        },
+        **score_rows(complete),
+        "slices": {name: score_rows(rows) for name, rows in slices.items() if rows.any()},
     }
 
 
-def _score_rows(outcome: Outcome, tasks: Sequence[Task], rows: np.ndarray) -> dict:
+def _score_rows(
+    outcome: Outcome, tasks: Sequence[Task], measure: Callable, rows: np.ndarray
+) -> dict:
     figures = {}
     for task in tasks:
-        weights = outcome["modality_weights"][task.name][rows].mean(axis=0)
-        figures[task.name] = task_metrics(
-            outcome["probabilities"][task.name][rows], outcome["labels"][task.name][rows], task.many
+        weights = outcome["modality_weights"][task.name][rows].mean(axis=0, dtype=np.float64)
+        figures[task.name] = measure(
+            outcome["probabilities"][task.name][rows], outcome["labels"][task.name][rows], task
         ) | {"modality_weights": dict(zip(MODALITIES, map(float, weights), strict=True))}
     return {"examples": int(rows.sum()), "tasks": figures, "mean": mean_figures(figures)}
 
 
 def mean_figures(figures: Mapping[str, dict]) -> dict[str, float]:
     """The plain mean over tasks of every figure that all of them have as one number."""
-    names = ("accuracy", "macro_f1", "average_precision")
     scored = [task for task in figures.values() if task["examples"]]
-    return {name: float(np.mean([task[name] for task in scored])) for name in names if scored}
+    return {name: float(np.mean([task[name] for task in scored])) for name in NUMBERS if scored}
 
 
 def write_score(workdir: str | Path, figures: dict) -> Path:
     """Writes `evaluation/SPLIT.json` of a run."""
     path = Path(workdir) / "evaluation" / f"{figures['split']}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n")
+    path.write_text(_one_line_lists(json.dumps(figures, indent=2)) + "\n")
     return path
+
+
+def _one_line_lists(text: str) -> str:
+    """Indented JSON with a list of whole numbers on one line, so that a matrix looks like one."""
+    return re.sub(
+        r"\[\n[\s\d,]+\]", lambda found: "[" + ", ".join(re.findall(r"\d+", found[0])) + "]", text
+    )
