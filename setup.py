@@ -22,6 +22,7 @@ setup(
         "absl-py",
         "chex",
         "numpy",
+        "scipy",
         "pillow",
         "rich",
         "tensorboardX",

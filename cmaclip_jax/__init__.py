@@ -3,13 +3,16 @@
 import cmaclip_jax as cma
 clip = cma.load_clip("openai/clip-vit-base-patch32")
 clip.embed_images(["cat.jpg"]) @ clip.embed_texts(["a photo of a cat"]).T
+model = cma.load("runs/quickstart")
+model.predict(images=["mug.jpg"], texts=["a red mug"])[0]["colour"].label
 """
 
 import importlib
 
-__all__ = ["load_clip"]
+__all__ = ["load", "load_clip"]
 
-_HOMES = {"load_clip": "cmaclip_jax.embedding"}  # imported when used: JAX takes its time
+# Imported when used: JAX takes its time.
+_HOMES = {"load": "cmaclip_jax.serving.classifier", "load_clip": "cmaclip_jax.embedding"}
 
 
 def __getattr__(name: str):

@@ -279,11 +279,21 @@ def read_config(arguments: list[str]) -> ConfigDict:
     known = field_paths(_load([f"--config={_config_file(arguments)}"]))
     for argument in arguments:
         _check_field(argument, known)
-    config = _load(arguments)
-    for name in ("labels", "many"):  # 'a,b' on the command line is two names
-        config.data[name] = tuple(part for text in config.data[name] for part in text.split(","))
-    check_config(config)
-    return config
+    return _checked(_load(arguments))
+
+
+def with_overrides(config: ConfigDict, arguments: list[str]) -> ConfigDict:
+    """A run's config with the `--config.a.b=value` among `arguments` in it, checked."""
+    known = field_paths(config)
+    for argument in arguments:
+        if argument.startswith("--config="):
+            raise UserError("this run has its config; change fields with --config.FIELD=VALUE")
+        _check_field(argument, known)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_dict(
+        "config", config.copy_and_resolve_references(), flag_values=values
+    )
+    return _checked(_parsed(values, holder, arguments))
 
 
 def _config_file(arguments: list[str]) -> str:
@@ -304,8 +314,19 @@ def _load(arguments: list[str]) -> ConfigDict:
     values = flags.FlagValues()
     argv = ["cmaclip", *arguments]
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    return _parsed(values, holder, arguments)
+
+
+def _checked(config: ConfigDict) -> ConfigDict:
+    for name in ("labels", "many"):  # 'a,b' on the command line is two names
+        config.data[name] = tuple(part for text in config.data[name] for part in text.split(","))
+    check_config(config)
+    return config
+
+
+def _parsed(values: flags.FlagValues, holder, arguments: list[str]) -> ConfigDict:
     try:
-        values(argv)
+        values(["cmaclip", *arguments])
         return holder.value
     except MISTAKES as error:
         text = str(error.args[0] if error.args else error)

@@ -131,6 +131,17 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     return data
 
 
+def kept_data(config: ConfigDict, workdir: Path, towers: Towers) -> Data:
+    """What a run keeps of its data, its tasks and its tokenizer, without any records."""
+    kept = _kept(workdir)
+    if kept is None:
+        raise UserError(f"{workdir} is no whole run: it lacks tasks.json or tokenizer.json")
+    tasks, tokenizer = kept
+    config = with_sizes(config, towers, tokenizer.length)
+    encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
+    return Data(config, tasks, encode, {}, BadRecords())
+
+
 def _kept(workdir: Path | None) -> tuple[tuple[Task, ...], Tokenizer] | None:
     """The tasks and the tokenizer that a run has made already."""
     if workdir and (workdir / "tasks.json").exists() and (workdir / "tokenizer.json").exists():

@@ -12,7 +12,8 @@ from cmaclip_jax.errors import Interrupted, UserError
 
 VERBS = {
     "train": "train a model from a config (the verb when none is named)",
-    "evaluate": "classify with CLIP alone, by sentences about the classes (zero-shot)",
+    "evaluate": "judge a trained run, choose its thresholds; or judge CLIP alone (zero-shot)",
+    "predict": "answer every row of a table with a trained run",
     "prepare": "write any data as record files with small pictures, to train from",
     "bench": "measure the input pipeline: examples a second, per core, per stage",
     "convert": "read or write other people's CLIP checkpoints",

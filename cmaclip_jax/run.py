@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cmaclip_jax.assembly import build_objective
-from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score
+from cmaclip_jax.evaluation.evaluator import Outcome, collect, make_predict_step, score
 from cmaclip_jax.features import Features, with_features
 from cmaclip_jax.inputs import Data, open_data
 from cmaclip_jax.models import Objective
@@ -48,13 +48,11 @@ class Run:
             self.towers.params,
         )
 
-    def evaluate(self, state: TrainState, step: int, split: str) -> dict:
-        """The figures of a split."""
+    def outcome(self, state: TrainState, split: str) -> Outcome:
+        """What the run answers to every pair of a split."""
         params = self.objective.ready(state.best_params)
         batches = self.reads.eval_batches(split, params)
-        outcome = collect(self._predict_step, params, batches, self.mesh)
-        wanted = self.config.eval
-        return score(outcome, self.data.tasks, split, step, wanted.precisions, wanted.top_k)
+        return collect(self._predict_step, params, batches, self.mesh)
 
     @functools.cached_property
     def _predict_step(self) -> Callable:
@@ -67,8 +65,10 @@ class Run:
 
     def _watch(self, state: TrainState, step: int) -> float | None:
         """Evaluates on the way, shows it, and returns what the best checkpoint is chosen by."""
-        figures = self.evaluate(state, step, self.config.eval.watch)
-        split, tasks = figures["split"], figures["tasks"].items()
+        split, wanted = self.config.eval.watch, self.config.eval
+        outcome = self.outcome(state, split)
+        figures = score(outcome, self.data.tasks, split, step, wanted.precisions, wanted.top_k)
+        tasks = figures["tasks"].items()
         accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}
         self.watcher.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
         shown = "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import base_config
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
 from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.workdir import saved_config
 from cmaclip_jax.weights import DESCRIPTION, Weights, describe, model_from, read_weights
 
 
@@ -78,9 +78,7 @@ def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | 
 
 def _trained_clip(workdir: Path) -> Weights:
     """The encoders that a run has trained, from its newest checkpoint."""
-    config = base_config()
-    with config.ignore_type():  # JSON has no tuples
-        config.update(json.loads((workdir / "config.json").read_text()))
+    config = saved_config(workdir)
     towers = open_towers(config, workdir)
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
     image, text, _ = sized_encoders(with_sizes(config, towers, tokenizer.length), towers, tokenizer)

@@ -1,6 +1,7 @@
 """Eight fake devices for every test, and the small parts that most of them need."""
 
 import atexit
+import csv
 import functools
 import os
 import shutil
@@ -25,8 +26,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import (
     Classification,
@@ -127,6 +132,10 @@ def clip_folder(tmp_path_factory):
 @pytest.fixture
 def config():
     """A run of seconds on the procedural catalogue."""
+    return small_config()
+
+
+def small_config():
     config = base_config()
     config.data.image_size = 48
     config.data.text_length = 16
@@ -144,3 +153,38 @@ def config():
     config.eval.batch_size = 16
     config.checkpoint.every = 2
     return config
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory):
+    """The procedural catalogue as a user's own: products.csv, and pictures in a folder."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    (folder / "images").mkdir()
+    rows = []
+    for split, source in open_sources(small_config().data, BadRecords()).items():
+        for record in map(source.__getitem__, range(len(source))):
+            row = {"id": record.id, "picture": "", "title": record.text or "", "split": split}
+            if record.image is not None:
+                row["picture"] = f"images/{len(rows)}.png"
+                Image.fromarray(record.image).save(folder / row["picture"])
+            row["colour"] = record.labels["colour"] or ""
+            row["contents"] = "|".join(record.labels["contents"] or ())
+            rows.append(row)
+    with (folder / "products.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "products.csv"
+
+
+@pytest.fixture(scope="session")
+def finished_run(catalogue, tmp_path_factory):
+    """The folder of a run that was trained on the catalogue; not to be changed."""
+    config = small_config()
+    config.data.source, config.data.path = "table", str(catalogue)
+    config.data.many = ("contents",)
+    config.train.steps = 12
+    config.eval.every = 0
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    train_and_evaluate(config, workdir)
+    return workdir

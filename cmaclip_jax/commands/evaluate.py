@@ -1,6 +1,5 @@
 """cmaclip evaluate: how well a model does that was trained already."""
 
-import functools
 import sys
 from pathlib import Path
 
@@ -8,77 +7,123 @@ from cmaclip_jax.commands.arguments import make_parser, read_named_config
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Evaluates CLIP without any training of ours: every class is described by the sentences of
+Evaluates a trained run on a split of its data:
+
+  --workdir=DIR [--split=test] [--config.FIELD=VALUE]
+                           writes DIR/evaluation/SPLIT.json, and every answer to SPLIT.npz
+  --precision=0.95         chooses for every task the threshold from which its answers are accepted,
+                           so that they are right so often, on the split `--calibrate`; writes
+                           DIR/thresholds.json and says what they reach on the other split
+
+Or evaluates CLIP without any training of ours: every class is described by the sentences of
 config.eval.prompts, and the class whose sentences lie nearest wins. Nothing is learned.
 
-  --config=FILE            says which data and tasks; model.inputs='image' looks at pictures alone
-  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+  --zero-shot --source=CLIP --config=FILE [--config.FIELD=VALUE]
+                           model.inputs='image' looks at pictures alone
 """
 
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments and evaluates."""
     parser = make_parser("evaluate", HELP)
+    parser.add_argument("--workdir", help="the run; of --zero-shot, where to write")
+    parser.add_argument("--split", default="", help="the split (default: test, else val)")
+    parser.add_argument("--precision", type=float, help="the share of accepted answers to be right")
+    parser.add_argument(
+        "--confidence", type=float, help="promise that precision, this surely, such as 0.9"
+    )
+    parser.add_argument("--per-class", action="store_true", help="a threshold for every class")
+    parser.add_argument("--calibrate", default="val", help="the split to choose thresholds on")
     parser.add_argument("--zero-shot", action="store_true", help="classify by sentences alone")
     parser.add_argument("--source", help="the CLIP: what `cmaclip convert --source` takes")
-    parser.add_argument("--workdir", help="where to write (default: runs/CONFIG-zero-shot)")
     options, rest = parser.parse_known_args(arguments)
-    if not (options.zero_shot and options.source):
-        raise UserError(
-            "evaluate needs --zero-shot --source=CLIP; a trained run has its figures in "
-            "WORKDIR/evaluation"
-        )
-    config, name = read_named_config(rest)
-    config.model.pretrained = options.source
-    zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"))
+    if options.zero_shot:
+        if not options.source:
+            raise UserError("--zero-shot needs --source=CLIP and --config=FILE")
+        config, name = read_named_config(rest)
+        config.model.pretrained = options.source
+        zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"))
+        return
+    if not options.workdir:
+        raise UserError("evaluate needs --workdir=RUN, or --zero-shot --source=CLIP --config=FILE")
+    if options.precision is None and (options.confidence is not None or options.per_class):
+        raise UserError("--confidence and --per-class are about thresholds; add --precision=0.95")
+    evaluate(options, rest)
+
+
+def evaluate(options, overrides: list[str]) -> dict:
+    """Evaluates a run, chooses its thresholds if that is wanted; returns what it wrote."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.commands.figures import report
+    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.trained import open_trained
+    from cmaclip_jax.training.workdir import saved_config
+
+    workdir, console = Path(options.workdir), Console(stderr=True)
+    config = with_overrides(saved_config(workdir), overrides)
+    trained = open_trained(workdir, config, sources=True)
+    split = options.split or trained.data.last_split()
+    outcome = trained.outcome(split, _tracker(console))
+    figures = report(trained, outcome, split, trained.step, console)
+    if options.precision is not None:
+        _choose_thresholds(trained, outcome, split, options, console)
+    return figures
 
 
 def zero_shot(config, workdir: Path) -> dict:
     """Evaluates `model.pretrained` by its prompts; returns what it wrote."""
-    import jax
     from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.commands.figures import report
+    from cmaclip_jax.zero_shot import open_zero_shot
+
+    console = Console(stderr=True)
+    trained = open_zero_shot(config, workdir, console)
+    split = trained.data.last_split()
+    return report(trained, trained.outcome(split, _tracker(console)), split, 0, console)
+
+
+def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
+    """Chooses thresholds, writes them, and shows what they reach where they were not chosen."""
+    from cmaclip_jax.commands.figures import abstentions, threshold_table
+    from cmaclip_jax.evaluation.evaluator import halves
+    from cmaclip_jax.evaluation.thresholds import THRESHOLDS, calibrate, reached, write_thresholds
+
+    if options.calibrate == split:
+        console.print(
+            f"thresholds are chosen on one half of {split} and looked at on the other",
+            highlight=False,
+        )
+        chosen_on, outcome = halves(outcome)
+    else:
+        chosen_on = trained.outcome(options.calibrate, _tracker(console))
+    thresholds, rows = [], []
+    for task in trained.tasks:
+        known = chosen_on["probabilities"][task.name], chosen_on["labels"][task.name]
+        thresholds.append(
+            calibrate(task, *known, options.precision, options.confidence, options.per_class)
+        )
+        fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
+        rows.append(reached(thresholds[-1], *fresh))
+    path = trained.workdir / THRESHOLDS
+    write_thresholds(path, thresholds)
+    promise = f" in {options.confidence:.0%} of such choices" if options.confidence else ""
+    for line in (
+        f"accepted answers are to be right {options.precision:.4g} of the time{promise}; chosen on "
+        f"{options.calibrate}, reached on {split}:",
+        threshold_table(thresholds, rows),
+        abstentions(thresholds),
+        f"written to {path}",
+    ):
+        if line:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _tracker(console):
+    """Shows how far an evaluation is, on a terminal."""
+    import functools
+
     from rich.progress import track
 
-    from cmaclip_jax.assembly import build_contrastive
-    from cmaclip_jax.commands.score_table import score_table
-    from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
-    from cmaclip_jax.inputs import open_data
-    from cmaclip_jax.parallel.mesh import check_batch, make_mesh
-    from cmaclip_jax.parallel.rules import tree_shardings
-    from cmaclip_jax.towers import open_towers
-    from cmaclip_jax.training.state import replace_parameters
-
-    if (workdir / "checkpoints").exists():
-        raise UserError(f"{workdir} is a run with figures of its own; name another --workdir")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir} ({error.strerror}); name another") from error
-    console = Console(stderr=True)
-    mesh = make_mesh(**config.mesh)
-    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
-    towers = open_towers(config, None)
-    data = open_data(config, None, towers)
-    objective = build_contrastive(config, data, towers)
-    init = functools.partial(objective.init, jax.random.key(0), data.encode.empty(1))
-    drawn = jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init), mesh))()
-    params, lines = replace_parameters(drawn, towers.params)
-    console.print("\n".join(lines), highlight=False)
-    split = data.last_split()
-    sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
-    console.print(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
-    params = objective.ready(params)
-    batches = track(
-        data.eval_batches(split),
-        f"evaluating {split}",
-        total=-(-len(data.source(split)) // config.eval.batch_size),
-        console=console,
-        disable=not sys.stderr.isatty(),
-    )
-    outcome = collect(make_predict_step(objective, mesh, params), params, batches, mesh)
-    wanted = config.eval
-    figures = score(outcome, data.tasks, split, 0, wanted.precisions, wanted.top_k)
-    path = write_score(workdir, figures)
-    console.print(score_table(figures))
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
-    return figures
+    return functools.partial(track, console=console, disable=not sys.stderr.isatty())

@@ -23,20 +23,14 @@ def run(arguments: list[str]) -> None:
 
 def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
-    from cmaclip_jax.commands.score_table import score_table
-    from cmaclip_jax.evaluation.evaluator import write_score
+    from cmaclip_jax.commands.figures import report
     from cmaclip_jax.run import open_run  # takes seconds to import
 
     run = open_run(config, workdir)
     try:
         state = run.train()
-        figures = run.evaluate(state, config.train.steps, run.data.last_split())
-        path = write_score(workdir, figures)
+        split = run.data.last_split()
+        outcome = run.outcome(state, split)
     finally:
         run.watcher.close()
-    console = run.watcher.console
-    if run.data.bad.reasons:
-        run.watcher.say(f"not used as they were: {run.data.bad.summary()}")
-    console.print(score_table(figures))
-    run.watcher.say(f"written to {path}")
-    return figures
+    return report(run, outcome, split, config.train.steps, run.watcher.console)

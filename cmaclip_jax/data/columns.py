@@ -46,17 +46,9 @@ class Columns:
 
 def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Columns:
     """The roles that `data.image`, `data.text`, `data.labels` name, and the rest by looking."""
-    identity = _called(table, IDS)
     split = _called(table, SPLIT)
-    image = _image_column(table, data.image)
-    taken = {identity, split, image} - {None}
-    text = _text_columns(table, data.text, taken)
-    if not image and not text:
-        raise UserError(
-            f"the table has neither a picture nor words among its columns {list(table)}; name "
-            "them in data.image and data.text"
-        )
-    taken |= set(text)
+    identity, image, text = choose_inputs(table, data.image, data.text)
+    taken = {identity, split, image, *text} - {None}
     for name in data.many:
         _existing(table, name, "data.many")
     if data.labels:
@@ -74,6 +66,25 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
             f"no column of the table looks like a task ({left_out}); name them in data.labels"
         )
     return Columns(identity, image, text, split, tasks, left_out)
+
+
+def choose_inputs(
+    table: Mapping[str, Sequence[str]], image: str = "", text: str = ""
+) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """The columns of ids, of pictures and of words: those that are named, and the rest by looking.
+
+    image, text: as `data.image` and `data.text`.
+    """
+    identity = _called(table, IDS)
+    chosen = _image_column(table, image)
+    taken = {identity, _called(table, SPLIT), chosen} - {None}
+    words = _text_columns(table, text, taken)
+    if not chosen and not words:
+        raise UserError(
+            f"the table has neither a picture nor words among its columns {list(table)}; name "
+            "them in data.image and data.text"
+        )
+    return identity, chosen, words
 
 
 def why_no_task(name: str, values: Sequence[str], many: bool) -> str:

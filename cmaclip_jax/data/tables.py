@@ -1,4 +1,4 @@
-"""Table files as columns of strings: CSV, TSV, JSON Lines and Parquet.
+"""Table files as rows of strings: CSV, TSV, JSON Lines and Parquet.
 
 An empty string is an empty cell, and nothing else is: "NA" and "None" are words.
 """
@@ -6,10 +6,11 @@ An empty string is an empty cell, and nothing else is: "NA" and "None" are words
 import codecs
 import collections
 import csv
-import io
+import dataclasses
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
@@ -18,109 +19,142 @@ from cmaclip_jax.errors import UserError
 SEPARATOR = "|"  # between the labels of one cell
 LONGEST_QUOTE = 50  # lines in a cell: more were not meant to be one
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
+PARQUET_ROWS = 4_096  # rows of a Parquet file in memory at a time
 Fault = Callable[[str, str], None]  # (which row, what is wrong with it)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoRow:
+    """What stands in a table where a row should."""
+
+    place: str
+    reason: str
+
+
+Row = dict[str, str]  # by column; cells that are not there are empty
 
 
 def read_table(path: str, fault: Fault) -> dict[str, list[str]]:
     """Every column by its name; rows that are no rows go to `fault` and are left out."""
+    faults: collections.Counter = collections.Counter()
+    columns: dict[str, list[str]] = {}
+    size = 0
+    for row in read_rows(path):
+        if isinstance(row, NoRow):
+            faults[row.reason] += 1
+            fault(row.place, row.reason)
+            continue
+        for name, cell in row.items():
+            column = columns.setdefault(name, [])
+            column += [""] * (size - len(column)) + [cell]
+        size += 1
+    if not size:
+        worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
+        raise UserError(f"the table {path!r} has no rows{worst}; name another in data.path")
+    return {name: column + [""] * (size - len(column)) for name, column in columns.items()}
+
+
+def read_rows(path: str) -> Iterator[Row | NoRow]:
+    """The rows of a table of any size, one after the other."""
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     readers |= {".json": _json_lines, ".parquet": _parquet, ".pq": _parquet}
     suffix = path[path.rfind(".") :].lower()
     if suffix not in readers:
         raise UserError(f"cannot tell what {path!r} is; a table ends in {', '.join(readers)}")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            content = file.read()
-    except tf.errors.OpError as error:
-        raise UserError(f"cannot read the table {path!r} ({error.message})") from error
-    faults: collections.Counter = collections.Counter()
-
-    def counted(row: str, reason: str) -> None:
-        faults[reason] += 1
-        fault(row, reason)
-
-    columns = readers[suffix](content, path, counted)
-    if not columns or not next(iter(columns.values())):
-        worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
-        raise UserError(f"the table {path!r} has no rows{worst}; name another in data.path")
-    return {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
+        with open(path, "rb") if "://" not in path else tf.io.gfile.GFile(path, "rb") as file:
+            yield from readers[suffix](file, path)
+    except (tf.errors.OpError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"cannot read the table {path!r} ({reason})") from error
 
 
-def _csv(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
+def _csv(file, path: str) -> Iterator[Row | NoRow]:
     csv.field_size_limit(LONGEST_CELL)
-    text = _decoded(content)
-    head = re.sub('"[^"]*"', "", text.partition("\n")[0])
+    lines = _lines(file)
+    first = next(lines, "")
+    head = re.sub('"[^"]*"', "", first)
     delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
     names = [name.strip() for name in next(reader, [])]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"the table {path!r} has two columns called {twice!r}; rename one")
-    rows = list(_csv_rows(reader, len(names), fault))
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    for row in _csv_rows(reader, len(names)):
+        yield row if isinstance(row, NoRow) else dict(zip(names, map(str.strip, row), strict=True))
 
 
-def _csv_rows(reader, width: int, fault: Fault) -> Iterator[list[str]]:
+def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            fault(f"line {reader.line_num}", f"not CSV: {error}")
+            yield NoRow(f"line {reader.line_num}", f"not CSV: {error}")
             continue
         if len(row) == width + 1 and not row[-1]:  # a delimiter at the line's end
             row.pop()
         if max((cell.count("\n") for cell in row), default=0) > LONGEST_QUOTE:
-            fault(
-                f"line {reader.line_num}", f"a cell of over {LONGEST_QUOTE} lines: a quote is open"
-            )
+            reason = f"a cell of over {LONGEST_QUOTE} lines: a quote is open"
+            yield NoRow(f"line {reader.line_num}", reason)
         elif len(row) == width:
             yield row
         elif row:
-            fault(f"line {reader.line_num}", f"{len(row)} cells where the head has {width}")
+            reason = f"{len(row)} cells where the head has {width}"
+            yield NoRow(f"line {reader.line_num}", reason)
 
 
-def _json_lines(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
-    rows, text = [], _decoded(content)
-    if text.lstrip().startswith("["):
-        raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
-    for number, line in enumerate(text.split("\n"), 1):
+def _json_lines(file, path: str) -> Iterator[Row | NoRow]:
+    for number, line in enumerate(_lines(file), 1):
+        if number == 1 and line.lstrip().startswith("["):
+            raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
-            rows.append(row)
         except ValueError as error:
-            fault(f"line {number}", f"not a JSON object: {error}")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [_cell(row.get(name)) for row in rows] for name in names}
+            yield NoRow(f"line {number}", f"not a JSON object: {error}")
+            continue
+        yield {name: _cell(value).strip() for name, value in row.items()}
 
 
-def _parquet(content: bytes, path: str, fault: Fault) -> dict[str, list[str]]:
+def _parquet(file, path: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(pyarrow.BufferReader(content))
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        # What TensorFlow opens is no file to Arrow, which is given its bytes instead.
+        table = parquet.ParquetFile(pyarrow.BufferReader(file.read()) if "://" in path else file)
+        for field in table.schema_arrow:
+            if pyarrow.types.is_struct(field.type):
+                raise UserError(
+                    f"{path!r}: column {field.name!r} holds structs; let it hold text, and "
+                    "pictures lie in files of their own"
+                )
+        for batch in table.iter_batches(PARQUET_ROWS):
+            for row in batch.to_pylist():
+                yield {name: _cell(value).strip() for name, value in row.items()}
+    except (pyarrow.ArrowException, ValueError) as error:
         raise UserError(f"{path!r} cannot be read as Parquet ({error})") from error
-    for field in table.schema:
-        if pyarrow.types.is_struct(field.type):
-            raise UserError(
-                f"{path!r}: column {field.name!r} holds structs; let it hold text, and pictures "
-                "lie in files of their own"
-            )
-    return {name: [_cell(value) for value in values] for name, values in columns.items()}
 
 
-def _decoded(content: bytes) -> str:
-    """UTF-8; bytes that are none are read as Windows-1252, so that no two words become one."""
-    text = content.decode("utf-8-sig", errors="windows-1252")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _lines(file: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a file, each with its end as it is in Python.
+
+    UTF-8; bytes that are none are read as Windows-1252, so that no two words become one.
+    """
+    encoding = "utf-8-sig"  # the first line may begin with a mark
+    for line in file:
+        text = line.decode(encoding, errors="windows-1252")
+        encoding = "utf-8"
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            yield from re.findall("[^\n]*\n|[^\n]+", text)
+        else:
+            yield text
 
 
 def _as_windows(error: UnicodeDecodeError) -> tuple[str, int]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, TOP_K, task_metrics
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.models.objectives import Objective
@@ -36,12 +38,17 @@ def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callabl
 
 
 def collect(predict_step: Callable, params, batches: Iterable, mesh: Mesh) -> Outcome:
-    """The outcomes of all batches on the host, one row an example, padding taken out."""
-    sharding, parts = batch_sharding(mesh), []
+    """The outcomes of all batches on the host, one row an example, padding taken out.
+
+    Its `row` is the example's place among all rows of all batches, that is in its split.
+    """
+    sharding, parts, first = batch_sharding(mesh), [], 0
     for batch in batches:
         outcome = jax.device_get(predict_step(params, to_device(batch, sharding)))
         real = outcome["weight"] > 0
-        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x, np.float32)[real], outcome))
+        part = jax.tree.map(lambda x, real=real: np.asarray(x, np.float32)[real], outcome)
+        parts.append(part | {"row": first + np.flatnonzero(real)})
+        first += len(real)
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
@@ -86,6 +93,33 @@ def mean_figures(figures: Mapping[str, dict]) -> dict[str, float]:
     """The plain mean over tasks of every figure that all of them have as one number."""
     scored = [task for task in figures.values() if task["examples"]]
     return {name: float(np.mean([task[name] for task in scored])) for name in NUMBERS if scored}
+
+
+def halves(outcome: Outcome) -> tuple[Outcome, Outcome]:
+    """The same rows in two parts, by lot, the same ones every time."""
+    order = np.random.default_rng(0).permutation(len(outcome["row"]))
+    parts = (np.sort(part) for part in np.array_split(order, 2))
+    return tuple(jax.tree.map(lambda x, rows=rows: x[rows], outcome) for rows in parts)
+
+
+def write_outcome(workdir: str | Path, split: str, outcome: Outcome) -> Path:
+    """Writes every answer to `evaluation/SPLIT.npz`: arrays named as in `Outcome`, by paths."""
+    path = Path(workdir) / "evaluation" / f"{split}.npz"
+    np.savez_compressed(path, **flatten_dict(outcome, sep="/"))
+    return path
+
+
+def read_outcome(workdir: str | Path, split: str) -> Outcome:
+    """What `write_outcome` wrote."""
+    path = Path(workdir) / "evaluation" / f"{split}.npz"
+    try:
+        with np.load(path) as arrays:
+            return unflatten_dict(dict(arrays), sep="/")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read; make it with `cmaclip evaluate --workdir={workdir} "
+            f"--split={split}`"
+        ) from error
 
 
 def write_score(workdir: str | Path, figures: dict) -> Path:

@@ -25,6 +25,7 @@ from scipy.stats import binom, nbinom
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
+THRESHOLDS = "thresholds.json"  # in a run's folder
 TEMPERATURES = (1 / 20, 20)
 # The counts of accepted decisions that are tested: the first, from which a test can pass if none
 # is wrong, and from there on each 5 % more than the one before. A promise that had to pass the
@@ -186,7 +187,7 @@ def write_thresholds(path: str | Path, thresholds: Iterable[TaskThresholds]) -> 
 
 def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:
     """What `write_thresholds` wrote, by the name of the task."""
-    remedy = "make them with `cmaclip evaluate --workdir=... --thresholds=0.95`"
+    remedy = "make them with `cmaclip evaluate --workdir=... --precision=0.95`"
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))["thresholds"]
         return {row["task"]["name"]: _read_task(row) for row in rows}

@@ -67,11 +67,14 @@ def read_parameters(workdir: str | Path) -> tuple[int, Any]:
     if not steps:
         raise UserError(f"no checkpoint in {folder}; train first")
     step, here = max(steps), SingleDeviceSharding(jax.devices()[0])
-    with ocp.StandardCheckpointer() as checkpointer:
-        path = folder / str(step) / "default"
+    path = folder / str(step) / "default"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(path).item_metadata.tree
+        name = "params" if saved["ema"] is None else "ema"
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            checkpointer.metadata(path).item_metadata.tree,
+            {name: saved[name]},
         )
-        state = checkpointer.restore(path, target)
-    return step, jax.device_get(state["params"] if state["ema"] is None else state["ema"])
+        how = ocp.checkpoint_utils.construct_restore_args(target)
+        read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
+        return step, jax.device_get(checkpointer.restore(path, read)[name])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
 
 # What may change between a run and its continuation: it alters no update.
@@ -43,6 +44,31 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is not JSON; name another --workdir or remove it") from error
     return path
+
+
+def saved_config(path: str | Path) -> ConfigDict:
+    """The config of the run in a folder; what it has not is as in `base_config`."""
+    file = Path(path) / "config.json"
+    config = base_config()
+    try:
+        saved = json.loads(file.read_text(), object_hook=_with_tuples)
+        with config.ignore_type():
+            config.update(saved)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is no run: it has no config.json; name a --workdir") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is not the config of a run ({reason}); name another") from error
+    return config
+
+
+def _with_tuples(fields: dict) -> dict:
+    """JSON has no tuples, and configs have no lists."""
+    return {name: _tuple(value) for name, value in fields.items()}
+
+
+def _tuple(value):
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _check_same(path: Path, old: dict, new: dict) -> None:

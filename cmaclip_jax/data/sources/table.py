@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -101,24 +101,28 @@ def _cells(table, columns: Columns):
 
 
 def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -> str | None:
-    """Where a row's picture lies; relative paths start at the table's own folder."""
     if not cell:
         return None
-    folder = os.path.dirname(data.path)
+    path = picture_path(cell, data.path, data.outside)
+    if path is None:
+        bad.fault(split or "table", identity, "picture outside the data folder", cell)
+    return path or OUTSIDE
+
+
+def picture_path(cell: str, table: str, outside: bool) -> str | None:
+    """Where the picture of a cell lies; relative paths start at the table's own folder.
+
+    None: outside that folder, where that is not allowed.
+    """
+    folder = os.path.dirname(table)
     path = cell if "://" in cell else os.path.join(folder, cell)
-    if data.outside:
+    if outside:
         return path
-    base = folder if "://" in folder else os.path.abspath(folder)
-    whole = os.path.normpath(path) if "://" in path else os.path.abspath(path)
-    inside = (
-        path.startswith(f"{base}/") and ".." not in path
-        if "://" in path
-        else (os.path.commonpath([base, whole]) == base)
-    )
-    if inside:
-        return path
-    bad.fault(split or "table", identity, "picture outside the data folder", cell)
-    return OUTSIDE
+    if "://" in path:
+        base = folder if "://" in folder else os.path.abspath(folder)
+        return path if path.startswith(f"{base}/") and ".." not in path else None
+    base = os.path.abspath(folder)
+    return path if os.path.commonpath([base, os.path.abspath(path)]) == base else None
 
 
 def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
@@ -152,7 +156,12 @@ def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[st
 
 
 def _text(table, names: Sequence[str], row: int) -> str | None:
-    return " ".join(filter(None, (table[name][row].strip() for name in names))) or None
+    return joined_text(table[name][row] for name in names)
+
+
+def joined_text(cells: Iterable[str]) -> str | None:
+    """The words of a row whose cells these are; None where it has none."""
+    return " ".join(filter(None, (cell.strip() for cell in cells))) or None
 
 
 def _task(table, name: str, training: list[int], many: Sequence[str]) -> Task:

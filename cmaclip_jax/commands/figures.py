@@ -1,0 +1,81 @@
+"""The tables at the end of a run or an evaluation."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from cmaclip_jax.evaluation.evaluator import Outcome, score, write_outcome, write_score
+from cmaclip_jax.evaluation.thresholds import TaskThresholds
+
+
+def report(run, outcome: Outcome, split: str, step: int, console: Console) -> dict:
+    """Scores the outcome of a split, writes it into the folder of `run`, and shows it."""
+    wanted = run.config.eval
+    figures = score(outcome, run.data.tasks, split, step, wanted.precisions, wanted.top_k)
+    path = write_score(run.workdir, figures)
+    write_outcome(run.workdir, split, outcome)
+    if run.data.bad.reasons:
+        line = f"not used as they were: {run.data.bad.summary()}"
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(score_table(figures))
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    return figures
+
+
+def score_table(figures: dict) -> Table:
+    """One line per task: of the complete pairs, and the accuracy of what lacks a modality."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{figures['split']} at step {figures['step']:,}: "
+        f"{figures['examples']:,} pairs with both picture and text",
+        title_justify="left",
+    )
+    slices = {name: figures["slices"].get(name) for name in ("without_image", "without_text")}
+    table.add_column("task")
+    for column in ("accuracy", "macro F1", "image weight", "no picture", "no text"):
+        table.add_column(column, justify="right")
+    for name, task in figures["tasks"].items():
+        beside = [part and part["tasks"][name]["accuracy"] for part in slices.values()]
+        table.add_row(
+            name,
+            *[_figure(x) for x in (task["accuracy"], task["macro_f1"])],
+            f"{task['modality_weights']['image']:.2f}",
+            *[_figure(x) for x in beside],
+        )
+    return table
+
+
+def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict]) -> Table:
+    """One line per task: from where its answers are accepted, and what that reaches."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task")
+    for column in ("threshold", "accepted", "precision", "recall"):
+        table.add_column(column, justify="right")
+    for task, figures in zip(thresholds, reached, strict=True):
+        table.add_row(
+            task.task.name,
+            "by class" if task.classes else _figure(task.overall.value),
+            *[_figure(figures[name]) for name in ("accepted_share", "precision", "recall")],
+        )
+    return table
+
+
+def abstentions(thresholds: Sequence[TaskThresholds]) -> str:
+    """Which tasks accept nothing, and what would help; '' where all accept something."""
+    silent = [
+        task.task.name
+        for task in thresholds
+        if all(kept.value is None for kept in (task.classes or {"": task.overall}).values())
+    ]
+    if not silent:
+        return ""
+    more = "more labelled pairs to choose on, a lower precision" + (
+        " or a lower confidence" if thresholds[0].level else ""
+    )
+    return f"nothing can be promised for {', '.join(silent)}: it takes {more}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,93 @@
+"""cmaclip predict: the answers of a trained run to the rows of a table."""
+
+import sys
+from pathlib import Path
+
+from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.errors import UserError
+
+HELP = """\
+Answers every row of a table, in its order, with every task of a run. For TASK there are the columns
+TASK (the class), TASK_probability, TASK_accepted (by the run's thresholds; empty without any)
+and TASK_image_weight; `note` says what a row lacked. The same command goes on where it was
+stopped. Started once per host on a shared disk, the hosts share the rows.
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and answers."""
+    parser = make_parser("predict", HELP)
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
+    parser.add_argument("--output", required=True, help="a .csv, .jsonl or .parquet to write")
+    parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
+    parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")
+    parser.add_argument(
+        "--outside", action="store_true", help="let the table name pictures outside its folder"
+    )
+    parser.add_argument("--host", type=int, help="this process's number (default: JAX knows)")
+    parser.add_argument("--hosts", type=int, help="how many processes share the rows")
+    predict(parser.parse_args(arguments))
+
+
+def predict(options) -> None:
+    """Answers the table that the options name."""
+    import jax  # what is below takes seconds to import
+    from rich.console import Console
+
+    from cmaclip_jax.serving.classifier import open_classifier
+    from cmaclip_jax.serving.labelling import Labelling, open_table
+    from cmaclip_jax.training.workdir import saved_config
+
+    data = saved_config(options.workdir).data
+    own = data.source == "table"  # else the run knows of no columns
+    image, text = options.image or own * data.image, options.text or own * data.text
+    table = open_table(options.input, image, text, options.outside or data.outside)
+    console = Console(stderr=True)
+    console.print(str(table), highlight=False, soft_wrap=True)
+    classifier = open_classifier(options.workdir, devices=jax.local_devices())
+    if not classifier.thresholds:
+        console.print(
+            "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "
+            f"evaluate --workdir={options.workdir} --precision=0.95`",
+            highlight=False,
+            soft_wrap=True,
+        )
+    hosts = jax.process_count() if options.hosts is None else options.hosts
+    host = jax.process_index() if options.host is None else options.host
+    if not 0 <= host < hosts:
+        raise UserError(f"--host={host} of --hosts={hosts}; hosts are numbered from 0")
+    labelling = Labelling(classifier, table, Path(options.output), host, hosts)
+    counts = labelling.run(lambda rows: _shown(rows, table.rows // hosts, console))
+    if counts is None:
+        console.print("done here; the file is there once all hosts are done", highlight=False)
+        return
+    _summarise(counts, classifier, console)
+    console.print(f"written to {options.output}", highlight=False, soft_wrap=True)
+
+
+def _shown(rows, total: int, console):
+    """The numbers of rows as they come, with a bar that they move."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), "rows,", TimeRemainingColumn(), "left")
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=total)
+        for count in rows:
+            bar.advance(task, count)
+            yield count
+
+
+def _summarise(counts, classifier, console) -> None:
+    """What became of the rows, on the screen."""
+    if classifier.thresholds:
+        shares = (
+            f"{name} {counts.accepted[name] / counts.rows:.1%}" for name in classifier.thresholds
+        )
+        console.print("accepted: " + ", ".join(shares), highlight=False, soft_wrap=True)
+    notes = ", ".join(f"{count:,} {note}" for note, count in counts.notes.most_common(5))
+    console.print(
+        f"{counts.rows:,} rows" + (f"; notes: {notes}" if notes else ""),
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,67 @@
+"""Pairs that somebody hands in to be answered: good or bad, each keeps its place."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.images import Picture, clip_image
+from cmaclip_jax.data.loading import REMOTE_READS, read_file
+from cmaclip_jax.errors import UserError
+
+NO_PICTURE, NO_WORDS, NOTHING = "no picture", "no words", "neither picture nor words"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A picture with some words, either of them perhaps missing.
+
+    image: the path of a file (any that `tf.io.gfile` opens), its bytes, or the picture itself.
+    note: why it has no picture, where that is known already.
+    """
+
+    image: Picture | None
+    text: str | None
+    note: str = ""
+
+
+class PairReader:
+    """Pairs to batches, as the run has learnt to see them; it never stops at a bad one."""
+
+    def __init__(self, encode: Encoder):
+        self.encode = encode
+        self._pool = ThreadPoolExecutor(REMOTE_READS, thread_name_prefix="pairs")
+
+    def __call__(self, pairs: Sequence[Pair], rows: int) -> tuple[Batch, list[str]]:
+        """A batch of `rows` rows, padded, and for every pair what it lacks and why, or ''."""
+        batch = self.encode.empty(rows)
+        pictures = list(self._pool.map(self._picture, pairs))
+        texts = [(pair.text or "").strip() for pair in pairs]
+        notes = []
+        for row, ((picture, note), text) in enumerate(zip(pictures, texts, strict=True)):
+            if picture is not None:
+                batch["image"][row] = picture
+            batch["has_image"][row], batch["has_text"][row] = picture is not None, bool(text)
+            batch["weight"][row] = 1.0
+            lacks = note if text else NO_WORDS if not note else f"{note}; {NO_WORDS}"
+            notes.append(NOTHING if lacks == f"{NO_PICTURE}; {NO_WORDS}" else lacks)
+        batch["tokens"][: len(pairs)] = self.encode.tokenizer(texts, self.encode.text_length)
+        return batch, notes
+
+    def _picture(self, pair: Pair) -> tuple[np.ndarray | None, str]:
+        """The finished picture u8 [S,S,3], or None and why."""
+        picture = pair.image
+        if picture is None:
+            return None, pair.note or NO_PICTURE
+        if isinstance(picture, str | Path):
+            content = read_file(str(picture))
+            if not isinstance(content, bytes):
+                return None, "missing picture"
+            picture = content
+        try:
+            return clip_image(picture, self.encode.image_size), ""
+        except UserError:
+            return None, "unreadable picture"

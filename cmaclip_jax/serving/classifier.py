@@ -1,0 +1,152 @@
+"""A trained run as a function: pairs in, an answer for every task out."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cmaclip_jax.data.images import Picture
+from cmaclip_jax.data.pairs import Pair, PairReader
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
+from cmaclip_jax.models.cma_clip import MODALITIES
+from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.tasks import Task
+from cmaclip_jax.trained import Trained, open_trained
+from cmaclip_jax.training.workdir import saved_config
+
+YES = 0.5  # from here a class of a many-label task holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a run says to one question about one pair.
+
+    label, probability, accepted: the class; of a many-label task a tuple of those that hold or
+        are accepted, and equally long tuples. None where there was nothing to look at, and
+        `accepted` also where the run has no thresholds.
+    weights: what each modality counted for, {"image": w, "text": w}.
+    note: what the pair lacked, or ''.
+    """
+
+    label: str | tuple[str, ...] | None
+    probability: float | tuple[float, ...] | None
+    accepted: bool | tuple[bool, ...] | None
+    weights: dict[str, float]
+    note: str = ""
+
+
+class Classifier:
+    """A run that is ready to be asked; `load` makes one.
+
+    thresholds: by task, what `accepted` goes by; empty where the run has none.
+    """
+
+    def __init__(self, trained: Trained, thresholds: dict[str, TaskThresholds]):
+        self.trained = trained
+        self.thresholds = thresholds
+        self._read = PairReader(trained.data.encode)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return self.trained.tasks
+
+    def predict(
+        self,
+        images: Sequence[Picture | None] | None = None,
+        texts: Sequence[str | None] | None = None,
+    ) -> list[dict[str, Answer]]:
+        """For every pair the answers {task: Answer}.
+
+        An image is a path, bytes, a PIL image or a uint8 array. Either side of a pair may be
+        None, as may all of one side.
+        """
+        for items in (images, texts):
+            if isinstance(items, str | bytes | Path):
+                raise UserError("give a list, also of one")
+        if images is not None and texts is not None and len(images) != len(texts):
+            raise UserError(
+                f"there are {len(images)} images and {len(texts)} texts; None fills a gap"
+            )
+        count = len(images if images is not None else texts if texts is not None else ())
+        pairs = [
+            Pair(image, text)
+            for image, text in zip(images or [None] * count, texts or [None] * count, strict=True)
+        ]
+        return [answers for part in self.batches(pairs) for answers in part]
+
+    def batches(self, pairs: Sequence[Pair]) -> Iterator[list[dict[str, Answer]]]:
+        """The answers to a sequence of pairs, a batch at a time."""
+        for start in range(0, len(pairs), self.most):
+            yield self.answer(*self.read(pairs[start : start + self.most]))
+
+    @property
+    def most(self) -> int:
+        """The largest number of pairs that are answered at once."""
+        return self.trained.rows(self.trained.config.eval.batch_size)
+
+    def read(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], list[str]]:
+        """Pairs as a batch of one of the few sizes that are compiled for, and their notes."""
+        sizes = sorted({*map(self.trained.rows, (1, 8, 64)), self.most})
+        return self._read(pairs, next(size for size in sizes if size >= len(pairs)))
+
+    def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:
+        """The answers to a batch that `read` made."""
+        trained, count = self.trained, len(notes)
+        sharded = to_device(batch, batch_sharding(trained.mesh))
+        outcome = jax.device_get(trained.predict_step(trained.params, sharded))
+        columns = {
+            task.name: self._answers(
+                task,
+                np.asarray(outcome["probabilities"][task.name], np.float32)[:count],
+                np.asarray(outcome["modality_weights"][task.name], np.float32)[:count],
+                notes,
+            )
+            for task in self.tasks
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _answers(self, task: Task, probabilities, weights, notes: Sequence[str]) -> list[Answer]:
+        """One task's answers: `probabilities` [N,C], `weights` [N,2]."""
+        thresholds = self.thresholds.get(task.name)
+        accepted = thresholds.accepts(probabilities) if thresholds else None
+        answers = []
+        for row, note in enumerate(notes):
+            shares = dict(zip(MODALITIES, map(float, weights[row]), strict=True))
+            if not any(shares.values()):
+                answers.append(Answer(None, None, None, shares, note))
+                continue
+            said = probabilities[row]
+            if not task.many:
+                best = int(said.argmax())
+                stands = None if accepted is None else bool(accepted[row])
+                answers.append(Answer(task.classes[best], float(said[best]), stands, shares, note))
+                continue
+            stand = np.zeros(len(said), bool) if accepted is None else accepted[row]
+            chosen = np.flatnonzero((said > YES) | stand)
+            answers.append(
+                Answer(
+                    tuple(task.classes[i] for i in chosen),
+                    tuple(float(said[i]) for i in chosen),
+                    None if accepted is None else tuple(bool(stand[i]) for i in chosen),
+                    shares,
+                    note,
+                )
+            )
+        return answers
+
+
+def load(workdir: str | Path) -> Classifier:
+    """The trained run in a folder, ready to be asked."""
+    return open_classifier(workdir)
+
+
+def open_classifier(workdir: str | Path, devices=None) -> Classifier:
+    """The same on these devices alone."""
+    trained = open_trained(workdir, saved_config(workdir), devices=devices)
+    file = trained.workdir / THRESHOLDS
+    thresholds = read_thresholds(file) if file.exists() else {}
+    return Classifier(trained, thresholds)

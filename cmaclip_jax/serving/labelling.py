@@ -1,0 +1,240 @@
+"""A table in, a file of answers out: rows in their order, any number, resumable, on many hosts.
+
+Rows are answered in parts of a fixed size. A part is written whole or not at all, into a folder
+beside the output; whoever finds them all there joins them. So a run that was stopped goes on
+where it was, hosts that share a disk share the rows, and the file is the same in any case.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cmaclip_jax.data.columns import choose_inputs
+from cmaclip_jax.data.pairs import Pair
+from cmaclip_jax.data.sources.table import joined_text, picture_path
+from cmaclip_jax.data.tables import NoRow, Row, read_rows
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS
+from cmaclip_jax.serving.answer_files import (
+    KINDS,
+    answer_line,
+    answer_schema,
+    join_parts,
+    write_part,
+)
+from cmaclip_jax.serving.classifier import Answer, Classifier
+
+PART = 2_048  # rows at most that are answered again when a run goes on
+LOOKED_AT = 1_000  # rows by which columns are chosen
+AHEAD = 2  # batches that are read while one is answered
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What is to be answered, and which of its columns is what ('' or none: it has none).
+
+    outside: whether its pictures may lie outside its own folder.
+    """
+
+    path: str
+    rows: int
+    id: str
+    image: str
+    text: tuple[str, ...]
+    outside: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows; columns: picture {self.image or 'none'}; words "
+            f"{' + '.join(self.text) or 'none'}; id {self.id or 'none'}"
+        )
+
+    def identity(self, row: Row | NoRow, number: int) -> str:
+        """What a row is called: by its id, else its picture, else its number."""
+        if isinstance(row, NoRow):
+            return row.place
+        named = row.get(self.id, "") or row.get(self.image, "")
+        return named or f"row {number}"
+
+    def pair(self, row: Row | NoRow) -> Pair:
+        """The picture and the words of a row."""
+        if isinstance(row, NoRow):
+            return Pair(None, None)
+        text = joined_text(row.get(name, "") for name in self.text)
+        cell = row.get(self.image, "")
+        if not cell:
+            return Pair(None, text)
+        path = picture_path(cell, self.path, self.outside)
+        return Pair(path, text, "" if path else "picture outside the data folder")
+
+
+def open_table(path: str, image: str, text: str, outside: bool) -> Table:
+    """Counts the rows of a table and chooses its columns; `image` and `text` may name them."""
+    rows = read_rows(path)
+    some = list(itertools.islice(rows, LOOKED_AT))
+    cells = [row for row in some if not isinstance(row, NoRow)]
+    if not cells:
+        raise UserError(f"the table {path!r} has no rows; name another")
+    names = dict.fromkeys(name for row in cells for name in row)
+    sample = {name: [row.get(name, "") for row in cells] for name in names}
+    identity, picture, words = choose_inputs(sample, image, text)
+    return Table(
+        path, len(some) + sum(1 for _ in rows), identity or "", picture or "", words, outside
+    )
+
+
+@dataclasses.dataclass
+class Counts:
+    """What became of rows: notes on them, and by task how many were answered and accepted."""
+
+    rows: int = 0
+    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, answers: Mapping[str, Answer], note: str) -> None:
+        """Counts one row; a many-label answer is accepted where one of its classes is."""
+        self.rows += 1
+        self.notes.update([note] if note else [])
+        for name, answer in answers.items():
+            stands = answer.accepted
+            self.accepted[name] += bool(any(stands) if isinstance(stands, tuple) else stands)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.rows + other.rows, self.notes + other.notes, self.accepted + other.accepted
+        )
+
+
+class Labelling:
+    """The answers of a run to the rows of a table; this process is `host` of `hosts`."""
+
+    def __init__(
+        self, classifier: Classifier, table: Table, output: Path, host: int = 0, hosts: int = 1
+    ):
+        if output.suffix not in KINDS:
+            raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(KINDS)}")
+        self.classifier, self.table, self.output = classifier, table, output
+        self.host, self.hosts = host, hosts
+        self._schema = answer_schema(classifier.tasks)
+        self._count = -(-table.rows // PART)
+        self._parts = output.with_name(f"{output.name}.parts")
+        self._joining = output.with_name(f"{output.name}.joining")
+
+    def run(self, track: Callable[[Iterator[int]], Iterable] = iter) -> Counts | None:
+        """Answers this host's rows; None while those of others are missing.
+
+        track: is handed the numbers of rows as they are done, to show them.
+        """
+        self._check_parts()
+        if not self._joining.exists():
+            collections.deque(track(self._answer_parts()), maxlen=0)
+            if not all(self._part(number).exists() for number in range(self._count)):
+                return None
+            try:
+                self._parts.rename(self._joining)
+            except FileNotFoundError:  # another host was faster
+                return None
+        return self._join()
+
+    def _check_parts(self) -> None:
+        """Takes the folder for the parts; one that is there must be of the same labelling."""
+        about = json.dumps(self._about(), indent=2) + "\n"
+        folder = self._joining if self._joining.exists() else self._parts
+        file = folder / "about.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                _write_whole(file, lambda path: path.write_text(about))
+        except OSError as error:
+            raise UserError(
+                f"cannot write beside {self.output} ({error.strerror}); name another --output"
+            ) from error
+        if file.read_text() != about:
+            raise UserError(
+                f"{folder} holds parts of another table's or another run's answers; remove it or "
+                "name another --output"
+            )
+
+    def _about(self) -> dict:
+        """What must be the same for parts to belong together."""
+        trained = self.classifier.trained
+        thresholds, path = trained.workdir / THRESHOLDS, self.table.path
+        about = dataclasses.asdict(self.table) | {"text": list(self.table.text)}
+        if "://" not in path:
+            about |= {"path": os.path.abspath(path), "changed": os.stat(path).st_mtime_ns}
+        digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
+        run = {"workdir": str(trained.workdir.resolve()), "step": trained.step}
+        return about | run | {"thresholds": digest}
+
+    def _part(self, number: int, folder: Path | None = None) -> Path:
+        return (folder or self._parts) / f"{number:08d}{self.output.suffix}"
+
+    def _answer_parts(self) -> Iterator[int]:
+        """Writes the parts that are this host's to write; yields the rows as they are done."""
+        rows = read_rows(self.table.path)
+        for number in range(self._count):
+            some = list(itertools.islice(rows, PART))
+            if number % self.hosts != self.host:
+                continue
+            part = self._part(number)
+            if part.exists():
+                yield len(some)
+                continue
+            lines, counts = [], Counts()
+            for line, answers in self._answered(some, number * PART):
+                lines.append(line)
+                counts.add(answers, line[-1])
+                yield 1
+            text = json.dumps(vars(counts))
+            _write_whole(part.with_suffix(".counts"), lambda path, text=text: path.write_text(text))
+            _write_whole(part, lambda path, rows=lines: write_part(path, self._schema, rows))
+
+    def _answered(self, rows: Sequence[Row | NoRow], first: int) -> Iterator[tuple]:
+        """The line and the answers of every row."""
+        table, classifier = self.table, self.classifier
+        size = classifier.most
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        read = _ahead(lambda some: classifier.read([table.pair(row) for row in some]), batches)
+        numbers = itertools.count(first + 1)
+        for some, (batch, notes) in zip(batches, read, strict=True):
+            answers = classifier.answer(batch, notes)
+            for row, answer, note in zip(some, answers, notes, strict=True):
+                note = row.reason if isinstance(row, NoRow) else note
+                yield answer_line(table.identity(row, next(numbers)), answer, note), answer
+
+    def _join(self) -> Counts:
+        parts = [self._part(number, self._joining) for number in range(self._count)]
+        _write_whole(self.output, lambda path: join_parts(parts, self._schema, path))
+        counts = Counts()
+        for part in parts:
+            told = json.loads(part.with_suffix(".counts").read_text())
+            notes, accepted = (collections.Counter(told[name]) for name in ("notes", "accepted"))
+            counts += Counts(told["rows"], notes, accepted)
+        shutil.rmtree(self._joining)
+        return counts
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Whoever looks sees the whole file or none."""
+    own = path.with_name(f".{os.getpid()}.{path.name}")
+    write(own)
+    own.replace(path)
+
+
+def _ahead(function: Callable, items: Iterable) -> Iterator:
+    """`map`, some items ahead of their use."""
+    waiting: collections.deque = collections.deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

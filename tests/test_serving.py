@@ -1,0 +1,245 @@
+"""A finished run put to use: the same answers by every way, each row in its place."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from test_main import mistake
+
+import cmaclip_jax as cma
+from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.thresholds import read_thresholds
+from cmaclip_jax.main import main
+from cmaclip_jax.serving import labelling
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def rows(catalogue):
+    """The test rows of the catalogue."""
+    return [row for row in read_csv(catalogue) if row["split"] == "test"]
+
+
+@pytest.fixture
+def write_table(catalogue):
+    """Writes rows as a table beside the catalogue's pictures."""
+    written = []
+
+    def write(name, rows):
+        path = catalogue.parent / name
+        written.append(path)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    yield write
+    for path in written:
+        path.unlink()
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of the finished run, to write into."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def model(finished_run):
+    return cma.load(finished_run)
+
+
+def predict(run, table, output, *more):
+    command = ["predict", f"--workdir={run}", f"--input={table}", f"--output={output}"]
+    assert main([*command, *map(str, more)]) == 0
+    return output
+
+
+def test_evaluate_predict_and_python_agree(run, rows, write_table, model, catalogue, tmp_path):
+    before = (run / "evaluation/test.json").read_text()
+    (run / "evaluation/test.json").unlink()
+    assert main(["evaluate", f"--workdir={run}"]) == 0
+    assert (run / "evaluation/test.json").read_text() == before  # what training had written
+    outcome = read_outcome(run, "test")
+    np.testing.assert_array_equal(outcome["row"], np.arange(len(rows)))
+    lines = read_csv(predict(run, write_table("some.csv", rows), tmp_path / "out.csv"))
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    images = [row["picture"] and str(catalogue.parent / row["picture"]) for row in rows]
+    answers = model.predict(
+        [image or None for image in images], [row["title"] or None for row in rows]
+    )
+    classes = {task.name: task.classes for task in model.tasks}
+    for number, (line, answer) in enumerate(zip(lines, answers, strict=True)):
+        said = outcome["probabilities"]["colour"][number]
+        assert line["colour"] == answer["colour"].label == classes["colour"][said.argmax()]
+        assert float(line["colour_probability"]) == pytest.approx(said.max(), abs=1e-6)
+        assert answer["colour"].probability == pytest.approx(said.max(), abs=1e-6)
+        image = outcome["modality_weights"]["colour"][number][0]
+        assert float(line["colour_image_weight"]) == pytest.approx(image, abs=1e-6)
+        assert answer["colour"].weights == pytest.approx({"image": image, "text": 1 - image})
+        held = np.flatnonzero(outcome["probabilities"]["contents"][number] > 0.5)
+        assert answer["contents"].label == tuple(classes["contents"][i] for i in held)
+        assert line["contents"] == "|".join(answer["contents"].label)
+        assert line["colour_accepted"] == ""
+        assert answer["colour"].accepted is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_file_of_answers_is_the_same_however_it_came_about(
+    finished_run, rows, write_table, tmp_path, kind, monkeypatch
+):
+    monkeypatch.setattr(labelling, "PART", 3)
+    table = write_table(f"{kind}.csv", rows)
+    whole = predict(finished_run, table, tmp_path / f"whole.{kind}")
+    again = predict(finished_run, table, tmp_path / f"again.{kind}")
+    for host in (0, 1):
+        shared = tmp_path / f"shared.{kind}"
+        assert not shared.exists()
+        predict(finished_run, table, shared, f"--host={host}", "--hosts=2")
+    stopped = tmp_path / f"stopped.{kind}"
+    with monkeypatch.context() as patch:
+        write, left = labelling.write_part, iter(range(2))
+
+        def write_two(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            write(*arguments)
+
+        patch.setattr(labelling, "write_part", write_two)
+        command = ["predict", f"--workdir={finished_run}", f"--input={table}"]
+        assert main([*command, f"--output={stopped}"]) == 130
+    assert not stopped.exists()
+    answered = []
+    answer = labelling.Classifier.answer
+    monkeypatch.setattr(
+        labelling.Classifier,
+        "answer",
+        lambda self, batch, notes: answered.extend(notes) or answer(self, batch, notes),
+    )
+    predict(finished_run, table, stopped)
+    assert len(answered) == len(rows) - 2 * 3  # and not what was answered before
+    assert {path.read_bytes() for path in (again, shared, stopped)} == {whole.read_bytes()}
+    assert {path.suffix for path in tmp_path.iterdir()} == {f".{kind}"}  # no parts are left
+
+
+def test_every_kind_of_file_holds_the_same(finished_run, rows, write_table, tmp_path):
+    table = write_table("same.csv", rows)
+    paths = {k: predict(finished_run, table, tmp_path / f"a.{k}") for k in ("jsonl", "parquet")}
+    lines = [json.loads(line) for line in paths["jsonl"].read_text().splitlines()]
+    for line, row in zip(lines, parquet.read_table(paths["parquet"]).to_pylist(), strict=True):
+        assert line.keys() == row.keys()
+        for name, value in line.items():
+            if name.endswith(("_probability", "_weight")) and value is not None:
+                np.testing.assert_allclose(row[name], value, rtol=1e-6)
+            else:
+                assert row[name] == value
+    assert isinstance(lines[0]["contents"], list)
+
+
+def test_bad_rows_are_answered_in_their_place_with_a_note(
+    finished_run, rows, catalogue, tmp_path, model
+):
+    good = next(row for row in rows if row["picture"] and row["title"])
+    (catalogue.parent / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    table = catalogue.parent / "bad.csv"
+    table.write_text(
+        "id,picture,title\n"
+        f"a,{good['picture']},{good['title']}\n"
+        f"b,nowhere.png,{good['title']}\n"
+        f"c,broken.jpg,{good['title']}\n"
+        f"d,{good['picture']},\n"
+        "e,,\n"
+        "too,many,cells,here\n"
+        f"f,../secret.png,{good['title']}\n"
+        f"g,broken.jpg,\n"
+        f",{good['picture']},{good['title']}\n"
+    )
+    lines = read_csv(predict(finished_run, table, tmp_path / "out.csv"))
+    assert [(line["id"], line["note"]) for line in lines] == [
+        ("a", ""),
+        ("b", "missing picture"),
+        ("c", "unreadable picture"),
+        ("d", "no words"),
+        ("e", "neither picture nor words"),
+        ("line 7", "4 cells where the head has 3"),
+        ("f", "picture outside the data folder"),
+        ("g", "unreadable picture; no words"),
+        (good["picture"], ""),
+    ]
+    weights = [line["colour_image_weight"] for line in lines]
+    assert [weights[i] for i in (1, 2, 6)] == ["0.0"] * 3
+    assert weights[3] == "1.0"
+    for line in (lines[4], lines[5], lines[7]):
+        assert line["colour"] == line["colour_probability"] == line["colour_image_weight"] == ""
+    alone = model.predict(texts=[good["title"]])[0]["colour"]  # what b, c and f are answered by
+    assert alone.weights == {"image": 0.0, "text": 1.0}
+    for line in (lines[1], lines[2], lines[6]):
+        assert line["colour"] == alone.label
+        assert float(line["colour_probability"]) == pytest.approx(alone.probability, abs=1e-6)
+    assert {**lines[8], "id": ""} == {**lines[0], "id": ""}
+    nothing = model.predict(images=[None])[0]["colour"]
+    assert (nothing.label, nothing.note) == (None, "neither picture nor words")
+
+
+def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsys):
+    command = ["evaluate", f"--workdir={run}", "--precision=0.3"]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "chosen on val, reached on test" in said
+    thresholds = read_thresholds(run / "thresholds.json")
+    assert thresholds["colour"].target == 0.3
+    outcome = read_outcome(run, "test")
+    expected = thresholds["colour"].accepts(outcome["probabilities"]["colour"])
+    lines = read_csv(predict(run, write_table("accept.csv", rows), tmp_path / "out.csv"))
+    assert [line["colour_accepted"] == "true" for line in lines] == list(expected)
+    stand = thresholds["contents"].accepts(outcome["probabilities"]["contents"])
+    for line, accepted in zip(lines, stand, strict=True):
+        assert line["contents_accepted"].split("|").count("true") == accepted.sum()
+    assert "accepted: colour" in capsys.readouterr().err
+    answers = cma.load(run).predict(texts=[row["title"] or None for row in rows])
+    assert {answer["colour"].accepted for answer in answers} <= {True, False, None}
+    assert any(answer["colour"].accepted is not None for answer in answers)
+    assert main([*command, "--confidence=0.999999", "--precision=0.9999"]) == 0
+    assert "nothing can be promised for colour" in capsys.readouterr().err
+    assert main([*command, "--split=val", "--per-class"]) == 0
+    assert "chosen on one half of val" in capsys.readouterr().err
+
+
+def test_mistakes_end_in_one_line(run, rows, write_table, tmp_path, capsys, catalogue):
+    table = write_table("mistakes.csv", rows)
+    command = ["predict", f"--workdir={run}", f"--input={table}", f"--output={tmp_path}/out.csv"]
+    assert "no column 'headline'" in mistake(capsys, *command, "--text=headline")
+    assert "cannot read the table" in mistake(capsys, *command, "--input=nowhere.csv")
+    assert "ends in .csv, .jsonl" in mistake(capsys, *command, f"--output={tmp_path}/out.xlsx")
+    assert "cannot write beside" in mistake(capsys, *command, "--output=/proc/none/out.csv")
+    assert "numbered from 0" in mistake(capsys, *command, "--host=2", "--hosts=2")
+    assert "is no run" in mistake(capsys, *command, f"--workdir={tmp_path}")
+    (tmp_path / "empty.csv").write_text("picture,title\n")
+    assert "has no rows" in mistake(capsys, *command, f"--input={tmp_path}/empty.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert "neither a picture nor words" in mistake(
+        capsys, *command, f"--input={tmp_path}/other.csv"
+    )
+    predict(run, table, tmp_path / "out.csv", "--host=1", "--hosts=2")
+    other = write_table("shorter.csv", rows[:5])
+    assert "remove it or name another" in mistake(capsys, *command, f"--input={other}")
+    assert "has no split 'tset'" in mistake(capsys, "evaluate", f"--workdir={run}", "--split=tset")
+    says = mistake(capsys, "evaluate", f"--workdir={run}", "--config.data.pth=x")
+    assert "did you mean --config.data.path?" in says
+    assert "add --precision" in mistake(capsys, "evaluate", f"--workdir={run}", "--confidence=0.9")
+    assert "evaluate needs --workdir" in mistake(capsys, "evaluate")
+    (run / "thresholds.json").write_text("{}")
+    assert "does not hold thresholds" in mistake(capsys, *command)
+    (run / "thresholds.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    assert "no checkpoint in" in mistake(capsys, *command)
+    (run / "config.json").write_text("{")
+    assert "is not the config of a run" in mistake(capsys, *command)
