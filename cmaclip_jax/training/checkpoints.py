@@ -67,14 +67,16 @@ def read_parameters(workdir: str | Path) -> tuple[int, Any]:
     if not steps:
         raise UserError(f"no checkpoint in {folder}; train first")
     step, here = max(steps), SingleDeviceSharding(jax.devices()[0])
-    path = folder / str(step) / "default"
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(path).item_metadata.tree
-        name = "params" if saved["ema"] is None else "ema"
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            {name: saved[name]},
-        )
-        how = ocp.checkpoint_utils.construct_restore_args(target)
-        read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
-        return step, jax.device_get(checkpointer.restore(path, read)[name])
+    path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(path).tree
+    name = "params" if saved["ema"] is None else "ema"
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        {name: saved[name]},
+    )
+    how = ocp.checkpoint_utils.construct_restore_args(target)
+    read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
+    try:
+        return step, jax.device_get(handler.restore(path, args=read)[name])
+    finally:
+        handler.close()
