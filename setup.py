@@ -18,6 +18,7 @@ setup(
         "safetensors",
         "huggingface_hub",
         "ftfy",
+        "flatbuffers",  # what jax.export serialises with
         "ml_collections>=1.1",
         "absl-py",
         "chex",

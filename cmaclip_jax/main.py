@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a model from a config (the verb when none is named)",
     "evaluate": "judge a trained run, choose its thresholds; or judge CLIP alone (zero-shot)",
     "predict": "answer every row of a table with a trained run",
+    "export": "write a trained run as StableHLO that runs without this project",
     "prepare": "write any data as record files with small pictures, to train from",
     "bench": "measure the input pipeline: examples a second, per core, per stage",
     "convert": "read or write other people's CLIP checkpoints",

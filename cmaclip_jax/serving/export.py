@@ -1,0 +1,157 @@
+"""A trained run as a folder that JAX runs without this project, on any number of pairs at once.
+
+model.stablehlo         the network as `jax.export` serialises it, for several platforms
+parameters.safetensors  its first argument; apart, since one module holds at most 2 GB
+export.json             its other inputs, its outputs, and how near it comes to the run itself
+tasks.json  tokenizer.json  thresholds.json (where the run has them)
+example.py              asks it about one picture and its words
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
+from safetensors.numpy import load_file
+
+from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS
+from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.trained import Trained
+from cmaclip_jax.weights.layout import save_tensors
+
+MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
+OF_THE_RUN = ("tasks.json", "tokenizer.json", THRESHOLDS)
+EXAMPLE = Path(__file__).with_name("example.py")
+INPUTS = ("image", "has_image", "tokens", "has_text")
+COMPARED = (1, 3, 8)  # pairs at once
+# How far its answers may be from the run's own: the same network, but compiled on its own.
+FARTHEST = {"float32": 1e-5, "bfloat16": 2e-2}
+
+
+def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> dict[str, Any]:
+    """Writes the folder, whole or not at all; returns what its `export.json` says.
+
+    trained: on one device, of one of the platforms, so that what was written can be tried.
+    """
+    here = export.default_export_platform()
+    if here not in platforms:
+        raise UserError(
+            f"what is exported is compared with the run on this machine; add {here} to --platforms"
+        )
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".exporting-") as unfinished:
+        folder = Path(unfinished) / "whole"
+        folder.mkdir()
+        module = export_module(trained, platforms)
+        (folder / MODULE).write_bytes(module.serialize())
+        save_tensors(folder / PARAMETERS, flatten_dict(jax.device_get(trained.params), sep="/"))
+        about = _describe(trained, module, _checked_difference(trained, folder))
+        (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
+        for file in (*(trained.workdir / name for name in OF_THE_RUN), EXAMPLE):
+            if file.exists():
+                shutil.copyfile(file, folder / file.name)
+        folder.replace(output)
+    return about
+
+
+def export_module(trained: Trained, platforms: Sequence[str]) -> export.Exported:
+    """`({name: parameter}, {input: [b,...]}) -> answers`, for any b, lowered for the platforms."""
+
+    def answer(parameters, batch):
+        return trained.objective.predict(unflatten_dict(parameters, sep="/"), batch)
+
+    (rows,) = export.symbolic_shape("b")
+    one = trained.data.encode.empty(1)
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype) for name in INPUTS
+    }
+    parameters = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flatten_dict(trained.params, sep="/")
+    )
+    return export.export(jax.jit(answer), platforms=platforms)(parameters, batch)
+
+
+def largest_difference(trained: Trained, folder: Path) -> float:
+    """Between the answers of what is written in `folder` and the run's own, of any number."""
+    module = export.deserialize(bytearray((folder / MODULE).read_bytes()))
+    parameters = jax.device_put(load_file(folder / PARAMETERS))
+    answer, differences = jax.jit(module.call), []
+    for rows in COMPARED:
+        batch = _some_pairs(trained.data.encode, rows)
+        told = answer(parameters, {name: batch[name] for name in INPUTS})
+        sharded = to_device(batch, batch_sharding(trained.mesh))
+        own = trained.predict_step(trained.params, sharded)
+        distance = jax.tree.map(
+            lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y))),
+            told,
+            {name: own[name] for name in told},
+        )
+        differences += jax.tree.leaves(distance)
+    return float(np.max(differences))  # not a number, if one of them is none
+
+
+def _checked_difference(trained: Trained, folder: Path) -> float:
+    """The largest difference, unless it is too large."""
+    difference, farthest = largest_difference(trained, folder), FARTHEST[_dtype(trained)]
+    if not difference <= farthest:
+        raise UserError(
+            f"nothing is exported: its answers would differ from the run's by {difference:.2g}, "
+            f"more than {farthest:g}; try --config.model.dtype=float32 or another machine"
+        )
+    return difference
+
+
+def _some_pairs(encode: Encoder, rows: int) -> Batch:
+    """Noise as pictures and words: the first row has both, then one, the other, neither."""
+    random, batch = np.random.default_rng(rows), encode.empty(rows)
+    start, end = encode.tokenizer.start, encode.tokenizer.end
+    batch["image"][:] = random.integers(0, 256, batch["image"].shape)
+    ends = random.integers(2, encode.text_length, (rows, 1))
+    words = random.integers(0, start, batch["tokens"].shape)
+    batch["tokens"][:] = np.where(np.arange(encode.text_length) < ends, words, end)
+    batch["tokens"][:, 0] = start
+    batch["has_image"][:] = np.arange(rows) % 4 < 2
+    batch["has_text"][:] = np.arange(rows) % 2 == 0
+    return batch
+
+
+def _describe(trained: Trained, module: export.Exported, difference: float) -> dict[str, Any]:
+    """All that one has to know to call the module."""
+    (_, inputs), _ = jax.tree.unflatten(module.in_tree, map(_described, module.in_avals))
+    encode = trained.data.encode
+    return {
+        "step": trained.step,
+        "platforms": list(module.platforms),
+        "compute_dtype": _dtype(trained),
+        "image_size": encode.image_size,
+        "text_length": encode.text_length,
+        "start_token": encode.tokenizer.start,
+        "end_token": encode.tokenizer.end,
+        "inputs": inputs,
+        "outputs": jax.tree.unflatten(module.out_tree, map(_described, module.out_avals)),
+        "parity": {
+            "largest_difference": difference,
+            "batch_sizes": list(COMPARED),
+            "platform": export.default_export_platform(),
+        },
+        "jax": jax.__version__,
+    }
+
+
+def _described(value) -> dict[str, Any]:
+    """A shape, in which 'b' stands for any number of pairs, and a dtype."""
+    shape = [size if isinstance(size, int) else str(size) for size in value.shape]
+    return {"shape": shape, "dtype": value.dtype.name}
+
+
+def _dtype(trained: Trained) -> str:
+    """What the network computes in."""
+    model = trained.objective.model
+    return np.dtype((model.image or model.text).dtype).name
