@@ -16,10 +16,11 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # What one test has compiled, the others read, those in processes of their own as well.
-COMPILED = "JAX_COMPILATION_CACHE_DIR"
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ[COMPILED] = tempfile.mkdtemp(prefix="compiled")
-    atexit.register(shutil.rmtree, os.environ[COMPILED])
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ  # works for the process that made the folder
+    else tempfile.mkdtemp(prefix="compiled")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -41,6 +42,9 @@ from cmaclip_jax.models import (
     text_encoder,
 )
 from cmaclip_jax.tasks import Task
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 TASKS = (
     Task("colour", ("red", "green", "blue")),

@@ -191,6 +191,7 @@ def variant(finished_run, **changes):
     return dataclasses.replace(trained, config=config, data=data, objective=objective, params=ready)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

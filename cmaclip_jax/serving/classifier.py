@@ -112,31 +112,29 @@ class Classifier:
     def _answers(self, task: Task, probabilities, weights, notes: Sequence[str]) -> list[Answer]:
         """One task's answers: `probabilities` [N,C], `weights` [N,2]."""
         thresholds = self.thresholds.get(task.name)
-        accepted = thresholds.accepts(probabilities) if thresholds else None
-        answers = []
-        for row, note in enumerate(notes):
-            shares = dict(zip(MODALITIES, map(float, weights[row]), strict=True))
-            if not any(shares.values()):
-                answers.append(Answer(None, None, None, shares, note))
-                continue
-            said = probabilities[row]
-            if not task.many:
-                best = int(said.argmax())
-                stands = None if accepted is None else bool(accepted[row])
-                answers.append(Answer(task.classes[best], float(said[best]), stands, shares, note))
-                continue
-            stand = np.zeros(len(said), bool) if accepted is None else accepted[row]
-            chosen = np.flatnonzero((said > YES) | stand)
-            answers.append(
-                Answer(
-                    tuple(task.classes[i] for i in chosen),
-                    tuple(float(said[i]) for i in chosen),
-                    None if accepted is None else tuple(bool(stand[i]) for i in chosen),
-                    shares,
-                    note,
-                )
-            )
-        return answers
+        accepted = thresholds.accepts(probabilities).tolist() if thresholds else None
+        return [
+            self._answer(task, probabilities[i], weights[i], accepted and accepted[i], note)
+            for i, note in enumerate(notes)
+        ]
+
+    def _answer(self, task: Task, said, weights, accepted, note: str) -> Answer:
+        """One answer: `said` [C] probabilities; `accepted` of each class, or of the best one."""
+        shares = dict(zip(MODALITIES, map(float, weights), strict=True))
+        if not any(shares.values()):
+            return Answer(None, None, None, shares, note)
+        if not task.many:
+            best = int(said.argmax())
+            return Answer(task.classes[best], float(said[best]), accepted, shares, note)
+        stands = [False] * len(said) if accepted is None else accepted
+        held = [i for i, stand in enumerate(stands) if stand or said[i] > YES]
+        return Answer(
+            tuple(task.classes[i] for i in held),
+            tuple(float(said[i]) for i in held),
+            None if accepted is None else tuple(stands[i] for i in held),
+            shares,
+            note,
+        )
 
 
 def load(workdir: str | Path) -> Classifier:
