@@ -27,6 +27,7 @@ setup(
         "pillow",
         "rich",
         "tensorboardX",
+        "matplotlib",
         "h5py",
         "pyarrow",
         "etils[epath]",

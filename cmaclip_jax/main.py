@@ -16,6 +16,8 @@ VERBS = {
     "predict": "answer every row of a table with a trained run",
     "export": "write a trained run as StableHLO that runs without this project",
     "prepare": "write any data as record files with small pictures, to train from",
+    "ablate": "train with and without each part of the model, over seeds, and compare",
+    "robustness": "judge trained runs on pictures and words made worse, step by step",
     "bench": "measure the input pipeline: examples a second, per core, per stage",
     "convert": "read or write other people's CLIP checkpoints",
 }

@@ -16,6 +16,10 @@ MAY_IMPORT = {
     "weights": {"models", *FLOOR},
     "evaluation": {"models", "parallel", *FLOOR},
     "training": {"evaluation", "parallel", "weights", "models", *FLOOR},
+    "studies": {
+        *("assembly", "inputs", "run", "towers", "trained"),
+        *("data", "training", "evaluation", "parallel", *FLOOR),
+    },
     "errors": set(),
     "tasks": {"errors"},
     "config": {"errors"},

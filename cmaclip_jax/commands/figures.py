@@ -1,6 +1,6 @@
 """The tables at the end of a run or an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +59,17 @@ def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict
             "by class" if task.classes else _figure(task.overall.value),
             *[_figure(figures[name]) for name in ("accepted_share", "precision", "recall")],
         )
+    return table
+
+
+def text_table(lines: Iterable[list[str]], title: str) -> Table:
+    """Lines of text as a table: a head, then rows whose first cell names them."""
+    head, *body = lines
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for cells in body:
+        table.add_row(*cells)
     return table
 
 

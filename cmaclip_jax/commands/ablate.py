@@ -1,0 +1,75 @@
+"""cmaclip ablate: what each part of the model gives, over several seeds."""
+
+from pathlib import Path
+
+from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.studies.variants import USUAL, VARIANTS
+
+HELP = """\
+Trains the model of a config and the same without one of its parts, each with several seeds, and
+puts their accuracies in one table: ablation.md, ablation.csv and ablation.png in DIR. Each is an
+ordinary run in DIR/VARIANT/seed-N. The same command again goes on where it was stopped; the files
+are there from the first finished run on.
+
+  --config=FILE            the config of the whole model, for example configs/grounding.py
+  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+
+variants:
+""" + "".join(f"  {name:13}{about}\n" for name, (_, about) in VARIANTS.items())
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and compares."""
+    parser = make_parser("ablate", HELP)
+    parser.add_argument("--workdir", help="the study's folder (default: runs/CONFIG-ablation)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many: config.seed and the next")
+    parser.add_argument("--variants", default="", help="which, a,b (default: all but concat)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="train each for so long, as many steps as it then makes, in place of train.steps",
+    )
+    parser.add_argument(
+        "--tasks-apart", action="store_true", help="beside them a run for every task alone"
+    )
+    options, rest = parser.parse_known_args(arguments)
+    config, name = read_named_config(rest)
+    ablate(config, Path(options.workdir or f"runs/{name}-ablation"), options)
+
+
+def ablate(config, workdir: Path, options) -> list[dict]:
+    """Trains what is not there yet; returns the rows of the table."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.commands.train import train_and_evaluate
+    from cmaclip_jax.studies.ablation import open_study, with_equal_minutes
+    from cmaclip_jax.studies.ablation_report import heading, table_cells, table_rows, write_table
+
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    variants = options.variants.split(",") if options.variants else USUAL
+    study = open_study(config, workdir, variants, options.seeds, options.tasks_apart)
+    if options.minutes is not None:
+        study = with_equal_minutes(study, options.minutes, say)
+    for number, run in enumerate(study.runs, 1):
+        name = f"run {number} of {len(study.runs)}: {run}"
+        if run.figures(study.split):
+            say(f"{name}: done before")
+            continue
+        say(f"\n{name}")
+        try:
+            train_and_evaluate(run.config, run.folder)
+        except UserError as error:
+            raise UserError(f"{run}: {error}") from error
+        write_table(study, table_rows(study))
+    rows = table_rows(study)
+    paths = write_table(study, rows)
+    console.print()
+    console.print(text_table(table_cells(study, rows), heading(study)))
+    say(f"written to {', '.join(map(str, paths))}")
+    return rows

@@ -1,0 +1,127 @@
+"""cmaclip robustness: what trained runs still know when pictures or words are made worse."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.errors import UserError
+
+HELP = """\
+Evaluates a trained run under every noise of data.noise and every severity, and writes accuracy and
+the weight of the picture for every task: robustness.json, .md, .csv and curves in .png, all in DIR.
+The same command again goes on where it was stopped.
+
+  --config.FIELD=VALUE     changes a field of all runs' configs, such as data.path
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and evaluates."""
+    parser = make_parser("robustness", HELP)
+    parser.add_argument("--workdir", required=True, help="the run, and where to write")
+    parser.add_argument("--against", default="", help="other runs to draw beside it, DIR2,DIR3")
+    parser.add_argument("--split", default="", help="the split (default: test, else val)")
+    parser.add_argument("--noises", default="", help="which, 'blur,text.blank' (default: all)")
+    parser.add_argument("--severities", default="", help="which (default: 1,2,3,4,5)")
+    parser.add_argument(
+        "--protocol",
+        choices=("half",),
+        help="instead: half of the pairs with Gaussian pictures (strength 5, then 10) and no "
+        "words, as published for Food101; writes robustness-half.*",
+    )
+    options, rest = parser.parse_known_args(arguments)
+    robustness(options, rest)
+
+
+def robustness(options, overrides: list[str]) -> list:
+    """Evaluates what is not known yet; returns what was found under every noise."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.studies import robustness_report as report
+    from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
+    from cmaclip_jax.trained import open_trained
+    from cmaclip_jax.training.workdir import saved_config
+
+    noises, console = _noises(options), Console(stderr=True)
+    others = options.against.split(",") if options.against else []
+    paths = (Path(path).resolve() for path in (options.workdir, *others))
+    workdirs = list(dict.fromkeys(paths))
+    configs = [with_overrides(saved_config(path), overrides) for path in workdirs]
+    check_same_tasks(workdirs)
+    stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
+    kept, split, findings = None, options.split, []
+    names = report.run_names(workdirs)
+    with _progress(console, len(workdirs) * len(noises)) as bar:
+        for name, path, config in zip(names, workdirs, configs, strict=True):
+            trained = open_trained(path, config, sources=True)
+            split = split or trained.data.last_split()
+            kept = kept or Kept(stem.with_suffix(".json"), split, overrides)
+            own = _findings(trained, split, noises, kept, bar, name)
+            findings += [dataclasses.replace(finding, run=name) for finding in own]
+            check_same_pairs(findings)
+    paths = report.write_report(stem, split, findings)
+    for name in names:
+        cells = report.table_cells([x for x in findings if x.run == name], report.MEAN)
+        console.print()
+        console.print(text_table(cells, f"{name}: mean over tasks"))
+    lines = (report.LEGEND.format(split=split), f"written to {', '.join(map(str, paths))}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return findings
+
+
+def _noises(options) -> list:
+    """The noises that the options name, none at all first."""
+    from cmaclip_jax.studies.robustness import SEVERITIES, conditions, half_conditions
+
+    if options.protocol:
+        if options.noises or options.severities:
+            raise UserError("--protocol=half says which noise; leave --noises and --severities out")
+        return half_conditions()
+    try:
+        severities = [int(x) for x in options.severities.split(",")] if options.severities else ()
+    except ValueError as error:
+        raise UserError(f"--severities={options.severities} are numbers such as 1,3,5") from error
+    names = options.noises.split(",") if options.noises else ()
+    return conditions(names, severities or SEVERITIES)
+
+
+def _findings(trained, split: str, noises: list, kept, bar, name: str) -> list:
+    """What a run does under every noise; what is known already is not computed again."""
+    from cmaclip_jax.studies.robustness import Finding, condition_name, judge
+    from cmaclip_jax.studies.robustness_report import MEAN, cell
+
+    run, (task,) = str(trained.workdir), bar.task_ids
+    kept.begin(run, trained.step)
+    known = [finding.noise for finding in kept.of(run, noises)]
+    missing = [noise for noise in noises if noise not in known]
+    bar.advance(task, len(known))
+    if known:
+        bar.console.print(f"{name}: {len(known)} of {len(noises)} known already", highlight=False)
+
+    def track(batches, noise):
+        bar.update(task, description=f"{name}: {condition_name(noise)}")
+        return batches
+
+    for noise, figures in judge(trained, split, missing, track) if missing else ():
+        finding = Finding(run, noise, **figures)
+        kept.add(finding)
+        bar.advance(task)
+        line = f"{name}: {condition_name(noise)}: {cell(finding, MEAN)}"
+        bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return kept.of(run, noises)
+
+
+def _progress(console, conditions: int):
+    """A bar over all conditions of all runs."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    what = TextColumn("{task.description}")
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeLeft(), TextColumn("left "), what)
+    bar = Progress(*columns, console=console, disable=not sys.stderr.isatty())
+    bar.add_task("opening", total=conditions)
+    return bar

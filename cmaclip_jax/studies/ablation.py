@@ -1,0 +1,186 @@
+"""What each part of the model gives: the same training without it, over several seeds."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.assembly import build_objective
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.inputs import Data, open_data
+from cmaclip_jax.studies.throughput import steps_a_second
+from cmaclip_jax.studies.variants import APART, VARIANTS
+from cmaclip_jax.tasks import select_tasks
+from cmaclip_jax.towers import open_towers
+from cmaclip_jax.training import open_workdir
+from cmaclip_jax.training.optimizer import make_optimizer
+
+STEPS = "steps.json"  # what equal minutes came to
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What is trained once with every seed: a variant, or one task of the variant `apart`."""
+
+    variant: str
+    config: ConfigDict
+    task: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-{self.task}" if self.task else self.variant
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRun:
+    """An arm with a seed: an ordinary run in a folder of its own."""
+
+    arm: Arm
+    seed: int
+    config: ConfigDict
+    folder: Path
+
+    def __str__(self):
+        return f"{self.arm.name}, seed {self.seed}"
+
+    def figures(self, split: str) -> dict | None:
+        """What it wrote when it was done; None before that, UserError for another run's folder."""
+        file = self.folder / "evaluation" / f"{split}.json"
+        if not file.exists():
+            return None
+        open_workdir(self.folder, self.config)
+        figures = json.loads(file.read_text())
+        return figures if figures["step"] == self.config.train.steps else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """minutes: how long every run trains, where they are made equal; else None."""
+
+    workdir: Path
+    split: str
+    tasks: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    minutes: float | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm.variant for arm in self.arms))
+
+    @functools.cached_property
+    def runs(self) -> list[StudyRun]:
+        """Seed by seed, so that a study that was stopped compares what it has."""
+        return [
+            StudyRun(
+                arm,
+                seed,
+                changed(arm.config, {"seed": seed}),
+                self.workdir / arm.name / f"seed-{seed}",
+            )
+            for seed in self.seeds
+            for arm in self.arms
+        ]
+
+
+def open_study(
+    config: ConfigDict, workdir: Path, variants: Sequence[str], seeds: int, apart: bool = False
+) -> Study:
+    """The study of a config; every arm is built once, so that none fails hours later."""
+    _check(config, variants, seeds)
+    towers = open_towers(config, None)
+    data = open_data(config, None, towers)
+    tasks = tuple(task.name for task in data.tasks)
+    arms = tuple(_arms(config, variants, tasks if apart else ()))
+    for arm in arms:
+        try:
+            _build(arm, data, towers)
+        except UserError as error:
+            raise UserError(f"{arm.name}: {error}") from error
+    first = config.seed
+    return Study(workdir, data.last_split(), tasks, arms, tuple(range(first, first + seeds)))
+
+
+def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None]) -> Study:
+    """The study with as many steps for every arm as it makes in so many minutes here.
+
+    What was measured is kept in the study's folder: a study that goes on takes the same steps.
+    """
+    if minutes <= 0:
+        raise UserError(f"--minutes={minutes:g} must be more than 0")
+    path = study.workdir / STEPS
+    kept = json.loads(path.read_text()) if path.exists() else {"minutes": minutes, "steps": {}}
+    if kept["minutes"] != minutes:
+        raise UserError(
+            f"{study.workdir} is a study of {kept['minutes']:g} minutes a run; "
+            f"use --minutes={kept['minutes']:g} or name another --workdir"
+        )
+    arms = []
+    for number, arm in enumerate(study.arms, 1):
+        if arm.name not in kept["steps"]:
+            say(f"measuring {arm.name}, {number} of {len(study.arms)}")
+            study.workdir.mkdir(parents=True, exist_ok=True)
+            rate = steps_a_second(arm.config, study.workdir)
+            kept["steps"][arm.name] = max(1, round(60 * minutes * rate))
+            path.write_text(json.dumps(kept, indent=2) + "\n")
+        steps = kept["steps"][arm.name]
+        say(f"{arm.name}: {steps:,} steps in {minutes:g} minutes")
+        arms.append(dataclasses.replace(arm, config=changed(arm.config, {"train.steps": steps})))
+    return dataclasses.replace(study, arms=tuple(arms), minutes=minutes)
+
+
+def changed(config: ConfigDict, fields: dict) -> ConfigDict:
+    """A copy of a config with other values at some dotted paths."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def _check(config: ConfigDict, variants: Sequence[str], seeds: int) -> None:
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise UserError(f"unknown variant {unknown[0]!r}; there is {', '.join(VARIANTS)}")
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds} must be at least 1")
+    model = config.model
+    if config.train.objective != "classification":
+        raise UserError("an ablation compares classifiers; use train.objective='classification'")
+    if (model.inputs, model.modality) != ("both", "attention") or not model.sequence_layers:
+        raise UserError(
+            "an ablation begins with the whole model; use model.inputs='both', "
+            "model.modality='attention' and model.sequence_layers of 1 or more"
+        )
+
+
+def _arms(config: ConfigDict, variants: Sequence[str], apart: Sequence[str]) -> Iterator[Arm]:
+    for name in dict.fromkeys(variants):
+        fields = {f"model.{field}": value for field, value in VARIANTS[name][0].items()}
+        yield Arm(name, changed(config, fields))
+    for task in apart:
+        yield Arm(APART, _alone(config, task), task)
+
+
+def _alone(config: ConfigDict, task: str) -> ConfigDict:
+    """The config for one task; what it says about the others goes."""
+    settings = config.train
+    return changed(
+        config,
+        {
+            "data.labels": (task,),
+            "data.balance": task if config.data.balance == task else "",
+            "train.task_weights": tuple(x for x in settings.task_weights if x[0] == task),
+            "train.class_weights": tuple(x for x in settings.class_weights if x[0] == task),
+        },
+    )
+
+
+def _build(arm: Arm, data: Data, towers) -> None:
+    """Raises UserError where an arm's model or its rules cannot be built."""
+    data = dataclasses.replace(data, tasks=select_tasks(data.tasks, arm.config.data.labels))
+    objective = build_objective(arm.config, data, towers)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0), data.encode.empty(1))
+    make_optimizer(arm.config.train, shapes)

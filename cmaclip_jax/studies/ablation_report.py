@@ -1,0 +1,163 @@
+"""The table and the picture of an ablation, from what its finished runs wrote."""
+
+import csv
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmaclip_jax.studies.ablation import Study, StudyRun
+from cmaclip_jax.studies.variants import ABOUT
+
+MEAN = "(mean)"  # over the tasks; no task can be called so
+NARROWEST = 0.06  # range of accuracies that a panel shows, so that nothing looks like much
+COLUMNS = ("variant", "task", "mean", "sd", "n", "steps", "minutes", "seeds")
+
+
+def table_rows(study: Study) -> list[dict]:
+    """A row for every variant and task, the mean over tasks first.
+
+    mean, sd, n: of the accuracies over the seeds that are done; sd, the sample standard deviation,
+        is None for one seed.
+    steps, minutes: of training, for one seed on average; over all tasks where they have a run each.
+    seeds: the accuracies themselves.
+    """
+    rows = []
+    for variant in study.variants:
+        by_seed = [_of_one_seed(study, variant, seed) for seed in study.seeds]
+        for task in (MEAN, *study.tasks):
+            done = [figures[task] for figures in by_seed if task in figures]
+            if done:
+                rows.append({"variant": variant, "task": task} | _summary(done))
+    return rows
+
+
+def write_table(study: Study, rows: list[dict]) -> list[Path]:
+    """Writes ablation.md, ablation.csv and ablation.png into the study's folder."""
+    paths = [study.workdir / f"ablation.{kind}" for kind in ("md", "csv", "png")]
+    paths[0].write_text(markdown(study, rows))
+    with paths[1].open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"seeds": " ".join(map(str, row["seeds"]))})
+    draw(study, rows).savefig(paths[2])
+    return paths
+
+
+def heading(study: Study) -> str:
+    """What the numbers are."""
+    size = f", trained for {study.minutes:g} minutes each" if study.minutes else ""
+    return (
+        f"Accuracy on the complete pairs of {study.split}{size}: mean ± sample standard deviation "
+        "over seeds"
+    )
+
+
+def table_cells(study: Study, rows: list[dict]) -> Iterator[list[str]]:
+    """The table as text: its head, then a line for every variant that has any figures."""
+    yield ["variant", "seeds", "steps", "minutes", "mean", *study.tasks]
+    for variant in study.variants:
+        own = {row["task"]: row for row in rows if row["variant"] == variant}
+        if own:
+            first = own.get(MEAN) or next(iter(own.values()))
+            spent = [str(first["n"]), f"{first['steps']:,.0f}", f"{first['minutes']:.1f}"]
+            yield [variant, *spent, *(_cell(own.get(task)) for task in (MEAN, *study.tasks))]
+
+
+def markdown(study: Study, rows: list[dict]) -> str:
+    """The table with its heading, and what the variants are."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(study, rows))
+    line = "|---" + "|---:" * (head.count("|") - 2) + "|"
+    legend = (f"- {name}: {ABOUT[name]}" for name in study.variants)
+    return "\n".join([f"{heading(study)}.", "", head, line, *body, "", *legend]) + "\n"
+
+
+def draw(study: Study, rows: list[dict]):
+    """A panel for the mean and every task: each seed a dot, the mean with its spread a bar."""
+    from matplotlib.figure import Figure
+
+    panels = [task for task in (MEAN, *study.tasks) if any(row["task"] == task for row in rows)]
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    height = 0.9 + 0.28 * len(study.variants)
+    figure = Figure((1.2 + 2.4 * across, 0.4 + height * down), dpi=150, layout="constrained")
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for place, task in zip(axes, panels, strict=False):
+        _draw_task(place, study, [row for row in rows if row["task"] == task])
+        place.set_title("mean over tasks" if task == MEAN else task, fontsize=9, loc="left")
+    for place in axes[len(panels) :]:
+        place.remove()
+    figure.suptitle(f"{heading(study)} (dots: seeds)", fontsize=9)
+    return figure
+
+
+def _draw_task(axes, study: Study, rows: list[dict]) -> None:
+    for row in rows:
+        height = study.variants.index(row["variant"])
+        colour = "C0" if row["variant"] == "full" else "C7"
+        below = [height + 0.25] * row["n"]
+        axes.plot(row["seeds"], below, "o", color=colour, alpha=0.6, ms=3, mew=0)
+        axes.errorbar(
+            row["mean"], height, xerr=row["sd"], fmt="|", color=colour, ms=9, mew=1.6, capsize=2
+        )
+    right = min(axes.get_xlim()[1], 1.01)
+    axes.set_xlim(min(axes.get_xlim()[0], right - NARROWEST), right)
+    axes.set_yticks(range(len(study.variants)), study.variants)
+    axes.set_ylim(len(study.variants) - 0.4, -0.5)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float, int, float]]:
+    """{task: (accuracy, steps, minutes)} of the variant's finished runs with a seed."""
+    found, spent = {}, []
+    for run in study.runs:
+        figures = (run.arm.variant, run.seed) == (variant, seed) and run.figures(study.split)
+        if not figures:
+            continue
+        spent.append((figures["step"], training_minutes(run)))
+        for task, numbers in figures["tasks"].items():
+            if numbers["examples"]:
+                found[task] = (numbers["accuracy"], *spent[-1])
+    if len(spent) == sum(arm.variant == variant for arm in study.arms) and found:
+        mean = statistics.fmean(accuracy for accuracy, *_ in found.values())
+        found[MEAN] = (mean, *map(sum, zip(*spent, strict=True)))
+    return found
+
+
+def _summary(done: list[tuple[float, int, float]]) -> dict:
+    accuracies, steps, minutes = zip(*done, strict=True)
+    return {
+        "mean": statistics.fmean(accuracies),
+        "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "n": len(accuracies),
+        "steps": round(statistics.fmean(steps)),
+        "minutes": statistics.fmean(minutes),
+        "seeds": list(accuracies),
+    }
+
+
+def training_minutes(run: StudyRun) -> float:
+    """How long a run's steps took by its own account, without evaluating and saving.
+
+    The first interval, which compiles, counts as long as the others are on average; steps that
+    were made twice, since the run was stopped, count once.
+    """
+    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    speeds = {x["step"]: x["examples_per_second"] for x in lines if "examples_per_second" in x}
+    ends = sorted(speeds)
+    seconds = [
+        (step - before) * run.config.train.batch_size / speeds[step]
+        for before, step in zip([0, *ends], ends, strict=False)
+    ]
+    if len(ends) == 1:
+        return seconds[0] / 60
+    return sum(seconds[1:]) * ends[-1] / (ends[-1] - ends[0]) / 60
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ±{row['sd']:.3f}")

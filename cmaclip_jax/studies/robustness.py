@@ -1,0 +1,211 @@
+"""What a trained run still knows when pictures or words are made worse."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
+from cmaclip_jax.inputs import Data
+from cmaclip_jax.tasks import Task, read_tasks
+from cmaclip_jax.trained import Trained
+
+CLEAN = Noise()
+KINDS = [("image", kind) for kind in IMAGE_NOISES] + [("text", kind) for kind in TEXT_NOISES]
+HALF = "half"  # the published protocol: half of the pairs, their pictures and words at once
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES) -> list[Noise]:
+    """No noise, then every kind with every severity; those without degrees once.
+
+    names: 'blur', or 'image.blank' where pictures and words have a kind of one name; () is all.
+    """
+    known = {name for where, kind in KINDS for name in (kind, f"{where}.{kind}")}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(
+            f"unknown noise {unknown[0]!r}; there is "
+            + ", ".join(f"{where}.{kind}" for where, kind in KINDS)
+        )
+    wanted = [CLEAN]
+    for where, kind in KINDS:
+        if not names or {kind, f"{where}.{kind}"} & set(names):
+            degrees = severities if kind in STRENGTHS else [CLEAN.severity]
+            wanted += [Noise(**{where: kind}, severity=degree) for degree in degrees]
+    return wanted
+
+
+def half_conditions() -> list[Noise]:
+    """No noise, then the published protocol in its two strengths."""
+    return [CLEAN, *PROTOCOLS.values()]
+
+
+def noise_name(noise: Noise) -> str:
+    """'image gaussian', 'text drop', 'image gaussian, text blank (50 %)', or 'clean'."""
+    kinds = (("image", noise.image), ("text", noise.text))
+    name = ", ".join(f"{where} {kind}" for where, kind in kinds if kind) or "clean"
+    return name if noise.share == 1 else f"{name} ({noise.share:.0%})"
+
+
+def degree(noise: Noise) -> int | None:
+    """Its severity; None where its kinds know none."""
+    return noise.severity if {noise.image, noise.text} & set(STRENGTHS) else None
+
+
+def condition_name(noise: Noise) -> str:
+    """'image gaussian 3', or without a degree where there is none."""
+    return f"{noise_name(noise)} {degree(noise) or ''}".strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """How a run did under a noise: {task: examples, accuracy, image_weight}, and their means.
+
+    All over the pairs that are complete without the noise, whatever it takes from them.
+    """
+
+    run: str
+    noise: Noise
+    tasks: dict[str, dict]
+    mean: dict[str, float | None]
+
+
+def judge(
+    trained: Trained, split: str, noises: Sequence[Noise], track: Callable
+) -> Iterator[tuple[Noise, dict]]:
+    """Each noise with `tasks` and `mean` of a Finding. The model is compiled once.
+
+    track: shows how far an evaluation is, `(batches, noise) -> batches`.
+    """
+
+    def outcome(noise: Noise) -> Outcome:
+        batches = track(_noisy(trained, noise).eval_batches(split), noise)
+        return collect(trained.predict_step, trained.params, batches, trained.mesh)
+
+    clean = outcome(CLEAN)
+    for noise in noises:
+        told = clean if noise == CLEAN else _as_without_noise(outcome(noise), clean)
+        figures = score(told, trained.tasks, split, trained.step)
+        yield noise, _in_short(figures["tasks"])
+
+
+def _noisy(trained: Trained, noise: Noise) -> Data:
+    """The run's data under this noise and no other; the run's own ledger hears nothing of it."""
+    data = trained.data
+    config = data.config.copy_and_resolve_references()
+    config.data.noise.update(dataclasses.asdict(noise) | {"evaluate": True})
+    config.eval.batch_size = trained.rows(config.eval.batch_size)
+    ledger = BadRecords(None, config.data.on_error, config.data.max_bad)
+    return dataclasses.replace(data, config=config, bad=ledger)
+
+
+def _as_without_noise(outcome: Outcome, clean: Outcome) -> Outcome:
+    """The outcome with `has_image` and `has_text` as they are without noise.
+
+    By them the complete pairs are chosen. A blank text counts as an absent one: the pairs
+    that were struck would leave the figures, and those that were spared would stay.
+    """
+    _, rows, before = np.intersect1d(outcome["row"], clean["row"], return_indices=True)
+    same = jax.tree.map(lambda x: x[rows], outcome)
+    return same | {name: clean[name][before] for name in ("has_image", "has_text")}
+
+
+def _in_short(tasks: dict[str, dict]) -> dict:
+    """What a Finding keeps of the figures of all tasks."""
+    short = {
+        name: {
+            "examples": task["examples"],
+            "accuracy": task["accuracy"],
+            "image_weight": task["modality_weights"]["image"],
+        }
+        for name, task in tasks.items()
+    }
+    known = [task for task in short.values() if task["examples"]]
+    mean = {
+        name: float(np.mean([task[name] for task in known])) if known else None
+        for name in ("accuracy", "image_weight")
+    }
+    return {"tasks": short, "mean": mean}
+
+
+def check_same_tasks(workdirs: Sequence[Path]) -> None:
+    """Raises UserError where runs do not answer the same questions."""
+    asked = [{task.name: set(task.classes) for task in _tasks(path)} for path in workdirs]
+    for path, tasks in zip(workdirs, asked, strict=True):
+        if tasks != asked[0]:
+            raise UserError(
+                f"{path} and {workdirs[0]} differ in their tasks or classes "
+                f"({', '.join(tasks)}; {', '.join(asked[0])}); compare runs that share them"
+            )
+
+
+def check_same_pairs(findings: Sequence[Finding]) -> None:
+    """Raises UserError where runs were not judged by equally many labels of every task."""
+    clean = [finding for finding in findings if finding.noise == CLEAN]
+    for finding in clean:
+        for task, figures in finding.tasks.items():
+            there, here = figures["examples"], clean[0].tasks[task]["examples"]
+            if there != here:
+                raise UserError(
+                    f"{finding.run} was judged by {there:,} pairs in {task!r} and {clean[0].run} "
+                    f"by {here:,}; compare runs on the same data, or change it with "
+                    "--config.data.path"
+                )
+
+
+def _tasks(path: Path) -> tuple[Task, ...]:
+    try:
+        return read_tasks(path / "tasks.json")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is no whole run: it lacks a tasks.json; train first") from error
+
+
+class Kept:
+    """The file of findings: what is in it is not computed again.
+
+    Findings belong to a split, to changes of the runs' configs, and to a run's folder and step.
+    """
+
+    def __init__(self, path: Path, split: str, overrides: Sequence[str]):
+        self._path = path
+        self._about = {"split": split, "overrides": list(overrides)}
+        self._steps, self._findings = _read(path, self._about)
+
+    def begin(self, run: str, step: int) -> None:
+        """Forgets what a run did at another step."""
+        if self._steps.get(run) != step:
+            self._findings = [x for x in self._findings if x.run != run]
+            self._steps[run] = step
+
+    def of(self, run: str, noises: Sequence[Noise]) -> list[Finding]:
+        """What is known of a run under these noises, in their order."""
+        known = {x.noise: x for x in self._findings if x.run == run}
+        return [known[noise] for noise in noises if noise in known]
+
+    def add(self, finding: Finding) -> None:
+        """One more, written at once."""
+        self._findings.append(finding)
+        findings = list(map(dataclasses.asdict, self._findings))
+        part = self._path.with_suffix(".part")
+        content = {**self._about, "steps": self._steps, "findings": findings}
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.replace(self._path)
+
+
+def _read(path: Path, about: dict) -> tuple[dict[str, int], list[Finding]]:
+    """Steps and findings as they were kept; none where they are about something else."""
+    try:
+        kept = json.loads(path.read_text())
+        if any(kept[name] != value for name, value in about.items()):
+            return {}, []
+        findings = [Finding(**{**x, "noise": Noise(**x["noise"])}) for x in kept["findings"]]
+        return kept["steps"], findings
+    except (OSError, ValueError, LookupError, TypeError):  # nothing there, or nothing of ours
+        return {}, []

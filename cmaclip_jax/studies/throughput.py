@@ -1,0 +1,68 @@
+"""How fast a config trains here: the loop itself, stopped after some seconds."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.run import open_run
+
+WARM_UP = 8  # steps that compile, or find their batches made while others compiled
+SECONDS = 20.0  # of steps after those
+NEVER = 10**9
+
+
+class EnoughMeasured(Exception):
+    """Ends the loop."""
+
+
+class Stopwatch:
+    """Stands where a run's Watcher does, notes when each step is done, and ends the run."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._marks: list[float] = []
+        self._last: Any = None
+
+    def add(self, figures) -> None:
+        """Waits for the step before this one, so that the device never waits for us."""
+        before, self._last = self._last, figures
+        jax.block_until_ready(before)
+        self._marks.append(time.perf_counter())
+        timed = self._marks[WARM_UP:]
+        if len(timed) > 1 and timed[-1] - timed[0] >= self._seconds:
+            raise EnoughMeasured
+
+    def say(self, message) -> None:
+        """Nothing: the real run will say it."""
+
+    def resume(self, step: int, waited: float) -> None:
+        """Nothing: time is taken from the marks."""
+
+    def steps_a_second(self) -> float:
+        timed = self._marks[WARM_UP:]
+        return (len(timed) - 1) / (timed[-1] - timed[0])
+
+
+def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -> float:
+    """Updates a second with input and all, without compiling, evaluating and saving.
+
+    beside: a folder to make a temporary one in, on the disk that the real run will use.
+    """
+    config = config.copy_and_resolve_references()
+    config.train.steps = config.train.log_every = config.checkpoint.every = NEVER
+    config.eval.every = 0
+    stopwatch = Stopwatch(seconds)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".measuring-") as folder:
+        run = open_run(config, Path(folder))
+        try:
+            with contextlib.suppress(EnoughMeasured):
+                dataclasses.replace(run, watcher=stopwatch).train()
+        finally:
+            run.watcher.close()
+    return stopwatch.steps_a_second()

@@ -1,0 +1,21 @@
+"""What an ablation compares: every variant is the same config with other fields."""
+
+# Fields of config.model that a variant changes, and what it is.
+VARIANTS = {
+    "full": ({}, "the config as it is"),
+    "no-sequence": ({"sequence_layers": 0}, "no sequence-wise attention"),
+    "no-modality": ({"modality": "mean"}, "no modality-wise attention: the embeddings' mean"),
+    "late-fusion": (
+        {"sequence_layers": 0, "modality": "concat"},
+        "neither attention: the heads read both embeddings side by side",
+    ),
+    "image-only": ({"inputs": "image"}, "pictures alone"),
+    "text-only": ({"inputs": "text"}, "words alone"),
+    "concat": (
+        {"modality": "concat"},
+        "no modality-wise attention: the heads read both embeddings side by side",
+    ),
+}
+APART = "apart"
+ABOUT = {name: about for name, (_, about) in VARIANTS.items()} | {APART: "a run for every task"}
+USUAL = ("full", "no-sequence", "no-modality", "late-fusion", "image-only", "text-only")

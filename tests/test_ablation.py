@@ -1,0 +1,185 @@
+"""An ablation: its variants are what they say, its table is what its runs wrote."""
+
+import csv
+import json
+import re
+import statistics
+
+import pytest
+from conftest import small_config
+from flax.traverse_util import flatten_dict
+from PIL import Image
+from test_main import QUICKSTART, mistake
+
+from cmaclip_jax.commands import train
+from cmaclip_jax.config import field
+from cmaclip_jax.main import main
+from cmaclip_jax.studies.ablation import open_study
+from cmaclip_jax.studies.variants import USUAL, VARIANTS
+from cmaclip_jax.training.checkpoints import read_parameters
+
+TASKS = ("colour", "contents")
+
+
+def small_arguments(*fields):
+    """The fields in which the small config differs from the quickstart's, as arguments."""
+    config = small_config()
+    names = ("data.image_size", "data.vocabulary", "model.image", "model.text", "train.batch_size")
+    names += ("model.sequence_layers", "data.shop.train_size", "data.shop.val_size", "train.steps")
+    names += ("data.shop.test_size", "eval.batch_size", "checkpoint.every", "train.log_every")
+    own = [f"--config.{name}={field(config, name)}" for name in names]
+    labels = f"--config.data.labels={','.join(TASKS)}"
+    return [QUICKSTART, *own, labels, "--config.eval.every=0", "--config.model.sequence_heads=0"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished study of two variants and two seeds, and one run for each task."""
+    workdir = tmp_path_factory.mktemp("study")
+    command = ["ablate", *small_arguments(), f"--workdir={workdir}", "--tasks-apart"]
+    command += ["--seeds=2", "--variants=full,late-fusion"]
+    assert main(command) == 0
+    return workdir, command
+
+
+def accuracy(folder, task):
+    written = json.loads((folder / "evaluation/test.json").read_text())
+    return written["tasks"][task]["accuracy"]
+
+
+def test_the_table_is_what_the_runs_wrote(study):
+    workdir, _ = study
+    with (workdir / "ablation.csv").open(newline="") as file:
+        rows = {(row["variant"], row["task"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 3 * 3
+    means = {}
+    for (variant, task), row in rows.items():
+        if task not in TASKS:
+            continue
+        name = f"apart-{task}" if variant == "apart" else variant
+        values = [accuracy(workdir / name / f"seed-{seed}", task) for seed in (0, 1)]
+        means.setdefault(variant, []).append(values)
+        assert float(row["mean"]) == pytest.approx(sum(values) / 2)
+        assert float(row["sd"]) == pytest.approx(statistics.stdev(values))
+        assert (row["n"], row["steps"]) == ("2", "8")
+        assert float(row["minutes"]) > 0
+    for variant, by_task in means.items():
+        values = [sum(of_seed) / 2 for of_seed in zip(*by_task, strict=True)]
+        row = rows[variant, "(mean)"]
+        assert float(row["mean"]) == pytest.approx(sum(values) / 2)
+        assert float(row["sd"]) == pytest.approx(statistics.stdev(values))
+        assert row["steps"] == ("16" if variant == "apart" else "8")
+    text = (workdir / "ablation.md").read_text()
+    row = rows["late-fusion", "contents"]
+    cell = f"{float(row['mean']):.3f} ±{float(row['sd']):.3f} |"
+    assert re.search(rf"^\| late-fusion \| 2 \| 8 \|.*{re.escape(cell)}$", text, re.MULTILINE)
+    assert "- apart: a run for every task" in text
+    with Image.open(workdir / "ablation.png") as image:
+        assert min(image.size) > 200
+
+
+def parts(folder):
+    """The parts that a run's parameters belong to, and how wide an answer's input is."""
+    params = flatten_dict(read_parameters(folder)[1], sep="/")
+    names = {path.split("/")[0] for path in params}
+    names |= {"blocks" for path in params if path.startswith("sequence/last")}
+    return names, params["head_colour/hidden_0/kernel"].shape[0]
+
+
+def test_variants_lack_what_they_say(study):
+    workdir, _ = study
+    whole, width = parts(workdir / "full/seed-1")
+    assert whole == {
+        *("image", "text", "sequence", "blocks", "modality", "logit_scale"),
+        *("head_colour", "head_contents"),
+    }
+    late = whole - {"blocks", "modality"}
+    assert parts(workdir / "late-fusion/seed-1") == (late, 2 * width)
+    assert parts(workdir / "apart-colour/seed-1") == (whole - {"head_contents"}, width)
+    for seed in (0, 1):
+        config = json.loads((workdir / f"full/seed-{seed}/config.json").read_text())
+        assert config["seed"] == seed
+
+
+def test_every_usual_variant_changes_one_thing(config, tmp_path):
+    study = open_study(config, tmp_path, (*USUAL, "concat"), 1)
+    models = {arm.name: dict(arm.config.model) for arm in study.arms}
+    for name, model in models.items():
+        changes = {x: value for x, value in model.items() if value != models["full"][x]}
+        assert changes == VARIANTS[name][0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
+    workdir, command = study
+    lost = workdir / "late-fusion/seed-1/evaluation/test.json"
+    written, before = lost.read_text(), (workdir / "ablation.md").read_text()
+    lost.unlink()
+    trained, whole = [], train.train_and_evaluate
+    monkeypatch.setattr(train, "train_and_evaluate", lambda *x: trained.append(x[1]) or whole(*x))
+    assert main(command) == 0
+    assert trained == [workdir / "late-fusion/seed-1"]
+    said = capsys.readouterr().err
+    assert "run 1 of 8: full, seed 0: done before" in said
+    assert "run 6 of 8: late-fusion, seed 1\n" in said
+    assert "continuing from the checkpoint of step 8" in said
+    assert lost.read_text() == written
+    assert (workdir / "ablation.md").read_text() == before
+
+
+def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys):
+    from cmaclip_jax.studies import ablation, throughput
+
+    measure, rates = throughput.steps_a_second, []
+
+    def quick(config, beside):
+        rates.append(measure(config, beside, seconds=0.2))
+        return rates[-1]
+
+    monkeypatch.setattr(ablation, "steps_a_second", quick)
+    minutes = 0.001
+    command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", f"--minutes={minutes}"]
+    command += ["--seeds=1", "--variants=full,image-only"]
+    assert main(command) == 0
+    steps = json.loads((tmp_path / "steps.json").read_text())["steps"]
+    assert list(steps.values()) == [max(1, round(60 * minutes * rate)) for rate in rates]
+    assert "text" not in parts(tmp_path / "image-only/seed-0")[0]
+    for name, count in steps.items():
+        assert (
+            json.loads((tmp_path / name / "seed-0/config.json").read_text())["train"]["steps"]
+            == count
+        )
+        assert f"| {name} | 1 | {count} |" in (tmp_path / "ablation.md").read_text()
+    assert "trained for 0.001 minutes each" in (tmp_path / "ablation.md").read_text()
+    assert not list(tmp_path.glob(".measuring*"))
+    assert main(command) == 0
+    assert len(rates) == 2
+    capsys.readouterr()
+    assert "is a study of 0.001 minutes a run" in mistake(capsys, *command, "--minutes=2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--variants=full,no-sequnce"], "unknown variant 'no-sequnce'; there is full, no-seq"),
+        (["--seeds=0"], "--seeds=0 must be at least 1"),
+        (["--minutes=0"], "--minutes=0 must be more than 0"),
+        (["--config.model.inputs=image"], "begins with the whole model; use model.inputs='both'"),
+        (["--config.model.sequence_layers=0"], "model.sequence_layers of 1 or more"),
+        (["--config.train.objective=contrastive"], "use train.objective='classification'"),
+        (
+            ["--config.train.rates=(('text/.*',0.1),('.*',1.0))"],
+            "image-only: train.rates: 'text/.*' matches no parameter",
+        ),
+    ],
+)
+def test_mistakes_end_before_anything_is_trained(capsys, tmp_path, arguments, says):
+    command = ["ablate", *small_arguments(), f"--workdir={tmp_path}/study"]
+    assert says in mistake(capsys, *command, *arguments)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_belongs_to_one_config(study, capsys):
+    workdir, command = study
+    says = mistake(capsys, *command, "--config.train.learning_rate=1")
+    assert f"workdir '{workdir}/full/seed-0' belongs to a different config" in says
