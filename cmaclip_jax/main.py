@@ -14,6 +14,8 @@ VERBS = {
     "train": "train a model from a config (the verb when none is named)",
     "evaluate": "judge a trained run, choose its thresholds; or judge CLIP alone (zero-shot)",
     "predict": "answer every row of a table with a trained run",
+    "report": "write a page about a run: curves, thresholds, confusions, mistakes, pictures",
+    "explain": "write a page about rows of a table: what the answers to them rest on",
     "export": "write a trained run as StableHLO that runs without this project",
     "prepare": "write any data as record files with small pictures, to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",

@@ -20,6 +20,28 @@ def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """The table to be answered, by a run, and which of its columns is what."""
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
+    parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
+    parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")
+    parser.add_argument(
+        "--outside", action="store_true", help="let the table name pictures outside its folder"
+    )
+
+
+def open_named_table(options: argparse.Namespace):
+    """The table that those arguments name, with the columns that the run was trained on."""
+    from cmaclip_jax.serving.labelling import open_table  # takes seconds to import
+    from cmaclip_jax.training.workdir import saved_config
+
+    data = saved_config(options.workdir).data
+    own = data.source == "table"  # else the run knows of no columns
+    image, text = options.image or own * data.image, options.text or own * data.text
+    return open_table(options.input, image, text, options.outside or data.outside)
+
+
 def read_named_config(arguments: list[str]) -> tuple[ConfigDict, str]:
     """The config that `--config=FILE --config.a.b=value ...` describe, and its file's name."""
     config = read_config(arguments)

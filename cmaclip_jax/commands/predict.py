@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -17,14 +17,8 @@ stopped. Started once per host on a shared disk, the hosts share the rows.
 def run(arguments: list[str]) -> None:
     """Reads the arguments and answers."""
     parser = make_parser("predict", HELP)
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
+    add_table_arguments(parser)
     parser.add_argument("--output", required=True, help="a .csv, .jsonl or .parquet to write")
-    parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
-    parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")
-    parser.add_argument(
-        "--outside", action="store_true", help="let the table name pictures outside its folder"
-    )
     parser.add_argument("--host", type=int, help="this process's number (default: JAX knows)")
     parser.add_argument("--hosts", type=int, help="how many processes share the rows")
     predict(parser.parse_args(arguments))
@@ -36,13 +30,9 @@ def predict(options) -> None:
     from rich.console import Console
 
     from cmaclip_jax.serving.classifier import open_classifier
-    from cmaclip_jax.serving.labelling import Labelling, open_table
-    from cmaclip_jax.training.workdir import saved_config
+    from cmaclip_jax.serving.labelling import Labelling
 
-    data = saved_config(options.workdir).data
-    own = data.source == "table"  # else the run knows of no columns
-    image, text = options.image or own * data.image, options.text or own * data.text
-    table = open_table(options.input, image, text, options.outside or data.outside)
+    table = open_named_table(options)
     console = Console(stderr=True)
     console.print(str(table), highlight=False, soft_wrap=True)
     classifier = open_classifier(options.workdir, devices=jax.local_devices())

@@ -43,6 +43,20 @@ class Tokenizer:
             row[1 : 1 + len(words[: length - 2])] = words[: length - 2]
         return ids
 
+    def places(self, text: str | None, length: int) -> list[tuple[str, list[int]]]:
+        """The words of a text as it is read, each with the positions of its tokens.
+
+        A word that does not fit into `length` tokens has none.
+        """
+        text = clean(text or "")
+        words = text.split()
+        word_at = [number for number, word in enumerate(words) for _ in f"{word} "]
+        places: list[list[int]] = [[] for _ in words]
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        for position, (_, end) in enumerate(encoding.offsets[: length - 2], 1):
+            places[word_at[end - 1]].append(position)
+        return list(zip(words, places, strict=True))
+
     def share_cut(self, texts: Sequence[str], length: int) -> float:
         """The share of `texts` that do not fit into `length` tokens."""
         lengths = [len(words) + 2 for words in self._words(texts)]

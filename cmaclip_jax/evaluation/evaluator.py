@@ -68,13 +68,18 @@ def score(
     score_rows = functools.partial(_score_rows, outcome, tasks, measure)
     image, text = outcome["has_image"] > 0, outcome["has_text"] > 0
     slices = {"without_image": ~image, "without_text": ~text, "all": np.ones_like(image)}
-    complete = image & text if np.any(image & text) else slices["all"]
     return {
         "split": split,
         "step": step,
-        **score_rows(complete),
+        **score_rows(scored_rows(outcome)),
         "slices": {name: score_rows(rows) for name, rows in slices.items() if rows.any()},
     }
+
+
+def scored_rows(outcome: Outcome) -> np.ndarray:
+    """Which rows the figures of a split are of: the complete pairs, or all where none is."""
+    complete = (outcome["has_image"] > 0) & (outcome["has_text"] > 0)
+    return complete if complete.any() else np.ones_like(complete)
 
 
 def _score_rows(

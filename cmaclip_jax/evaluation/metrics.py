@@ -147,11 +147,17 @@ def expected_calibration_error(confidence, correct) -> float:
 
     There are 15 bins of equal width, each with its lower edge, the last with 1 as well.
     """
-    edges = np.linspace(0, 1, BINS + 1)[1:-1]
-    right = np.bincount(np.digitize(confidence, edges), correct, BINS)
-    ascending = np.sort(confidence)  # so that rounding does not depend on the order of rows
-    claimed = np.bincount(np.digitize(ascending, edges), ascending, BINS)
+    _, right, claimed = calibration_bins(confidence, correct)
     return float(np.abs(right - claimed).sum() / len(confidence))
+
+
+def calibration_bins(confidence, correct) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each bin: the decisions in it, how many are right, and the sum of their confidence."""
+    edges = np.linspace(0, 1, BINS + 1)[1:-1]
+    ascending = np.sort(confidence)  # so that rounding does not depend on the order of rows
+    places = np.digitize(ascending, edges)
+    right = np.bincount(np.digitize(confidence, edges), correct, BINS)
+    return np.bincount(places, minlength=BINS), right, np.bincount(places, ascending, BINS)
 
 
 def macro_average_precision(truth, scores) -> float:
@@ -165,7 +171,7 @@ def recall_at_precision(confidence, correct, positives: int, precision: float) -
 
     Decisions are accepted from the most confident down; equal confidences go together.
     """
-    hits, found = _cumulative(confidence, correct)
+    hits, found = ranked(confidence, correct)
     reached = hits[hits / found >= precision]  # a quotient: 0.07 * 100 is more than 7
     return float(reached.max() / positives) if len(reached) and positives else 0.0
 
@@ -196,12 +202,12 @@ def _ratio(part, whole) -> np.ndarray:
 
 
 def _average_precision(truth, scores) -> float:
-    hits, found = _cumulative(scores, truth)
+    hits, found = ranked(scores, truth)
     gains = np.diff(hits, prepend=0) / hits[-1]
     return float(np.sum(gains * hits / found))
 
 
-def _cumulative(scores, correct):
+def ranked(scores, correct) -> tuple[np.ndarray, np.ndarray]:
     """Right ones and all, counted down the ranking, at the end of every run of equal scores."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)

@@ -91,16 +91,22 @@ class Classification:
     def ready(self, params):
         return params
 
-    def predict(self, params, batch: Batch):
-        """Probabilities {task: [B,C]} and modality weights {task: [B,2]}."""
-        logits, aux = self.model.apply({"params": params}, batch)
+    def predict(self, params, batch: Batch, with_maps: bool = False):
+        """Probabilities {task: [B,C]} and modality weights {task: [B,2]}.
+
+        with_maps: also `attention_maps` [B,L,T,P], from every text token to every patch.
+        """
+        logits, aux = self.model.apply({"params": params}, batch, with_maps=with_maps)
         probabilities = {
             task.name: jax.nn.sigmoid(logits[task.name])
             if task.many
             else jax.nn.softmax(logits[task.name], axis=-1)
             for task in self.tasks
         }
-        return {"probabilities": probabilities, "modality_weights": aux["modality_weights"]}
+        outcome = {"probabilities": probabilities, "modality_weights": aux["modality_weights"]}
+        if with_maps:
+            outcome["attention_maps"] = jnp.moveaxis(aux["attention_maps"], 1, 0)
+        return outcome
 
     def _task_losses(self, task: Task, logits, batch: Batch):
         """Losses [B], 0 where the label is unknown or the row is padding; and which count."""

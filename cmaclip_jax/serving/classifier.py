@@ -11,6 +11,7 @@ import numpy as np
 from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -95,19 +96,24 @@ class Classifier:
 
     def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:
         """The answers to a batch that `read` made."""
-        trained, count = self.trained, len(notes)
-        sharded = to_device(batch, batch_sharding(trained.mesh))
-        outcome = jax.device_get(trained.predict_step(trained.params, sharded))
+        outcome = self.outcome(batch, len(notes))
         columns = {
             task.name: self._answers(
                 task,
-                np.asarray(outcome["probabilities"][task.name], np.float32)[:count],
-                np.asarray(outcome["modality_weights"][task.name], np.float32)[:count],
+                outcome["probabilities"][task.name],
+                outcome["modality_weights"][task.name],
                 notes,
             )
             for task in self.tasks
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def outcome(self, batch: dict[str, Any], count: int, step=None) -> Outcome:
+        """What the model says to the first `count` rows of a batch, by `step` if not `predict`."""
+        trained = self.trained
+        sharded = to_device(batch, batch_sharding(trained.mesh))
+        outcome = jax.device_get((step or trained.predict_step)(trained.params, sharded))
+        return jax.tree.map(lambda x: np.asarray(x, np.float32)[:count], outcome)
 
     def _answers(self, task: Task, probabilities, weights, notes: Sequence[str]) -> list[Answer]:
         """One task's answers: `probabilities` [N,C], `weights` [N,2]."""

@@ -1,0 +1,76 @@
+"""cmaclip explain: what the answers to some rows of a table rest on."""
+
+from collections.abc import Sequence
+
+from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
+from cmaclip_jax.errors import UserError
+
+HELP = """\
+Writes a page about some rows of a table: the picture, what every task of a run answers, where each
+word looks in the picture, and how the answers change when a word is left out.
+
+  --rows=3,17              numbers of rows, from 1, or ids; where a number is the id of another
+                           row, write row:3 or id:3
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and explains."""
+    parser = make_parser("explain", HELP)
+    add_table_arguments(parser)
+    parser.add_argument("--rows", required=True, help="which rows, as 3,17")
+    parser.add_argument("--output", default="explain.html", help="the page to write")
+    explain(parser.parse_args(arguments))
+
+
+def explain(options) -> None:
+    """Explains the rows that the options name."""
+    import jax  # what is below takes seconds to import
+    from rich.console import Console
+
+    from cmaclip_jax.evaluation.report.page import write_page
+    from cmaclip_jax.evaluation.report.whole import explain_page
+    from cmaclip_jax.serving.classifier import open_classifier
+    from cmaclip_jax.serving.explaining import Explainer
+
+    console = Console(stderr=True)
+    table = open_named_table(options)
+    chosen = chosen_rows(table, options.rows)
+    console.print(str(table), highlight=False, soft_wrap=True)
+    explainer = Explainer(open_classifier(options.workdir, devices=jax.local_devices()[:1]))
+    names = [f"row {number} ({name})" for number, name, _ in chosen]
+    pairs = [table.pair(row) for _, _, row in chosen]
+    about = (
+        f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir}"
+    )
+    text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_maps)
+    console.print(f"written to {write_page(options.output, text)}", highlight=False, soft_wrap=True)
+
+
+def chosen_rows(table, wanted: str) -> list[tuple]:
+    """(number, name, row) of the rows that are asked for, in that order."""
+    from cmaclip_jax.data.tables import read_rows
+
+    entries = list(dict.fromkeys(filter(None, (entry.strip() for entry in wanted.split(",")))))
+    if not entries:
+        raise UserError("--rows names no row; give numbers or ids, as --rows=3,17")
+    found: dict[str, list[tuple]] = {entry: [] for entry in entries}
+    for number, row in enumerate(read_rows(table.path), 1):
+        name = table.identity(row, number)
+        keys = {str(number), f"row:{number}", name, f"id:{name}"}
+        for entry in keys & found.keys():
+            found[entry].append((number, name, row))
+    return [_one(entry, rows, table) for entry, rows in found.items()]
+
+
+def _one(entry: str, rows: Sequence[tuple], table) -> tuple:
+    """The one row that an entry means."""
+    if not rows:
+        raise UserError(
+            f"{table.path} has no row {entry!r}; give a number from 1 to {table.rows:,}, or an id "
+            f"of its column {table.id or table.image or '(it has none)'}"
+        )
+    if len(rows) > 1:
+        places = ", ".join(str(number) for number, _, _ in rows[:3])
+        raise UserError(f"{entry!r} means {len(rows)} rows ({places}); write row:{rows[0][0]}")
+    return rows[0]

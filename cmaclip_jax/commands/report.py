@@ -1,0 +1,95 @@
+"""cmaclip report: all there is to know about a run, on one page."""
+
+import functools
+from pathlib import Path
+
+from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.errors import UserError
+
+HELP = """\
+Writes DIR/report.html: how the run learned, and for every task its curve of precision over recall
+with the threshold, its confusions, its calibration, what picture and words counted for, the surest
+mistakes and what was held back; and for a few pairs where the words look in the picture. One file,
+with everything in it. It is made from what `cmaclip evaluate` wrote; pictures come from the data.
+
+  --config.FIELD=VALUE     changes a field of the run's config, as config.data.path
+"""
+PICTURES = 120  # on a page, about
+MOST = 6  # mistakes of a task, and as many answers that were held back
+EXPLAINED = 4  # pairs
+FACTS = {
+    "data": ("data.source", "data.path"),
+    "towers": ("model.image", "model.text"),
+    "inputs": ("model.inputs",),
+    "sequence-wise attention, layers": ("model.sequence_layers",),
+    "modality-wise": ("model.modality",),
+    "started from": ("model.pretrained",),
+    "steps": ("train.steps",),
+    "batch size": ("train.batch_size",),
+    "learning rate": ("train.learning_rate",),
+    "seed": ("seed",),
+}
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments and reports."""
+    parser = make_parser("report", HELP)
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--split", default="", help="the split (default: test, else val)")
+    parser.add_argument("--output", help="the page to write (default: DIR/report.html)")
+    options, rest = parser.parse_known_args(arguments)
+    report(options, rest)
+
+
+def report(options, overrides: list[str]) -> None:
+    """Gathers what the page is made from, and writes it."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.evaluation.report.cases import cases
+    from cmaclip_jax.evaluation.report.kept import read_kept
+    from cmaclip_jax.evaluation.report.page import write_page
+    from cmaclip_jax.evaluation.report.whole import report_page
+    from cmaclip_jax.training.workdir import saved_config
+
+    workdir, console = Path(options.workdir), Console(stderr=True)
+    config = with_overrides(saved_config(workdir), overrides)
+    kept = read_kept(workdir, options.split)
+    most = max(1, min(MOST, PICTURES // (2 * len(kept.tasks))))
+    found = {task.name: cases(kept, task, most) for task in kept.tasks} if kept.outcome else {}
+    shown, explained, missing, why_no_heat = _pairs(kept, config, found)
+    text = report_page(kept, facts(config), found, shown, explained, missing, why_no_heat)
+    path = write_page(options.output or workdir / "report.html", text)
+    for line in (*missing, f"written to {path}"):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def facts(config) -> dict[str, str]:
+    """What was trained on what, of a config."""
+    values = {
+        name: [str(functools.reduce(getattr, field.split("."), config)) for field in fields]
+        for name, fields in FACTS.items()
+    }
+    return {name: ", ".join(filter(None, some)) or "-" for name, some in values.items()}
+
+
+def _pairs(kept, config, found) -> tuple:
+    """The pairs to show and to explain, what is missing, and why there is no heat."""
+    from cmaclip_jax.serving.gallery import Gallery
+
+    if not kept.outcome:
+        return {}, [], [], f"the answers to {kept.split} are not kept"
+    try:
+        gallery = Gallery(kept.workdir, config, kept.split, kept.thresholds)
+    except UserError as error:
+        lacks = f"pictures and words, because data or model cannot be opened ({error})"
+        return {}, [], [lacks], "data or model cannot be opened"
+    missing, step = [], gallery.trained.step
+    if step != kept.figures["step"]:
+        missing = [
+            f"figures of the newest checkpoint: they are of step {kept.figures['step']:,}, the "
+            f"single pairs of step {step:,}; {kept.command(f'--split={kept.split}')} mends it"
+        ]
+    rows = [case.row for task in found.values() for case in task.mistakes + task.abstentions]
+    explained = gallery.explain(kept.outcome, EXPLAINED)
+    return gallery.show(rows), explained, missing, gallery.explainer.why_no_maps

@@ -1,0 +1,96 @@
+"""Where the words of a pair look in its picture, and what is said about a pair without them.
+
+Attention shows what was looked at, not why the answer came out as it did: what else the
+layers do with a patch is not in it. What changes when a word is left out is measured, but
+of words that say the same twice it finds neither.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cmaclip_jax.models.objectives import Classification, Objective
+from cmaclip_jax.parallel.mesh import batch_sharding
+from cmaclip_jax.parallel.rules import tree_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A pair as a page shows it: `picture` u8 [S,S,3] as the run sees it, or None and a note."""
+
+    name: str
+    picture: np.ndarray | None
+    text: str | None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word and its attention to each patch [P], which adds up to what fell on the picture.
+
+    heat: None of words that the run does not read (the text was cut), or without a picture.
+    """
+
+    text: str
+    heat: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """A pair, every task's answer, and what they rest on.
+
+    answers: {task: an Answer}, as `predict` gives it.
+    truth: {task: the label}, of pairs whose labels are known.
+    words: with their heat; empty where the model has no maps.
+    sentence: the heat of the whole text, at the token that is read out.
+    asked: (task, class, its probability), the columns of `without`.
+    without: (what was left out, the probabilities then).
+    """
+
+    shown: Shown
+    answers: Mapping[str, Any]
+    truth: Mapping[str, str]
+    words: Sequence[Word] = ()
+    sentence: np.ndarray | None = None
+    asked: Sequence[tuple[str, str, float]] = ()
+    without: Sequence[tuple[str, np.ndarray]] = ()
+
+
+def why_no_maps(objective: Objective) -> str:
+    """Why a model has no heat to show; '' where it has."""
+    if not isinstance(objective, Classification):
+        return "this model compares pictures with sentences and has no sequence-wise attention"
+    model = objective.model
+    if model.image is None or model.text is None:
+        return "this model reads one modality, so that no words look at a picture"
+    if not model.sequence.layers:
+        return "this model has no sequence-wise attention (model.sequence_layers=0)"
+    return ""
+
+
+def make_map_step(objective: Classification, mesh: Mesh, param_shapes) -> Callable:
+    """`(params, batch) -> outcome`, jitted: as `predict`, and `attention_maps` [B,L,T,P]."""
+    return jax.jit(
+        lambda params, batch: objective.predict(params, batch, with_maps=True),
+        in_shardings=(tree_shardings(param_shapes, mesh), batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def word_heat(maps: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """A word's attention to each patch [P], from one pair's `maps` [L,T,P].
+
+    The mean over its tokens and over all layers but the last, whose words nobody reads any
+    more; of a single layer that one.
+    """
+    layers = maps[:-1] if len(maps) > 1 else maps
+    return layers[:, list(places)].mean(axis=(0, 1))
+
+
+def sentence_heat(maps: np.ndarray, end: int) -> np.ndarray:
+    """The last layer's attention of the token that the text is read out at: [L,T,P] -> [P]."""
+    return maps[-1, end]

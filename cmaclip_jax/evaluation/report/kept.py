@@ -1,0 +1,105 @@
+"""What a run's folder keeps of how it learned and how it did, all that a report is made from."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import Outcome, read_outcome, scored_rows
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
+from cmaclip_jax.tasks import Task, read_tasks
+
+ORDER = ("test", "val", "train")  # by which split a run is looked at first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """
+    figures: evaluation/SPLIT.json; empty where that is missing.
+    outcome: evaluation/SPLIT.npz, of the rows that the figures are of; None where missing.
+    history: {name: (steps, values)} of every figure in metrics.jsonl.
+    """
+
+    workdir: Path
+    tasks: tuple[Task, ...]
+    split: str
+    figures: dict
+    outcome: Outcome | None
+    thresholds: dict[str, TaskThresholds]
+    history: dict[str, tuple[list[int], list[float]]]
+
+    def command(self, *more: str) -> str:
+        """What makes the missing files."""
+        return " ".join(("cmaclip evaluate", f"--workdir={self.workdir}", *more))
+
+    def judged(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities and the labels of a task."""
+        return self.outcome["probabilities"][task.name], self.outcome["labels"][task.name]
+
+
+def read_kept(workdir: str | Path, split: str = "") -> Kept:
+    """Reads a run's folder; `split` is the last one evaluated of test, val where not named."""
+    workdir = Path(workdir)
+    split = split or _evaluated(workdir)
+    figures = _read_figures(workdir, split)
+    npz, thresholds = workdir / "evaluation" / f"{split}.npz", workdir / THRESHOLDS
+    return Kept(
+        workdir=workdir,
+        tasks=_read_tasks(workdir),
+        split=split,
+        figures=figures,
+        outcome=_scored(read_outcome(workdir, split)) if figures and npz.exists() else None,
+        thresholds=read_thresholds(thresholds) if thresholds.exists() else {},
+        history=read_history(workdir / "metrics.jsonl"),
+    )
+
+
+def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Every figure of metrics.jsonl by step; of a step that was run twice, the later value."""
+    series: dict[str, dict[int, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            figures = json.loads(line)
+            step = int(figures.pop("step"))
+        except (ValueError, KeyError, AttributeError):
+            continue  # the last line of a run that was killed
+        for name, value in figures.items():
+            if isinstance(value, int | float) and np.isfinite(value):
+                series.setdefault(name, {})[step] = float(value)
+    return {name: (sorted(s), [s[step] for step in sorted(s)]) for name, s in series.items()}
+
+
+def _evaluated(workdir: Path) -> str:
+    """The split to look at: of those that were evaluated the first in `ORDER`."""
+    there = [split for split in ORDER if (workdir / "evaluation" / f"{split}.json").exists()]
+    return (there or ["test"])[0]
+
+
+def _read_tasks(workdir: Path) -> tuple[Task, ...]:
+    try:
+        return read_tasks(workdir / "tasks.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{workdir} is no whole run: its tasks.json cannot be read; name another --workdir"
+        ) from error
+
+
+def _read_figures(workdir: Path, split: str) -> dict:
+    path = workdir / "evaluation" / f"{split}.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text()) | {"split": split}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read; make it with `cmaclip evaluate --workdir={workdir} "
+            f"--split={split}`"
+        ) from error
+
+
+def _scored(outcome: Outcome) -> Outcome:
+    rows = scored_rows(outcome)
+    return jax.tree.map(lambda x: x[rows], outcome)

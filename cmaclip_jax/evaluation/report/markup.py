@@ -1,0 +1,85 @@
+"""HTML made of elements. Whatever was not made here is text, and is escaped."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+VOID = ("br", "img", "meta")
+Cell = Any  # of a table: a text or markup
+
+
+class Html(str):
+    """Finished markup."""
+
+
+def element(tag: str, *children: str, **attributes) -> Html:
+    """An element; `class_` is the attribute class, `aria_label` aria-label, None leaves one out."""
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return Html(f"<{tag}{written}>" + ("" if tag in VOID else f"{join(children)}</{tag}>"))
+
+
+def join(children: Iterable[str]) -> Html:
+    """Children one after the other; texts among them are escaped."""
+    return Html("".join(x if isinstance(x, Html) else html.escape(str(x)) for x in children))
+
+
+def paragraph(*children: str, **attributes) -> Html:
+    """A paragraph."""
+    return element("p", *children, **attributes)
+
+
+def table(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], **attributes) -> Html:
+    """A table that scrolls inside itself; the first cell of a row names it."""
+    names = element("tr", *[element("th", cell, scope="col") for cell in head])
+    lines = [
+        element(
+            "tr",
+            element("th", first, scope="row"),
+            *[cell if is_cell(cell) else element("td", cell) for cell in rest],
+        )
+        for first, *rest in rows
+    ]
+    whole = element(
+        "table",
+        element("caption", caption),
+        element("thead", names),
+        element("tbody", *lines),
+        **attributes,
+    )
+    return scrolling(caption, whole)
+
+
+def is_cell(content: Cell) -> bool:
+    """Whether this is a finished cell of a table."""
+    return isinstance(content, Html) and content.startswith("<td")
+
+
+def scrolling(name: str, content: Html) -> Html:
+    """What is wider than a phone scrolls inside itself, by keyboard as well."""
+    return element("div", content, class_="wide", role="region", tabindex="0", aria_label=name)
+
+
+def folded(summary: str, *content: str, **attributes) -> Html:
+    """What is shown when it is asked for."""
+    return element("details", element("summary", summary), *content, **attributes)
+
+
+def picture(source: str, alternative: str, **attributes) -> Html:
+    """A picture that is in the page itself."""
+    return element("img", src=source, alt=alternative, **attributes)
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number as all tables of a run write it; '-' where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def share(image: float, text: float) -> Html:
+    """What picture and words counted for, as a bar."""
+    said = f"picture {image:.2f}, words {text:.2f}"
+    bar = element("span", style=f"width:{100 * image:.1f}%")
+    return element("span", bar, class_="share", role="img", aria_label=said, title=said)
