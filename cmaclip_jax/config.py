@@ -291,7 +291,10 @@ def with_overrides(config: ConfigDict, arguments: list[str]) -> ConfigDict:
         _check_field(argument, known)
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_dict(
-        "config", config.copy_and_resolve_references(), flag_values=values
+        "config",
+        config.copy_and_resolve_references(),
+        flag_values=values,
+        sys_argv=["cmaclip", *arguments],
     )
     return _checked(_parsed(values, holder, arguments))
 

@@ -1,7 +1,5 @@
 """cmaclip explain: what the answers to some rows of a table rest on."""
 
-from collections.abc import Sequence
-
 from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
 from cmaclip_jax.errors import UserError
 
@@ -38,8 +36,7 @@ def explain(options) -> None:
     chosen = chosen_rows(table, options.rows)
     console.print(str(table), highlight=False, soft_wrap=True)
     explainer = Explainer(open_classifier(options.workdir, devices=jax.local_devices()[:1]))
-    names = [f"row {number} ({name})" for number, name, _ in chosen]
-    pairs = [table.pair(row) for _, _, row in chosen]
+    names, pairs = [name for name, _ in chosen], [table.pair(row) for _, row in chosen]
     about = (
         f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir}"
     )
@@ -48,8 +45,8 @@ def explain(options) -> None:
 
 
 def chosen_rows(table, wanted: str) -> list[tuple]:
-    """(number, name, row) of the rows that are asked for, in that order."""
-    from cmaclip_jax.data.tables import read_rows
+    """(name, row) of the rows that are asked for, in that order."""
+    from cmaclip_jax.data.tables import NoRow, read_rows
 
     entries = list(dict.fromkeys(filter(None, (entry.strip() for entry in wanted.split(",")))))
     if not entries:
@@ -57,13 +54,15 @@ def chosen_rows(table, wanted: str) -> list[tuple]:
     found: dict[str, list[tuple]] = {entry: [] for entry in entries}
     for number, row in enumerate(read_rows(table.path), 1):
         name = table.identity(row, number)
+        about = f"{name}: {row.reason}" if isinstance(row, NoRow) else name
+        shown = name if name == f"row {number}" else f"row {number} ({about})"
         keys = {str(number), f"row:{number}", name, f"id:{name}"}
         for entry in keys & found.keys():
-            found[entry].append((number, name, row))
+            found[entry].append((number, shown, row))
     return [_one(entry, rows, table) for entry, rows in found.items()]
 
 
-def _one(entry: str, rows: Sequence[tuple], table) -> tuple:
+def _one(entry: str, rows: list[tuple], table) -> tuple:
     """The one row that an entry means."""
     if not rows:
         raise UserError(
@@ -73,4 +72,4 @@ def _one(entry: str, rows: Sequence[tuple], table) -> tuple:
     if len(rows) > 1:
         places = ", ".join(str(number) for number, _, _ in rows[:3])
         raise UserError(f"{entry!r} means {len(rows)} rows ({places}); write row:{rows[0][0]}")
-    return rows[0]
+    return rows[0][1:]

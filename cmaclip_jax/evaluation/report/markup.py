@@ -32,23 +32,31 @@ def paragraph(*children: str, **attributes) -> Html:
     return element("p", *children, **attributes)
 
 
-def table(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], **attributes) -> Html:
-    """A table that scrolls inside itself; the first cell of a row names it."""
-    names = element("tr", *[element("th", cell, scope="col") for cell in head])
+def table(
+    caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], words: Sequence[str] = ()
+) -> Html:
+    """A table that scrolls inside itself; the first cell of a row names it.
+
+    words: the heads of columns that hold words, which stand at the left.
+    """
+    sides = ["words" if cell in words else None for cell in head]
+    names = [element("th", c, scope="col", class_=s) for c, s in zip(head, sides, strict=True)]
     lines = [
         element(
             "tr",
             element("th", first, scope="row"),
-            *[cell if is_cell(cell) else element("td", cell) for cell in rest],
+            *[
+                cell if is_cell(cell) else element("td", cell, class_=side)
+                for cell, side in zip(rest, sides[1:], strict=True)
+            ],
         )
         for first, *rest in rows
     ]
     whole = element(
         "table",
         element("caption", caption),
-        element("thead", names),
+        element("thead", element("tr", *names)),
         element("tbody", *lines),
-        **attributes,
     )
     return scrolling(caption, whole)
 

@@ -94,23 +94,28 @@ def explained(pair: Explained) -> Html:
     )
 
 
+def judged(truth: str, right: bool) -> Html:
+    """The truth, marked by whether the answer was it."""
+    mark = "\N{CHECK MARK}" if right else "\N{BALLOT X}"
+    return element("span", f"{mark} {truth}", class_="good" if right else "bad")
+
+
 def answer_table(pair: Explained) -> Html:
     """What every task says about a pair."""
     truth = ["truth"] if pair.truth else []
     head = ["task", "answer", *truth, "probability", "accepted", "picture : words"]
-    return table(
-        f"Answers on {pair.shown.name}", head, [list(_answer_row(pair, t)) for t in pair.answers]
-    )
+    rows = [list(_answer_row(pair, task)) for task in pair.answers]
+    return table(f"Answers on {pair.shown.name}", head, rows, words=("answer", "truth"))
 
 
 def _answer_row(pair: Explained, task: str) -> Iterable[str]:
     answer = pair.answers[task]
     yield task
-    yield element("td", _listed(answer.label), class_="words")
+    said = _listed(answer.label)
+    yield said
     if pair.truth:
-        truth, said = pair.truth.get(task, "?"), _listed(answer.label)
-        mark = "" if truth == "?" else "good" if truth == said else "bad"
-        yield element("td", truth, class_=f"words {mark}".strip())
+        truth = pair.truth.get(task)
+        yield judged(truth, truth == said) if truth else "?"
     yield _listed(answer.probability, "{:.3f}".format)
     yield _listed(answer.accepted, lambda stands: "yes" if stands else "no")
     both = answer.weights["image"], answer.weights["text"]

@@ -41,13 +41,15 @@ def summary(kept: Kept, about: Mapping[str, str], missing: Sequence[str]) -> Htm
                 for said, name in list(COLUMNS.items())[:2]
             ],
         ]
+    facts = [
+        element("div", element("dt", name), element("dd", value)) for name, value in about.items()
+    ]
     shown = [element("div", element("b", value), element("span", what)) for value, what in tiles]
-    facts = [[name, element("td", value, class_="words")] for name, value in about.items()]
     return join(
         [
             *([element("div", *shown, class_="tiles")] if tiles else []),
             *[paragraph(element("b", "Missing: "), line) for line in missing],
-            table("What was trained, on what", ["", ""], facts),
+            element("dl", *facts),
         ]
     )
 
@@ -125,46 +127,35 @@ def task_table(kept: Kept) -> Html:
     """One line per task."""
     figures = kept.figures
     precisions = list(next(iter(figures["tasks"].values()))["recall_at_precision"])
-    slices = {said: name for said, name in SLICES.items() if name in figures["slices"]}
+    slices = {said: figures["slices"].get(name) for said, name in SLICES.items()}
+    slices = {said: part for said, part in slices.items() if part}
     recalls = [f"recall at precision {precision}" for precision in precisions]
     stands = ["accepted", "right of these"] if kept.outcome and kept.thresholds else []
-    head = [
-        "task",
-        "classes",
-        "known",
-        "commonest",
-        *COLUMNS,
-        *recalls,
-        *stands,
-        *slices,
-        "weights",
-    ]
+    columns = [*COLUMNS, *recalls, *stands, *slices, "classes", "known", "commonest"]
     rows = [
         [
             task.name,
-            str(len(task.classes)),
-            f"{scored['examples']:,}",
-            figure(commonest(task, scored)),
+            share(*scored["modality_weights"].values()),
             *[figure(scored[name]) for name in COLUMNS.values()],
             *[figure(value) for value in scored["recall_at_precision"].values()],
             *(_accepted(kept, task) if stands else []),
-            *[
-                figure(figures["slices"][s]["tasks"][task.name]["accuracy"])
-                for s in slices.values()
-            ],
-            share(*scored["modality_weights"].values()),
+            *[figure(part["tasks"][task.name]["accuracy"]) for part in slices.values()],
+            str(len(task.classes)),
+            f"{scored['examples']:,}",
+            figure(commonest(task, scored)),
         ]
         for task, scored in scored_tasks(kept)
     ]
-    blank = [""] * (len(precisions) + len(stands) + len(slices) + 1)
     mean = [figure(figures["mean"].get(name)) for name in COLUMNS.values()]
-    rows.append(["mean", "", "", "", *mean, *blank])
+    rows.append(["mean", "", *mean, *[""] * (len(columns) - len(mean))])
     told = (
         f"Figures of {kept.split} at step {figures['step']:,}. Commonest: the accuracy of always "
         "answering the commonest class. Recall at a precision: the share of all known labels that "
         "is found while that share of the accepted answers is right."
     )
-    return join([paragraph(told), table("Tasks", head, rows), weights_key()])
+    return join(
+        [paragraph(told), table("Tasks", ["task", "weights", *columns], rows), weights_key()]
+    )
 
 
 def scored_tasks(kept: Kept) -> list[tuple[Task, dict]]:

@@ -41,7 +41,11 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-styl
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .tiles span { color: var(--quiet); font-size: .875rem; }
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 27rem)); }
-.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
+dl { margin: 1rem 0; }
+dl > div { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .15rem 0; }
+dt { color: var(--quiet); width: 15rem; }
+dd { margin: 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .875rem; }
 svg { display: block; width: 100%; height: auto; }
@@ -67,7 +71,8 @@ th:first-child {
   text-align: left; position: sticky; left: 0; background: var(--page); max-width: 11rem;
 }
 td { white-space: nowrap; }
-td.words { white-space: normal; text-align: left; min-width: 9rem; }
+td.words, th.words { text-align: left; }
+td.words { white-space: normal; min-width: 9rem; }
 .matrix th, .matrix td { padding: .2rem .4rem; }
 .matrix thead th:not(:first-child) {
   writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; max-height: 9rem;
@@ -89,6 +94,7 @@ details[open] { padding-bottom: .75rem; }
 details details { border-style: dashed; }
 summary { cursor: pointer; padding: .6rem 0; }
 summary h3 { display: inline; margin-right: .75rem; }
+summary span { color: var(--quiet); margin-right: .75rem; white-space: nowrap; }
 .pair { background: var(--card); border-radius: .5rem; padding: .6rem; min-width: 0; }
 .pair img, .none { width: 100%; aspect-ratio: 1; border-radius: .3rem; }
 .pair p { margin: .3rem 0; font-size: .875rem; line-height: 1.4; }
@@ -99,8 +105,9 @@ summary h3 { display: inline; margin-right: .75rem; }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
 .whole { border-top: 1px solid var(--line); padding: 1rem 0; }
-.whole > .both { display: grid; gap: 0 1.5rem; }
+.whole > .both { display: grid; gap: 0 1.5rem; align-items: start; }
 @media (min-width: 48rem) { .whole > .both { grid-template-columns: 14rem minmax(0, 1fr); } }
+.both > *, section > *, details > * { min-width: 0; }
 .whole .first { max-width: 14rem; }
 .heats { display: grid; gap: .75rem; }
 .heats { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }

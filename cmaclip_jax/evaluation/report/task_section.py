@@ -27,7 +27,7 @@ from cmaclip_jax.evaluation.report.markup import (
     share,
     table,
 )
-from cmaclip_jax.evaluation.report.pairs import card
+from cmaclip_jax.evaluation.report.pairs import card, judged
 from cmaclip_jax.evaluation.report.sections import matrix
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, reached
 from cmaclip_jax.tasks import Task
@@ -50,10 +50,18 @@ def task_section(
         parts += [*_confusion(task, scored), _classes(kept, task, scored)]
     if found is not None:
         parts += _cases(found, shown)
-    summary = element("h3", task.name), f"accuracy {figure(scored['accuracy'])}"
+    about = [f"accuracy {figure(scored['accuracy'])}"]
+    if found is not None and kept.thresholds:
+        about.append(f"{found.held_back:,} held back")
+    if found is not None:
+        about.append(f"{found.wrong:,} mistakes")
     return element(
         "details",
-        element("summary", *summary),
+        element(
+            "summary",
+            element("h3", task.name),
+            *[y for x in about for y in (" ", element("span", x))],
+        ),
         *parts,
         open="" if first else None,
         id=f"task-{kept.tasks.index(task)}",
@@ -131,7 +139,12 @@ def _calibration_chart(found, error: float) -> Html:
         "Calibration bins",
         ["confidence", "answers", "mean confidence", "right"],
         [
-            [f"{p.low:.2f} to {p.high:.2f}", f"{p.count:,}", figure(p.claimed), figure(p.right)]
+            [
+                f"{p.low:.2f}\N{EN DASH}{p.high:.2f}",
+                f"{p.count:,}",
+                figure(p.claimed),
+                figure(p.right),
+            ]
             for p in bins
         ],
     )
@@ -150,11 +163,13 @@ def _confusion(task: Task, scored: dict) -> list[Html]:
         caption = "Confusions: a row per true class, a column per answer"
         if most < len(task.classes):
             caption += f"; the {most - 1} of {len(task.classes)} classes with the most mistakes"
+        if len(task.classes) > SHOWN_CLASSES:
             listed = confusions_of(counts, task.classes, CONFUSIONS)
         parts.append(matrix(caption, *collapsed(counts, task.classes, most)))
     if listed:
         rows = [[row["truth"], row["decision"], str(row["count"])] for row in listed]
-        parts.append(table("The commonest mistakes", ["truth", "answer", "pairs"], rows))
+        head = ["truth", "answer", "pairs"]
+        parts.append(table("The commonest mistakes", head, rows, words=("answer",)))
     return parts
 
 
@@ -214,7 +229,7 @@ def _unseen(row: int) -> Shown:
 def _lines(case: Case) -> Sequence[Html]:
     accepted = "" if case.accepted is None else ", accepted" if case.accepted else ", held back"
     said = element("b", case.answer), f" {case.probability:.3f}{accepted}"
-    truth = element("span", case.truth, class_="good" if case.right else "bad")
+    truth = judged(case.truth, case.right)
     return paragraph("answer ", *said), paragraph("truth ", truth)
 
 
