@@ -77,7 +77,7 @@ LAYOUTS |= {f"tfds {kind}": a_tfds(kind) for kind in ("tfrecord", "array_record"
 LAYOUTS |= {f"prepared {kind}": a_prepared(kind) for kind in ("tfrecord", "array_record")}
 
 
-FAST = ("food101 kaggle", "fashion_gen", "table a.csv", "tfds tfrecord", "prepared array_record")
+FAST = ("fashion_gen", "table a.csv", "prepared array_record")
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     assert "sentences describe the classes of 6 tasks" in capsys.readouterr().err
     (tmp_path / "run/checkpoints").mkdir()
     assert "is a run with figures of its own" in mistake(capsys, *command)
-    assert "needs --zero-shot" in mistake(capsys, "evaluate", QUICKSTART)
+    assert "or --zero-shot --source=CLIP" in mistake(capsys, "evaluate", QUICKSTART)
     long = f"--config.eval.prompts=('{'a b ' * 20}{{}}',)"
     assert "is longer than data.text_length=16" in mistake(
         capsys, *command[:-1], f"--workdir={tmp_path / 'long'}", long
