@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import apply
+from pages import check_page
 from test_main import mistake
-from test_report import check_page
 from test_serving import read_csv
 
 import cmaclip_jax as cma

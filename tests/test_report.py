@@ -1,16 +1,14 @@
 """A report is one honest file: what it says is what was measured, and it fetches nothing."""
 
-import html.parser
-import itertools
 import json
 import re
 import shutil
 import subprocess
-import types
 
 import numpy as np
 import pytest
 from conftest import TASKS, make_model, make_objective
+from pages import check_page
 from sklearn.metrics import precision_recall_curve
 from test_main import mistake
 
@@ -30,7 +28,8 @@ from cmaclip_jax.evaluation.metrics import expected_calibration_error, recall_at
 from cmaclip_jax.evaluation.report.cases import cases
 from cmaclip_jax.evaluation.report.charts import Plot, axis, share_axis
 from cmaclip_jax.evaluation.report.kept import read_history, read_kept
-from cmaclip_jax.evaluation.report.markup import VOID, element
+from cmaclip_jax.evaluation.report.markup import element
+from cmaclip_jax.evaluation.report.style import STYLE
 from cmaclip_jax.evaluation.report.whole import report_page
 from cmaclip_jax.evaluation.thresholds import calibrate, reached, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
@@ -40,77 +39,6 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 EVIL = "<script>alert('x')</script>&\"quoted\""
-
-
-class Page(html.parser.HTMLParser):
-    """What a page holds; its tags must be balanced."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements, self.texts, self.tables, self._open = [], [], {}, []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append(types.SimpleNamespace(tag=tag, **{"attributes": dict(attributes)}))
-        if tag in VOID:
-            return
-        self._open.append(tag)
-        if tag == "table":
-            self._rows = []
-        if tag == "tr":
-            self._rows.append([])
-        if tag in ("td", "th"):
-            self._rows[-1].append("")
-        if tag == "caption":
-            self._caption = ""
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-        if tag == "table":
-            self.tables[self._caption] = self._rows
-
-    def handle_data(self, data):
-        if "style" in self._open:
-            return
-        self.texts.append(data)
-        if "caption" in self._open:
-            self._caption += data
-        elif "td" in self._open or "th" in self._open:
-            self._rows[-1][-1] += data
-
-    def all(self, tag):
-        return [x.attributes for x in self.elements if x.tag == tag]
-
-    def values(self, name):
-        return [x.attributes[name] for x in self.elements if name in x.attributes]
-
-    @property
-    def text(self):
-        return " ".join(self.texts)
-
-
-def check_page(text: str) -> Page:
-    """What holds for every page: it stands alone, runs nothing and can be used by everybody."""
-    page = Page(text)
-    assert len(text) < 4e6
-    assert not re.search(r"https?:|url\(|@import|//\w+\.", text)
-    assert all(source.startswith("data:image/") for source in page.values("src"))
-    identities = page.values("id")
-    assert len(identities) == len(set(identities))
-    assert {target.removeprefix("#") for target in page.values("href")} <= set(identities)
-    names = {x.tag for x in page.elements}
-    assert not names & {"script", "link", "iframe", "object", "base", "form"}
-    assert not [name for x in page.elements for name in x.attributes if name.startswith("on")]
-    assert all("alt" in picture for picture in page.all("img"))
-    assert all(drawing.get("aria-label") or "aria-hidden" in drawing for drawing in page.all("svg"))
-    levels = [int(x.tag[1]) for x in page.elements if re.fullmatch(r"h[1-6]", x.tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert all(row.get("tabindex") == "0" for row in page.all("div") if row.get("class") == "wide")
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +335,26 @@ def test_a_long_line_stays_small_and_keeps_its_ends():
     assert len(points) == 400
     assert points[0] == "50.0 208.0"
     assert points[-1] == "368.0 10.0"
+
+
+def luminance(colour: str) -> float:
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_everything_stands_out_from_its_ground(dark):
+    """WCAG's contrast: 4.5 for words, 3 for lines."""
+    colours = dict(re.findall(r"--(\w+): (#\w{6})", STYLE.split("@media (prefers")[dark][:1200]))
+    for name, colour in colours.items():
+        least = 4.5 if name in ("text", "quiet", "link", "good", "bad") else 3
+        if name in ("page", "card", "line", "words"):  # words: a bar, and its share is said as well
+            continue
+        for ground in ("page", "card"):
+            low, high = sorted((luminance(colour), luminance(colours[ground])))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
+    assert len(colours) == 19
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

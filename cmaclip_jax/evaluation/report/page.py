@@ -49,7 +49,7 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
         "body",
         element("a", "Skip to the content", class_="skip", href="#content"),
         element("header", element("h1", title), paragraph(about)),
-        element("nav", element("ul", *links), aria_label="Contents"),
+        *([element("nav", element("ul", *links), aria_label="Contents")] if links[1:] else []),
         element("main", join(parts), id="content", tabindex="-1"),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"

@@ -25,13 +25,13 @@ SIDE = 160  # pixels of a picture at most
 STRENGTH = 190  # of 255: what covers the hottest patch
 HEAT = (255, 64, 0)
 READING_HEAT = (
-    "The redder a patch, the more attention the word gives it, within one picture: red is that "
-    "word's own most. The percentage is the share of the word's attention that falls on the "
-    "picture at all; the rest stays with the words. It is the attention of the word's tokens, the "
-    "mean over heads and over the layers but the last, whose words nobody reads any more (of a "
-    "single layer, that one); “all of it” is the last layer's, of the token that the whole text is "
-    "read out at. Attention says what was looked at; it does not prove why the answer is what it "
-    "is."
+    "The redder a patch, the more attention the word gives it, within one picture: the reddest is "
+    "that word's own most. The percentage is the share of the word's attention that falls on the "
+    "patches; the rest goes to the words and to the picture's class token. It is the attention of "
+    "the word's tokens, the mean over heads and over the layers but the last, whose words nobody "
+    "reads any more (of a single layer, that one); “all of it” is the last layer's, of the token "
+    "that the whole text is read out at. Attention says what was looked at; it does not prove why "
+    "the answer is what it is."
 )
 READING_CHANGES = (
     "How far the answer's probability moves when a word, all words or the picture is left out: "
@@ -58,7 +58,8 @@ def heat_png(heat: np.ndarray) -> str:
 
 def card(shown: Shown, *lines: Html) -> Html:
     """A pair with a few lines on it."""
-    return element("article", seen(shown), words(shown), *lines, class_="pair")
+    name = element("span", f" ({shown.name})", class_="quiet")
+    return element("article", seen(shown), paragraph(words(shown), name), *lines, class_="pair")
 
 
 def seen(shown: Shown) -> Html:
@@ -68,11 +69,9 @@ def seen(shown: Shown) -> Html:
     return picture(jpeg(shown.picture), f"picture of {shown.name}")
 
 
-def words(shown: Shown) -> Html:
-    """The words of a pair and what it is called."""
-    said = shown.text or element("i", "no words")
-    name = element("span", f" ({shown.name})", class_="quiet")
-    return paragraph(said, name)
+def words(shown: Shown) -> str:
+    """The words of a pair."""
+    return shown.text or element("i", "no words")
 
 
 def explained(pair: Explained) -> Html:
@@ -84,7 +83,7 @@ def explained(pair: Explained) -> Html:
         element("h3", shown.name),
         element(
             "div",
-            element("div", seen(shown), words(shown), *note, class_="pair first"),
+            element("div", seen(shown), paragraph(words(shown)), *note, class_="pair first"),
             element("div", answer_table(pair)),
             class_="both",
         ),

@@ -7,7 +7,7 @@ STYLE = """
   --image: #1f6fb8; --words: #d98a1f; --link: #0b57a4; --good: #1b7a43; --bad: #b3261e;
   --cell: 31 111 184; --fall: 179 38 30; --mark: #b3261e;
   --s0: #1f6fb8; --s1: #c4570c; --s2: #1b7a43; --s3: #9a3fb5;
-  --s4: #8a6d00; --s5: #c02f6b; --s6: #0b7f8c; --s7: #63666b;
+  --s4: #8a6d00; --s5: #c02f6b; --s6: #7a4b2a; --s7: #63666b;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -15,7 +15,7 @@ STYLE = """
     --image: #5aa9ee; --words: #e8a94b; --link: #8cc4f8; --good: #6fcf97; --bad: #ff8f84;
     --cell: 90 169 238; --fall: 255 120 108; --mark: #ff8f84;
     --s0: #5aa9ee; --s1: #f0924e; --s2: #6fcf97; --s3: #cf8ce6;
-    --s4: #d8bd45; --s5: #f58ab4; --s6: #4fc7d4; --s7: #b3b6bb;
+    --s4: #d8bd45; --s5: #f58ab4; --s6: #c9a27e; --s7: #b3b6bb;
   }
 }
 * { box-sizing: border-box; }
@@ -43,9 +43,9 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-styl
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 27rem)); }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
 dl { margin: 1rem 0; }
-dl > div { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .15rem 0; }
-dt { color: var(--quiet); width: 15rem; }
-dd { margin: 0; }
+dl > div { display: flex; gap: 0 1rem; padding: .15rem 0; }
+dt { color: var(--quiet); flex: 0 0 min(15rem, 42%); }
+dd { margin: 0; min-width: 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .875rem; }
 svg { display: block; width: 100%; height: auto; }
