@@ -95,6 +95,7 @@ def test_a_report_says_what_was_measured(run, text):
     assert counts == figures["tasks"]["colour"]["confusion"]
     assert f"{figures['examples']:,}" in page.texts
     assert "Missing: " not in page.texts
+    assert "chosen on they look better than they are" in page.text
     pictures = [source for source in page.values("src") if "jpeg" in source]
     assert len(pictures) > 8
     assert len(page.all("img")) > len(pictures)  # the heat

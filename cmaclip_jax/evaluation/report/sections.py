@@ -153,6 +153,11 @@ def task_table(kept: Kept) -> Html:
         "answering the commonest class. Recall at a precision: the share of all known labels that "
         "is found while that share of the accepted answers is right."
     )
+    if stands:
+        told += (
+            " Thresholds are chosen on val unless something else was asked for; on the pairs that "
+            "they were chosen on they look better than they are."
+        )
     return join(
         [paragraph(told), table("Tasks", ["task", "weights", *columns], rows), weights_key()]
     )
