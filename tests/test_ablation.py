@@ -34,10 +34,10 @@ def small_arguments(*fields):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A finished study of two variants and two seeds, and one run for each task."""
+    """A finished study of a variant with two seeds, and a run for each task."""
     workdir = tmp_path_factory.mktemp("study")
     command = ["ablate", *small_arguments(), f"--workdir={workdir}", "--tasks-apart"]
-    command += ["--seeds=2", "--variants=full,late-fusion"]
+    command += ["--seeds=2", "--variants=late-fusion"]
     assert main(command) == 0
     return workdir, command
 
@@ -51,7 +51,7 @@ def test_the_table_is_what_the_runs_wrote(study):
     workdir, _ = study
     with (workdir / "ablation.csv").open(newline="") as file:
         rows = {(row["variant"], row["task"]): row for row in csv.DictReader(file)}
-    assert len(rows) == 3 * 3
+    assert len(rows) == 2 * 3
     means = {}
     for (variant, task), row in rows.items():
         if task not in TASKS:
@@ -88,16 +88,15 @@ def parts(folder):
 
 def test_variants_lack_what_they_say(study):
     workdir, _ = study
-    whole, width = parts(workdir / "full/seed-1")
-    assert whole == {
+    alone, width = parts(workdir / "apart-colour/seed-1")
+    assert alone == {
         *("image", "text", "sequence", "blocks", "modality", "logit_scale"),
-        *("head_colour", "head_contents"),
+        "head_colour",
     }
-    late = whole - {"blocks", "modality"}
+    late = alone - {"blocks", "modality"} | {"head_contents"}
     assert parts(workdir / "late-fusion/seed-1") == (late, 2 * width)
-    assert parts(workdir / "apart-colour/seed-1") == (whole - {"head_contents"}, width)
     for seed in (0, 1):
-        config = json.loads((workdir / f"full/seed-{seed}/config.json").read_text())
+        config = json.loads((workdir / f"late-fusion/seed-{seed}/config.json").read_text())
         assert config["seed"] == seed
 
 
@@ -120,8 +119,8 @@ def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
     assert main(command) == 0
     assert trained == [workdir / "late-fusion/seed-1"]
     said = capsys.readouterr().err
-    assert "run 1 of 8: full, seed 0: done before" in said
-    assert "run 6 of 8: late-fusion, seed 1\n" in said
+    assert "run 1 of 6: late-fusion, seed 0: done before" in said
+    assert "run 4 of 6: late-fusion, seed 1\n" in said
     assert "continuing from the checkpoint of step 8" in said
     assert lost.read_text() == written
     assert (workdir / "ablation.md").read_text() == before
@@ -139,7 +138,7 @@ def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(ablation, "steps_a_second", quick)
     minutes = 0.001
     command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", f"--minutes={minutes}"]
-    command += ["--seeds=1", "--variants=full,image-only"]
+    command += ["--seeds=1", "--variants=image-only"]
     assert main(command) == 0
     steps = json.loads((tmp_path / "steps.json").read_text())["steps"]
     assert list(steps.values()) == [max(1, round(60 * minutes * rate)) for rate in rates]
@@ -153,7 +152,7 @@ def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys)
     assert "trained for 0.001 minutes each" in (tmp_path / "ablation.md").read_text()
     assert not list(tmp_path.glob(".measuring*"))
     assert main(command) == 0
-    assert len(rates) == 2
+    assert len(rates) == 1
     capsys.readouterr()
     assert "is a study of 0.001 minutes a run" in mistake(capsys, *command, "--minutes=2")
 
@@ -182,4 +181,4 @@ def test_mistakes_end_before_anything_is_trained(capsys, tmp_path, arguments, sa
 def test_a_study_belongs_to_one_config(study, capsys):
     workdir, command = study
     says = mistake(capsys, *command, "--config.train.learning_rate=1")
-    assert f"workdir '{workdir}/full/seed-0' belongs to a different config" in says
+    assert f"workdir '{workdir}/late-fusion/seed-0' belongs to a different config" in says

@@ -64,12 +64,12 @@ def robustness(options, overrides: list[str]) -> list:
             check_same_pairs(findings)
     paths = report.write_report(stem, split, findings)
     for name in names:
-        cells = report.table_cells([x for x in findings if x.run == name], report.MEAN)
+        own = [finding for finding in findings if finding.run == name]
         console.print()
-        console.print(text_table(cells, f"{name}: mean over tasks"))
-    lines = (report.LEGEND.format(split=split), f"written to {', '.join(map(str, paths))}")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        cells = report.table_cells(own, report.MEAN, weights=False)
+        console.print(text_table(cells, f"{name}: accuracy, mean over tasks"))
+    written = f"written to {', '.join(map(str, paths))}"
+    console.print(written, highlight=False, soft_wrap=True, markup=False)
     return findings
 
 

@@ -18,7 +18,6 @@ from cmaclip_jax.trained import Trained
 
 CLEAN = Noise()
 KINDS = [("image", kind) for kind in IMAGE_NOISES] + [("text", kind) for kind in TEXT_NOISES]
-HALF = "half"  # the published protocol: half of the pairs, their pictures and words at once
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -48,7 +47,7 @@ def half_conditions() -> list[Noise]:
 
 
 def noise_name(noise: Noise) -> str:
-    """'image gaussian', 'text drop', 'image gaussian, text blank (50 %)', or 'clean'."""
+    """'image gaussian', 'text drop', 'image gaussian, text blank (50%)', or 'clean'."""
     kinds = (("image", noise.image), ("text", noise.text))
     name = ", ".join(f"{where} {kind}" for where, kind in kinds if kind) or "clean"
     return name if noise.share == 1 else f"{name} ({noise.share:.0%})"

@@ -13,7 +13,8 @@ FIGURES = ("accuracy", "image_weight")
 WHOLE = "whole"  # where there are no degrees
 LEGEND = (
     "Accuracy, and in brackets the mean weight of the picture; the pairs are those of {split} that "
-    "are complete without noise."
+    "are complete without noise. A blank picture is a grey one, and the model is not told; blank "
+    "words are absent, and then the picture has all the weight."
 )
 
 
@@ -50,8 +51,13 @@ def csv_rows(findings: Sequence[Finding]) -> Iterator[dict]:
             yield condition | {"task": task} | figures
 
 
-def table_cells(findings: Sequence[Finding], task: str) -> Iterator[list[str]]:
-    """A line for every noise and run, a column for every severity; the head first."""
+def table_cells(
+    findings: Sequence[Finding], task: str, weights: bool = True
+) -> Iterator[list[str]]:
+    """A line for every noise and run, a column for every severity; the head first.
+
+    weights: whether the picture's weight stands beside every accuracy.
+    """
     runs = list(dict.fromkeys(finding.run for finding in findings))
     found = {(x.run, noise_name(x.noise), degree(x.noise)): x for x in findings}
     kinds = dict.fromkeys(noise_name(x.noise) for x in findings if x.noise != CLEAN)
@@ -62,7 +68,7 @@ def table_cells(findings: Sequence[Finding], task: str) -> Iterator[list[str]]:
     for kind in kinds:
         for run in runs:
             keys = [(run, noise_name(CLEAN), None), *((run, kind, x) for x in degrees + whole)]
-            cells = [cell(found.get(key), task) for key in keys]
+            cells = [cell(found.get(key), task, weights) for key in keys]
             yield [kind, *cells] if len(runs) == 1 else [kind, run, *cells]
 
 
@@ -124,6 +130,7 @@ def _columns(findings: Sequence[Finding]) -> Iterator[tuple[str, dict[str, list[
 
 def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[Finding]]) -> None:
     steps = "clean" not in points  # else they are kinds, and nothing lies between two of them
+    ticks = list(map(int, points)) if steps else range(len(points))
     for number, run in enumerate(runs):
         for figure, style in zip(FIGURES, ("-", "--"), strict=True):
             heights = [
@@ -131,7 +138,7 @@ def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[Finding
             ]
             marker = "o" if figure == "accuracy" else "x"
             axes.plot(
-                range(len(heights)),
+                ticks,
                 [float("nan") if height is None else height for height in heights],
                 ls=style if steps else "none",
                 marker=marker,
@@ -141,7 +148,7 @@ def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[Finding
                 ms=3,
             )
     turned = {} if steps else {"rotation": 90}
-    axes.set_xticks(range(len(points)), list(points), fontsize=7, **turned)
+    axes.set_xticks(ticks, list(points), fontsize=7, **turned)
     axes.set_ylim(-0.04, 1.04)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
@@ -156,9 +163,9 @@ def _title(task: str) -> str:
     return "mean over tasks" if task == MEAN else task
 
 
-def cell(finding: Finding | None, task: str) -> str:
+def cell(finding: Finding | None, task: str, weights: bool = True) -> str:
     """'0.912 (0.55)': accuracy and the picture's weight."""
     figures = finding and _figures(finding, task)
     if not figures or figures["accuracy"] is None:
         return "-"
-    return f"{figures['accuracy']:.3f} ({figures['image_weight']:.2f})"
+    return f"{figures['accuracy']:.3f}" + (f" ({figures['image_weight']:.2f})" if weights else "")

@@ -44,6 +44,10 @@ class Stopwatch:
     def resume(self, step: int, waited: float) -> None:
         """Nothing: time is taken from the marks."""
 
+    def flush(self) -> bool:
+        """Called where the run is asked to stop: a measurement leaves nothing to go on from."""
+        raise KeyboardInterrupt
+
     def steps_a_second(self) -> float:
         timed = self._marks[WARM_UP:]
         return (len(timed) - 1) / (timed[-1] - timed[0])
