@@ -47,6 +47,7 @@ def accuracy(folder, task):
     return written["tasks"][task]["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_runs_wrote(study):
     workdir, _ = study
     with (workdir / "ablation.csv").open(newline="") as file:
@@ -86,6 +87,7 @@ def parts(folder):
     return names, params["head_colour/hidden_0/kernel"].shape[0]
 
 
+@pytest.mark.slow
 def test_variants_lack_what_they_say(study):
     workdir, _ = study
     alone, width = parts(workdir / "apart-colour/seed-1")
@@ -109,6 +111,7 @@ def test_every_usual_variant_changes_one_thing(config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
     workdir, command = study
     lost = workdir / "late-fusion/seed-1/evaluation/test.json"
@@ -126,6 +129,7 @@ def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
     assert (workdir / "ablation.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys):
     from cmaclip_jax.studies import ablation, throughput
 
@@ -178,6 +182,7 @@ def test_mistakes_end_before_anything_is_trained(capsys, tmp_path, arguments, sa
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_study_belongs_to_one_config(study, capsys):
     workdir, command = study
     says = mistake(capsys, *command, "--config.train.learning_rate=1")

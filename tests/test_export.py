@@ -212,6 +212,7 @@ def test_every_kind_of_run_is_exported(finished_run, tmp_path, changes):
     assert about["parity"]["largest_difference"] <= farthest
 
 
+@pytest.mark.slow
 def test_what_answers_differently_is_not_left(trained, tmp_path, monkeypatch):
     save = exporting.save_tensors
 
@@ -227,6 +228,7 @@ def test_what_answers_differently_is_not_left(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_with_thresholds_takes_them_along(trained, tmp_path, finished_run):
     run = tmp_path / "run"
     run.mkdir()

@@ -98,6 +98,7 @@ def test_the_command_writes_what_it_found_and_nothing_else(run, finished_run, ca
     assert read_rows(run / "robustness.csv") == rows
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_forgets_what_is_of_another_split(run, monkeypatch, capsys):
     command = ["robustness", f"--workdir={run}", "--noises=drop", "--severities=1,3,5"]
     collect, left = robustness.collect, iter(range(2))
@@ -159,6 +160,7 @@ def test_noise_reaches_what_is_read_and_the_data_stay_as_they_were(trained, monk
     assert 0 < struck[both].sum() < both.sum()
 
 
+@pytest.mark.slow
 def test_the_published_protocol(run):
     assert main(["robustness", f"--workdir={run}", "--protocol=half"]) == 0
     rows = read_rows(run / "robustness-half.csv")

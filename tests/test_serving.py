@@ -92,7 +92,9 @@ def test_evaluate_predict_and_python_agree(run, rows, write_table, model, catalo
         assert answer["colour"].accepted is None
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "kind", ["csv", *(pytest.param(k, marks=pytest.mark.slow) for k in ("jsonl", "parquet"))]
+)
 def test_a_file_of_answers_is_the_same_however_it_came_about(
     finished_run, rows, write_table, tmp_path, kind, monkeypatch
 ):
