@@ -93,7 +93,7 @@ def test_no_device_holds_the_similarities_of_all_pairs(kind):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)])
 def test_a_mesh_gives_the_loss_and_gradient_of_one_device(kind, shape):
     objective, params, batch = make_contrastive(kind), parameters(kind), make_batch(16)
 

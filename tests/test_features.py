@@ -56,6 +56,7 @@ def test_a_run_from_the_cache_equals_one_without(config, tmp_path, monkeypatch, 
             assert kept == pytest.approx(weight, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_encoding_is_made_again_and_a_whole_one_is_read(
     config, tmp_path, monkeypatch
 ):

@@ -198,6 +198,7 @@ def test_a_run_starts_from_clip_weights_and_goes_on_without_them(
     assert np.abs(ours.embed_texts(texts) - before).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):
     config.train.objective = "contrastive"
     config.data.text_length = 32

@@ -16,8 +16,17 @@ from cmaclip_jax.training.optimizer import make_optimizer, make_schedule, rate_f
 from cmaclip_jax.training.state import create_state, start_from, state_template
 from cmaclip_jax.training.step import interleaved_parts, make_train_step
 
-SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
-MORE_SHAPES = [(4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2), (1, 2, 4)]
+SHAPES = [(8, 1, 1), (2, 2, 2)]
+MORE_SHAPES = [
+    (1, 8, 1),
+    (1, 1, 8),
+    (4, 2, 1),
+    (2, 4, 1),
+    (4, 1, 2),
+    (2, 1, 4),
+    (1, 4, 2),
+    (1, 2, 4),
+]
 
 
 def settings(**fields):
@@ -73,7 +82,9 @@ def test_every_mesh_gives_the_curve_of_one_device(shape):
     assert [m.sharding for m in moments] == [kernel.sharding]
 
 
-@pytest.mark.parametrize(("parts", "shape"), [(4, (1, 1, 1)), (2, (2, 2, 1))])
+@pytest.mark.parametrize(
+    ("parts", "shape"), [pytest.param(4, (1, 1, 1), marks=pytest.mark.slow), (2, (2, 2, 1))]
+)
 def test_accumulation_equals_the_big_batch(parts, shape):
     whole, (*_, whole_state) = run(ema=0.9)
     split, (*_, split_state) = run(shape, ema=0.9, accumulate=parts)
