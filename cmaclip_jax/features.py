@@ -6,13 +6,11 @@ into WORKDIR/features/SPLIT: an array for everything in a batch but the pictures
 sequences in bfloat16.
 """
 
-import collections
 import dataclasses
 import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import NO_NOISE
@@ -58,7 +57,7 @@ class Features:
         def load(step: int) -> Batch:
             return _rows(arrays, np.array(order.indices(step * size, size)))
 
-        return _ahead(load, itertools.count(start))
+        return ahead(load, itertools.count(start), AHEAD)
 
     def eval_batches(self, split: str, params: Any) -> Iterator[Batch]:
         """Every pair of a split once; the last batch padded with rows of weight 0."""
@@ -70,7 +69,7 @@ class Features:
             batch["weight"][pairs - first :] = 0
             return batch
 
-        return _ahead(load, range(0, pairs, size))
+        return ahead(load, range(0, pairs, size), AHEAD)
 
     def too_large(self, shapes: Any) -> str:
         """Why the disk has no room for the sequences of all splits; '' where it has."""
@@ -183,15 +182,3 @@ def _rows(arrays, indices: np.ndarray) -> Batch:
         if path[0].endswith("_tokens"):
             rows[path] = rows[path].view(ml_dtypes.bfloat16)
     return unflatten_dict(rows)
-
-
-def _ahead(load: Callable[[int], Batch], keys: Iterable[int]) -> Iterator[Batch]:
-    """`load(key)` of every key in order, read by a thread some batches ahead of their use."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = collections.deque()
-        for key in keys:
-            waiting.append(pool.submit(load, key))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -13,9 +13,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.columns import choose_inputs
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.sources.table import joined_text, picture_path
@@ -201,9 +201,12 @@ class Labelling:
         table, classifier = self.table, self.classifier
         size = classifier.most
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        read = _ahead(lambda some: classifier.read([table.pair(row) for row in some]), batches)
-        numbers = itertools.count(first + 1)
-        for some, (batch, notes) in zip(batches, read, strict=True):
+
+        def read(some: Sequence[Row | NoRow]) -> tuple:
+            return classifier.read([table.pair(row) for row in some])
+
+        numbers, ready = itertools.count(first + 1), ahead(read, batches, AHEAD, AHEAD)
+        for some, (batch, notes) in zip(batches, ready, strict=True):
             answers = classifier.answer(batch, notes)
             for row, answer, note in zip(some, answers, notes, strict=True):
                 note = row.reason if isinstance(row, NoRow) else note
@@ -226,15 +229,3 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     own = path.with_name(f".{os.getpid()}.{path.name}")
     write(own)
     own.replace(path)
-
-
-def _ahead(function: Callable, items: Iterable) -> Iterator:
-    """`map`, some items ahead of their use."""
-    waiting: collections.deque = collections.deque()
-    with ThreadPoolExecutor(AHEAD) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
