@@ -1,5 +1,6 @@
 """A report is one honest file: what it says is what was measured, and it fetches nothing."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -81,6 +82,7 @@ def test_a_report_says_what_was_measured(run, text):
         assert row["no picture"] == (
             f"{figures['slices']['without_image']['tasks'][name]['accuracy']:.3f}"
         )
+        assert thresholds[name].split == "val"
         fair = reached(thresholds[name], outcome["probabilities"][name], outcome["labels"][name])
         assert row["accepted"] == f"{fair['accepted_share']:.3f}"
         precision = fair["precision"]
@@ -95,7 +97,8 @@ def test_a_report_says_what_was_measured(run, text):
     assert counts == figures["tasks"]["colour"]["confusion"]
     assert f"{figures['examples']:,}" in page.texts
     assert "Missing: " not in page.texts
-    assert "chosen on they look better than they are" in page.text
+    assert "Thresholds were chosen on val." in page.text
+    assert "look better" not in page.text
     pictures = [source for source in page.values("src") if "jpeg" in source]
     assert len(pictures) > 8
     assert len(page.all("img")) > len(pictures)  # the heat
@@ -243,7 +246,10 @@ def evil(tmp_path):
     write_thresholds(
         tmp_path / "thresholds.json",
         [
-            calibrate(t, outcome["probabilities"][t.name], outcome["labels"][t.name], 0.6)
+            dataclasses.replace(
+                calibrate(t, outcome["probabilities"][t.name], outcome["labels"][t.name], 0.6),
+                split="val",
+            )
             for t in tasks
         ],
     )
@@ -256,6 +262,7 @@ def test_what_somebody_named_is_never_markup(evil):
     shown = {row: Shown(EVIL, None, EVIL, EVIL) for row in range(40)}
     page = check_page(report_page(kept, {"data": EVIL}, found, shown, [], [EVIL], EVIL))
     assert page.text.count(EVIL) > 20
+    assert "here they look better than they are" in page.text
     assert element("p", EVIL, title=EVIL).count("<") == 2
 
 

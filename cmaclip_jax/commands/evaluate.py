@@ -1,5 +1,6 @@
 """cmaclip evaluate: how well a model does that was trained already."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -101,9 +102,8 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
     thresholds, rows = [], []
     for task in trained.tasks:
         known = chosen_on["probabilities"][task.name], chosen_on["labels"][task.name]
-        thresholds.append(
-            calibrate(task, *known, options.precision, options.confidence, options.per_class)
-        )
+        chosen = calibrate(task, *known, options.precision, options.confidence, options.per_class)
+        thresholds.append(dataclasses.replace(chosen, split=options.calibrate))
         fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
         rows.append(reached(thresholds[-1], *fresh))
     path = trained.workdir / THRESHOLDS

@@ -54,6 +54,7 @@ class TaskThresholds:
     """What a task accepts: by one threshold, or by one for every class where `classes` is filled.
 
     level: how surely the target precision is reached; None: it was reached, and nothing promised.
+    split: what it was chosen on, where that is known.
     """
 
     task: Task
@@ -62,6 +63,7 @@ class TaskThresholds:
     level: float | None
     overall: Threshold
     classes: dict[str, Threshold] = dataclasses.field(default_factory=dict)
+    split: str = ""
 
     def accepts(self, probabilities: np.ndarray) -> np.ndarray:
         """Which decisions of a model's (unscaled) probabilities stand: [N], of many labels [N,C].
@@ -208,7 +210,8 @@ def _read_task(row: dict) -> TaskThresholds:
     if classes and set(classes) != set(task.classes):
         raise ValueError(f"other classes than those of {task.name!r}")
     overall = _read_threshold(row["overall"])
-    return TaskThresholds(task, temperature, target, level, overall, classes)
+    split = str(row.get("split", ""))
+    return TaskThresholds(task, temperature, target, level, overall, classes, split)
 
 
 def _read_threshold(row: dict) -> Threshold:

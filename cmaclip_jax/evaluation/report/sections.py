@@ -154,13 +154,21 @@ def task_table(kept: Kept) -> Html:
         "is found while that share of the accepted answers is right."
     )
     if stands:
-        told += (
-            " Thresholds are chosen on val unless something else was asked for; on the pairs that "
-            "they were chosen on they look better than they are."
-        )
+        told += _chosen_on(kept)
     return join(
         [paragraph(told), table("Tasks", ["task", "weights", *columns], rows), weights_key()]
     )
+
+
+def _chosen_on(kept: Kept) -> str:
+    """Where the thresholds come from, and a warning where that flatters them."""
+    split = next(iter(kept.thresholds.values())).split  # one command chooses them all
+    if split == kept.split:
+        return (
+            f" Thresholds were chosen on {split}, on all of these pairs or one half of them: here "
+            "they look better than they are."
+        )
+    return f" Thresholds were chosen on {split}." if split else ""
 
 
 def scored_tasks(kept: Kept) -> list[tuple[Task, dict]]:
