@@ -50,7 +50,7 @@ class Trained:
         size = self.config.eval.batch_size
         batches = track(
             self.data.eval_batches(split),
-            description=f"evaluating {split}",
+            what=f"evaluating {split}",
             total=-(-len(self.data.source(split)) // size),
         )
         return collect(self.predict_step, self.params, batches, self.mesh)

@@ -1,7 +1,6 @@
 """cmaclip evaluate: how well a model does that was trained already."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
@@ -121,9 +120,9 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
 
 
 def _tracker(console):
-    """Shows how far an evaluation is, on a terminal."""
+    """Shows how far an evaluation is."""
     import functools
 
-    from rich.progress import track
+    from cmaclip_jax.commands.following import follow
 
-    return functools.partial(track, console=console, disable=not sys.stderr.isatty())
+    return functools.partial(follow, console=console)

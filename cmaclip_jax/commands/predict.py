@@ -1,6 +1,5 @@
 """cmaclip predict: the answers of a trained run to the rows of a table."""
 
-import sys
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
@@ -29,6 +28,7 @@ def predict(options) -> None:
     import jax  # what is below takes seconds to import
     from rich.console import Console
 
+    from cmaclip_jax.commands.following import follow
     from cmaclip_jax.serving.classifier import open_classifier
     from cmaclip_jax.serving.labelling import Labelling
 
@@ -48,24 +48,13 @@ def predict(options) -> None:
     if not 0 <= host < hosts:
         raise UserError(f"--host={host} of --hosts={hosts}; hosts are numbered from 0")
     labelling = Labelling(classifier, table, Path(options.output), host, hosts)
-    counts = labelling.run(lambda rows: _shown(rows, table.rows // hosts, console))
+    share = table.rows // hosts
+    counts = labelling.run(lambda rows: follow(rows, console, "answered", share, "rows", int))
     if counts is None:
         console.print("done here; the file is there once all hosts are done", highlight=False)
         return
     _summarise(counts, classifier, console)
     console.print(f"written to {options.output}", highlight=False, soft_wrap=True)
-
-
-def _shown(rows, total: int, console):
-    """The numbers of rows as they come, with a bar that they move."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), "rows,", TimeRemainingColumn(), "left")
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=total)
-        for count in rows:
-            bar.advance(task, count)
-            yield count
 
 
 def _summarise(counts, classifier, console) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,14 @@ class Watcher:
 
     def track(self, items: Iterable, what: str, total: int) -> Iterator:
         """The items, with a line that tells how far they are; for what goes before the steps."""
-        start = told = time.monotonic()
-        for number, item in enumerate(items, 1):
-            yield item
-            now = time.monotonic()
-            if now - told < SECONDS_BETWEEN_LINES and number < total:
-                continue
-            told, left = now, (now - start) * (total - number) / number
-            line = f"{what}: {number:,} of {total:,} batches, {time_left(left)} left"
+
+        def say(line: str) -> None:
             if self._bar:
                 self._bar.update(self._task, description=line)
             else:
                 self.say(line)
+
+        return told(items, say, what, total)
 
     def close(self) -> None:
         if self._bar:
@@ -136,6 +132,26 @@ class Watcher:
             self._quiet_until = time.monotonic() + SECONDS_BETWEEN_LINES
             self.say(f"{step / self._steps:4.0%}  {line}")
         return True
+
+
+def told(
+    items: Iterable,
+    say: Callable[[str], None],
+    what: str,
+    total: int,
+    unit: str = "batches",
+    size: Callable = lambda item: 1,
+) -> Iterator:
+    """The items, with a line every few seconds; `size` says how many of `total` units one is."""
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        now, done = time.monotonic(), done + size(item)
+        if now - last >= SECONDS_BETWEEN_LINES or (done >= total and last > start):
+            left = (now - start) * max(total - done, 0) / max(done, 1)
+            last = now
+            say(f"{what}: {done:,} of {total:,} {unit}, {time_left(left)} left")
 
 
 def time_left(seconds: float) -> str:
