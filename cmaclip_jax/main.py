@@ -20,6 +20,7 @@ VERBS = {
     "prepare": "write any data as record files with small pictures, to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
     "robustness": "judge trained runs on pictures and words made worse, step by step",
+    "plan": "say whether a run fits on TPUs that are not here, and how long it will take",
     "bench": "measure the input pipeline: examples a second, per core, per stage",
     "convert": "read or write other people's CLIP checkpoints",
 }

@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 
+from cmaclip_jax.parallel.topology import NO_TPU_HERE
+
 # Small models: compiling takes the time, not running.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -15,6 +17,7 @@ os.environ["XLA_FLAGS"] = (
 # inside collectives whose other halves still queue for a thread; XLA then aborts the process.
 os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.update(NO_TPU_HERE)
 # What one test has compiled, the others read, those in processes of their own as well.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = (
     os.environ["JAX_COMPILATION_CACHE_DIR"]

@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cmaclip_jax"
 FLOOR = {"tasks", "config", "errors"}
+BELOW = {"models", "parallel", *FLOOR}
 MAY_IMPORT = {
     "models": FLOOR,
     "data": FLOOR,
@@ -20,6 +21,7 @@ MAY_IMPORT = {
         *("assembly", "inputs", "run", "towers", "trained"),
         *("data", "training", "evaluation", "parallel", *FLOOR),
     },
+    "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),
     "tasks": {"errors"},
     "config": {"errors"},

@@ -1,7 +1,7 @@
 """One mesh for everything: `data` x `fsdp` x `tensor`; one device is the mesh of one.
 
 `data` splits the batch, `fsdp` splits the batch and the parameters, `tensor` splits
-heads and MLPs.
+heads and MLPs. Over several slices of TPUs it is `data` that crosses the network between them.
 """
 
 import collections
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cmaclip_jax.config import nearest_multiples
@@ -36,9 +37,18 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
             f"{wanted} does not fill {len(devices)} device(s); "
             f"use --config.mesh.data=-1 with fsdp x tensor that divides {len(devices)}"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, (jax.sharding.AxisType.Auto,) * 3, devices=devices
-    )
+    kinds = (jax.sharding.AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform != "tpu" or slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+    if sizes["data"] % slices:
+        raise UserError(
+            f"mesh.data={sizes['data']} does not divide over {slices} slices, which only data may "
+            "cross; use fewer mesh.fsdp and mesh.tensor"
+        )
+    inside = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+    across = (slices, 1, 1)
+    return Mesh(create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=kinds)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

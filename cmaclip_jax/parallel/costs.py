@@ -1,0 +1,115 @@
+"""What a step will cost on chips that are not here: compiled for them, and read off."""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cmaclip_jax.parallel.program import Collective, Program
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.parallel.topology import Topology
+
+TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a chip's HBM.
+
+    parts: {what: bytes} of what stays: parameters, moments and the like, and the batch.
+    temporary: what a step needs beside them at its fullest moment; code: the program itself.
+    """
+
+    parts: Mapping[str, int]
+    temporary: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values()) + self.temporary + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLarge:
+    """The compiler's verdict: bytes of temporaries that it needs, and bytes that there are."""
+
+    needed: float
+    available: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled step, per chip: its memory, the bytes it moves through HBM and to others."""
+
+    memory: Memory
+    traffic: float
+    collectives: list[Collective]
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds that a step takes at the chip's published rates, each by itself."""
+
+    arithmetic: float
+    memory: float
+    link: float
+    network: float
+
+    @property
+    def step(self) -> float:
+        """Arithmetic and memory overlap, what goes between chips is taken to overlap with none."""
+        return max(self.arithmetic, self.memory) + self.link + self.network
+
+
+def compile_step(
+    lowered: jax.stages.Lowered, parts: Mapping[str, int], chips: int
+) -> Step | TooLarge:
+    """Compiles; parts: {what: bytes a chip} of the step's arguments."""
+    try:
+        with warnings.catch_warnings():
+            # A program for chips that are not here can be cached, but not be read again.
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = TOO_LARGE.search(str(error))
+        if not found:
+            raise
+        return TooLarge(*(float(found[i]) * UNITS[found[i + 1]] for i in (1, 3)))
+    found = compiled.memory_analysis()
+    # Outputs that take the place of no argument are temporary as well.
+    temporary = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    padding = found.argument_size_in_bytes - sum(parts.values())
+    program = Program(compiled.as_text(), chips)
+    memory = Memory(parts, temporary + padding, found.generated_code_size_in_bytes)
+    return Step(memory, program.traffic(), program.collectives())
+
+
+def bytes_a_chip(tree: Any, mesh: Mesh, shardings: Any = None) -> int:
+    """Bytes of a tree of arrays that a chip of the mesh holds, by default as parameters lie."""
+    shardings = tree_shardings(tree, mesh) if shardings is None else shardings
+    held = jax.tree.map(
+        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(held))
+
+
+def step_times(step: Step, flops: float, topology: Topology) -> Times:
+    """flops: operations of the whole step, over all chips."""
+    chip = topology.chip
+    sent = {slices: 0.0 for slices in (False, True)}
+    for one in step.collectives:
+        sent[one.slices] += one.sent
+    return Times(
+        arithmetic=flops / len(topology.devices) / chip.flops,
+        memory=step.traffic / chip.bandwidth,
+        link=sent[False] / chip.link,
+        network=sent[True] / chip.network,
+    )

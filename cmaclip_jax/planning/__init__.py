@@ -1,0 +1,1 @@
+"""What a run would need and take on machines that are not here."""

@@ -1,0 +1,134 @@
+"""What a run would cost: whether it fits, how long it takes, and what bounds it."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.parallel.costs import Step, Times, TooLarge, bytes_a_chip, compile_step, step_times
+from cmaclip_jax.parallel.mesh import batch_sharding
+from cmaclip_jax.parallel.program import by_kind
+from cmaclip_jax.parallel.rules import parameter_count
+from cmaclip_jax.parallel.topology import Topology
+from cmaclip_jax.planning.run import PlannedRun
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdict:
+    """
+    counted: operations of a train step as XLA counts them, recomputed ones included.
+    """
+
+    run: PlannedRun
+    topology: Topology
+    counted: float
+    train: Step | TooLarge
+    evaluation: Step | TooLarge | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether both steps fit; one that was not compiled is taken to."""
+        return not any(isinstance(step, TooLarge) for step in (self.train, self.evaluation))
+
+    @property
+    def settings(self) -> ConfigDict:
+        return self.run.config.train
+
+    @functools.cached_property
+    def needed(self) -> float:
+        """Operations of a train step that the model asks for, by our own count."""
+        return sum(self.run.arithmetic().values())
+
+    @functools.cached_property
+    def times(self) -> Times:
+        return step_times(self.train, self.counted, self.topology)
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the chips' peak that the model's own operations take (MFU)."""
+        peak = self.topology.chip.flops * len(self.topology.devices)
+        return self.needed / self.times.step / peak
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.settings.batch_size / self.times.step
+
+    def figures(self) -> dict[str, Any]:
+        """Everything, for scripts."""
+        chips, settings = len(self.topology.devices), self.settings
+        figures: dict[str, Any] = {
+            "topology": str(self.topology),
+            "chips": chips,
+            "hosts": self.topology.hosts,
+            "mesh": dict(self.run.mesh.shape),
+            "batch_size": settings.batch_size,
+            "accumulate": settings.accumulate,
+            "remat": self.run.config.model.remat,
+            "parameters": parameter_count(self.run.shapes.params),
+            "fits": self.fits,
+            "flops": {"needed": self.needed, "counted": self.counted},
+            "memory": {"of": self.topology.chip.memory}
+            | {name: memory_figures(step) for name, step in self._steps()},
+        }
+        if isinstance(self.train, TooLarge):
+            return figures
+        hours = settings.steps * self.times.step / 3600
+        collectives = by_kind(self.train.collectives).items()
+        return figures | {
+            "collectives": {kind: {"times": n, "bytes": sent} for kind, (n, sent) in collectives},
+            "seconds": dataclasses.asdict(self.times) | {"step": self.times.step},
+            "utilisation": self.utilisation,
+            "examples_per_second": self.examples_per_second,
+            "examples_per_second_per_host": self.examples_per_second / self.topology.hosts,
+            "steps": settings.steps,
+            "hours": hours,
+            "chip_hours": hours * chips,
+        }
+
+    def _steps(self):
+        steps = {"train": self.train, "evaluation": self.evaluation}
+        return ((name, step) for name, step in steps.items() if step is not None)
+
+
+def judge(run: PlannedRun, topology: Topology, counted: float, evaluation: bool = True) -> Verdict:
+    """Compiles a run's steps for a topology; `evaluation`: that step too."""
+    chips = len(topology.devices)
+    train = compile_step(run.lower_train(), state_parts(run), chips)
+    looked = None
+    if evaluation and not isinstance(train, TooLarge):
+        batch = bytes_a_chip(*_batch(run, run.config.eval.batch_size))
+        parts = {"parameters": bytes_a_chip(run.shapes.params, run.mesh), "batch": batch}
+        looked = compile_step(run.lower_evaluation(), parts, chips)
+    return Verdict(run, topology, counted, train, looked)
+
+
+def state_parts(run: PlannedRun) -> dict[str, int]:
+    """{what: bytes a chip} of a train step's arguments."""
+    state = run.shapes
+    parts = {
+        "parameters": bytes_a_chip(state.params, run.mesh),
+        "moments": bytes_a_chip(state.opt_state, run.mesh),
+    }
+    if state.ema is not None:
+        parts["averaged parameters"] = bytes_a_chip(state.ema, run.mesh)
+    return parts | {"batch": bytes_a_chip(*_batch(run, run.config.train.batch_size))}
+
+
+def _batch(run: PlannedRun, rows: int):
+    """The arguments of `bytes_a_chip` for a batch."""
+    batch = run.batch(rows)
+    return batch, run.mesh, jax.tree.map(lambda _: batch_sharding(run.mesh), batch)
+
+
+def memory_figures(step: Step | TooLarge) -> dict[str, float]:
+    """Bytes of a chip by what they are for; of what does not fit, what the compiler said."""
+    if isinstance(step, TooLarge):
+        return {"temporary": step.needed, "available": step.available}
+    memory = step.memory
+    return dict(memory.parts) | {
+        "temporary": memory.temporary,
+        "code": memory.code,
+        "total": memory.total,
+    }
