@@ -32,7 +32,7 @@ QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    for name, value in QUIET_TENSORFLOW.items():
+    for name, value in (QUIET_TENSORFLOW | kept_programs()).items():
         os.environ.setdefault(name, value)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -54,6 +54,20 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status
+
+
+def kept_programs() -> dict[str, str]:
+    """Where JAX keeps what it has compiled, for this user's next run; nowhere if that is no place.
+
+    The environment variable decides, if it is set; empty, it keeps nothing.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(home, "cmaclip_jax", "compiled")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return {}
+    return {"JAX_COMPILATION_CACHE_DIR": folder}
 
 
 def overview() -> str:

@@ -249,3 +249,23 @@ def test_help_names_every_verb_and_every_verb_has_its_own(capsys):
             main([verb, "--help"])
         assert end.value.code == 0
         assert f"cmaclip {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_was_compiled_once_is_read_by_the_next_run(tmp_path):
+    """Two commands, as a user gives them, with nothing kept but the cache."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": ""}
+    told, losses = [], []
+    for run in ("first", "second"):
+        workdir = tmp_path / run
+        command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, "--config.train.steps=2"]
+        command += ["--config.eval.every=0", f"--workdir={workdir}"]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        told.append(re.search(r"after (\d+) s; (\d+) programs read from (\S+),", said.stderr))
+        figures = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+        losses.append(figures["train/loss"])
+    assert {line[3] for line in told} == {str(tmp_path / "cmaclip_jax" / "compiled")}
+    assert int(told[0][2]) == 0 < int(told[1][2])
+    assert int(told[1][1]) < int(told[0][1])
+    assert losses[0] == losses[1]

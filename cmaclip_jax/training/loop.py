@@ -16,6 +16,7 @@ from cmaclip_jax.models.objectives import Batch, Objective
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
 from cmaclip_jax.training.checkpoints import Checkpoints
+from cmaclip_jax.training.compiling import Compiling
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import (
@@ -68,6 +69,7 @@ def train(
     )
 
     # ---- the state: the newest checkpoint, or a beginning
+    compiling = Compiling()
     init, shapes = state_template(objective, optimizer, example, settings.ema > 0, config.seed)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     start = checkpoints.latest_step() or 0
@@ -83,13 +85,20 @@ def train(
 
     # ---- the steps
     steps = settings.steps
-    with stop_signals() as asked_to_stop, contextlib.closing(checkpoints):
+    with (
+        stop_signals() as asked_to_stop,
+        contextlib.closing(checkpoints),
+        contextlib.closing(compiling),
+    ):
         stream = Prefetch(
             itertools.islice(batches(start, state.params), steps - start), batch_sharding(mesh)
         )
         watcher.resume(start, stream.waited)
+        watcher.say("compiling the first step ...")
         for step, batch in enumerate(stream, start + 1):
             state, figures = train_step(state, batch)
+            if step == start + 1:
+                watcher.say(compiling.done())
             watcher.add(figures)
             fine = True
             if step % settings.log_every == 0 or step == steps:
