@@ -11,7 +11,6 @@ from conftest import small_config
 from jax.sharding import NamedSharding, PartitionSpec
 from test_main import QUICKSTART, mistake
 
-from cmaclip_jax.commands.plan_text import flags
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.chips import TPUS
@@ -205,7 +204,9 @@ def test_the_fastest_that_fits_is_found(monkeypatch):
     assert found.run.config.model.remat == "full"
     assert found.settings.accumulate == 1
     assert any("does not fit" in line for line in said)
-    assert "--config.train.batch_size=160 --config.train.accumulate=1" in flags(found)
+    assert "--config.train.batch_size=160 --config.train.accumulate=1" in fit_module.describe(
+        found.run
+    )
 
 
 def test_a_batch_that_never_fits_at_once_is_taken_in_parts(monkeypatch):

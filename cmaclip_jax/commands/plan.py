@@ -43,7 +43,7 @@ def plan(config, name: str, options) -> list:
 
     from cmaclip_jax.commands import plan_text
     from cmaclip_jax.parallel.topology import open_topology
-    from cmaclip_jax.planning.fit import fit
+    from cmaclip_jax.planning.fit import describe, fit
     from cmaclip_jax.planning.run import plan_run, unrolled_flops
     from cmaclip_jax.planning.verdict import judge
 
@@ -62,7 +62,7 @@ def plan(config, name: str, options) -> list:
             say(f"compiling {size or name} for {topology}, a minute or two ...")
             if options.fit:
                 verdict = fit(sized, tasks, topology, say)
-                say(f"the fastest found: {plan_text.flags(verdict)}")
+                say(f"the fastest found: {describe(verdict.run)}")
             else:
                 run = plan_run(sized, tasks, topology.devices)
                 verdict = judge(run, topology, unrolled_flops(sized, tasks))

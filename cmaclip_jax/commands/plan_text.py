@@ -6,7 +6,6 @@ from rich.table import Table
 
 from cmaclip_jax.commands.figures import text_table
 from cmaclip_jax.parallel.costs import TooLarge
-from cmaclip_jax.planning.fit import describe
 from cmaclip_jax.planning.verdict import Verdict, memory_figures
 
 GIBIBYTE = 2**30
@@ -26,11 +25,6 @@ def assumptions(config, options) -> Iterator[str]:
             f"assumed: {config.model.pretrained} is of the size model.image={config.model.image}, "
             "where it does not lie on this disk"
         )
-
-
-def flags(verdict: Verdict) -> str:
-    """The fields that a search has set."""
-    return describe(verdict.run)
 
 
 def whole(name: str, verdict: Verdict) -> Iterator[str | Table]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import math
 import re
 from typing import Any
 
@@ -93,8 +92,3 @@ def _parsed(name: str) -> tuple[Chip, str]:
         names = ", ".join(f"{chip.name}-{count}" for count in rented)
         raise UserError(f"no topology {name!r}; there is {names}, or write its shape")
     return chip, rented[int(number)]
-
-
-def chip_count(shape: str) -> int:
-    """How many chips '4x4' has."""
-    return math.prod(map(int, shape.split("x")))
