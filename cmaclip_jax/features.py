@@ -55,7 +55,7 @@ class Features:
         arrays = self._arrays(self.data.config.data.split, params)
 
         def load(step: int) -> Batch:
-            return _rows(arrays, np.array(order.indices(step * size, size)))
+            return _rows(arrays, np.array(order.indices(range(step * size, (step + 1) * size))))
 
         return ahead(load, itertools.count(start), AHEAD)
 

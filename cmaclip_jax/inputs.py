@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,17 @@ SAMPLED = 20_000  # texts that a tokenizer is trained on and a text length measu
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The data of a run. `bad` lists what could not be used as it was."""
+    """The data of a run. `bad` lists what could not be used as it was.
+
+    rows: from the size of a batch to those of its rows that this host makes.
+    """
 
     config: ConfigDict
     tasks: tuple[Task, ...]
     encode: Encoder
     sources: Sources
     bad: BadRecords
+    rows: Callable[[int], np.ndarray] = np.arange
 
     def source(self, split: str) -> Source:
         """The records of a split."""
@@ -60,7 +64,7 @@ class Data:
             self.order,
             batch_size=self.config.train.batch_size,
             start=start,
-            **_this_host(),
+            rows=self.rows(self.config.train.batch_size),
         )
 
     def eval_batches(self, split: str, params: Any = None) -> Iterator[Batch]:
@@ -68,7 +72,7 @@ class Data:
         return eval_batches(
             self.loader(split, training=False),
             batch_size=self.config.eval.batch_size,
-            **_this_host(),
+            rows=self.rows(self.config.eval.batch_size),
         )
 
     @functools.cached_property
@@ -160,10 +164,6 @@ def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: To
         write_tasks(workdir / "tasks.json", tasks)
         tokenizer.save(workdir / "tokenizer.json")
     return tasks, tokenizer
-
-
-def _this_host() -> dict[str, int]:
-    return {"host": jax.process_index(), "hosts": jax.process_count()}
 
 
 def _some_texts(source: Source, most: int) -> Iterator[str]:

@@ -25,6 +25,8 @@ VERBS = {
     "convert": "read or write other people's CLIP checkpoints",
 }
 
+CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster says
+
 # TensorFlow only feeds us here, and has much to say when it is imported.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -36,12 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    cluster, arguments = cluster_option(arguments)
     if arguments in (["-h"], ["--help"]):
         print(overview())
         return 0
     try:
         verb, rest = split_verb(arguments)
         command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
+        if cluster:
+            join_cluster(cluster)
         return command.run(rest) or 0
     except UserError as error:
         if debug:
@@ -68,6 +73,20 @@ def kept_programs() -> dict[str, str]:
     except OSError:
         return {}
     return {"JAX_COMPILATION_CACHE_DIR": folder}
+
+
+def cluster_option(arguments: list[str]) -> tuple[str, list[str]]:
+    """What `--cluster=...` or else the environment says, and the other arguments."""
+    given = [a.split("=", 1)[1] for a in arguments if a.startswith("--cluster=")]
+    rest = [a for a in arguments if not a.startswith("--cluster=")]
+    return (given or [os.environ.get(CLUSTER, "")])[-1], rest
+
+
+def join_cluster(cluster: str) -> None:
+    """Makes this process one of several, before anything asks for devices."""
+    from cmaclip_jax.parallel.cluster import join  # imports JAX
+
+    join(cluster)
 
 
 def overview() -> str:

@@ -15,7 +15,8 @@ from cmaclip_jax.evaluation.evaluator import Outcome, collect, make_predict_step
 from cmaclip_jax.features import Features, with_features
 from cmaclip_jax.inputs import Data, open_data
 from cmaclip_jax.models import Objective
-from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+from cmaclip_jax.parallel.cluster import leader_first, leads
+from cmaclip_jax.parallel.mesh import check_batch, host_rows, make_mesh
 from cmaclip_jax.towers import Towers, open_towers
 from cmaclip_jax.training import Watcher, open_workdir, train
 from cmaclip_jax.training.state import TrainState
@@ -78,12 +79,16 @@ class Run:
 
 def open_run(config: ConfigDict, workdir: Path) -> Run:
     """Opens everything that a config names, and takes the folder; cheap checks come first."""
+    workdir = Path(workdir)
     mesh = make_mesh(**config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
-    workdir = open_workdir(workdir, config)
-    towers = open_towers(config, workdir)
-    data = open_data(config, workdir, towers)
+    with leader_first("opening the run's folder and data"):
+        if leads():
+            open_workdir(workdir, config)
+        towers = open_towers(config, workdir)
+        data = open_data(config, workdir, towers)
+    data = dataclasses.replace(data, rows=functools.partial(host_rows, mesh))
     objective = build_objective(config, data, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
     try:

@@ -402,12 +402,8 @@ def test_hosts_and_restarts_see_the_very_same_pixels(encode):
     for name in ("image", "tokens", "has_image"):
         np.testing.assert_array_equal(again[name], whole[8][name])
         parts = [
-            list(
-                itertools.islice(
-                    train_batches(load, Order(30, 3), batch_size=8, host=h, hosts=4), 9
-                )
-            )
-            for h in range(4)
+            list(itertools.islice(train_batches(load, Order(30, 3), batch_size=8, rows=rows), 9))
+            for rows in np.split(np.arange(8), 4)
         ]
         for step in range(9):
             joined = np.concatenate([part[step][name] for part in parts])

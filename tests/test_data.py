@@ -137,7 +137,7 @@ def test_a_stream_restarts_at_any_step(load):
 
 
 def test_every_epoch_shows_every_record_once_in_a_new_order():
-    order = Order(50).indices(0, 150)
+    order = Order(50).indices(range(150))
     epochs = [order[i : i + 50] for i in (0, 50, 100)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -155,7 +155,7 @@ def test_chunks_are_read_one_after_the_other_and_yet_shuffled():
 def test_balanced_order_draws_every_class_alike():
     labels = ["common"] * 900 + ["rare"] * 90 + [None] * 10
     even, root = (class_weights(labels, power) for power in (1.0, 0.5))
-    drawn = np.array(labels, object)[Order(1_000, weights=even).indices(0, 20_000)]
+    drawn = np.array(labels, object)[Order(1_000, weights=even).indices(range(20_000))]
     counts = collections.Counter(drawn.tolist())
     assert counts["common"] / counts["rare"] == pytest.approx(1, abs=0.1)
     assert root[0] / root[950] == pytest.approx((90 / 900) ** 0.5)
@@ -168,8 +168,8 @@ def test_hosts_share_a_batch_between_them(load):
     whole = take(train_batches(load, Order(50), **kwargs), 2)
     for hosts in (2, 3):
         parts = [
-            take(train_batches(load, Order(50), host=h, hosts=hosts, **kwargs), 2)
-            for h in range(hosts)
+            take(train_batches(load, Order(50), rows=rows, **kwargs), 2)
+            for rows in np.split(np.arange(12), hosts)
         ]
         for step in range(2):
             joined = np.concatenate([part[step]["image"] for part in parts])
@@ -179,7 +179,8 @@ def test_hosts_share_a_batch_between_them(load):
 @pytest.mark.parametrize(("rows", "hosts"), [(50, 1), (7, 1), (16, 2), (12, 3), (64, 4)])
 def test_evaluation_sees_every_record_once(shop, encode, load, rows, hosts):
     streams = [
-        list(eval_batches(load, batch_size=rows * hosts, host=h, hosts=hosts)) for h in range(hosts)
+        list(eval_batches(load, batch_size=rows * hosts, rows=share))
+        for share in np.arange(rows * hosts).reshape(rows, hosts).T  # interleaved, as any
     ]
     assert len({len(stream) for stream in streams}) == 1  # no host waits for another
     seen = collections.Counter(

@@ -7,12 +7,15 @@ from rich.table import Table
 
 from cmaclip_jax.evaluation.evaluator import Outcome, score, write_outcome, write_score
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
+from cmaclip_jax.parallel.cluster import leads
 
 
 def report(run, outcome: Outcome, split: str, step: int, console: Console) -> dict:
     """Scores the outcome of a split, writes it into the folder of `run`, and shows it."""
     wanted = run.config.eval
     figures = score(outcome, run.data.tasks, split, step, wanted.precisions, wanted.top_k)
+    if not leads():
+        return figures
     path = write_score(run.workdir, figures)
     write_outcome(run.workdir, split, outcome)
     if run.data.bad.reasons:

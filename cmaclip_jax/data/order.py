@@ -7,7 +7,7 @@ the endless row of epochs.
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -31,9 +31,9 @@ class Order:
     weights: np.ndarray | None = None
     chunks: np.ndarray | None = None
 
-    def indices(self, first: int, count: int) -> list[int]:
-        """The records at positions first .. first+count."""
-        places = (divmod(position, self.size) for position in range(first, first + count))
+    def indices(self, positions: Iterable[int]) -> list[int]:
+        """The records at these positions."""
+        places = (divmod(int(position), self.size) for position in positions)
         return [int(self._epochs(epoch)[offset]) for epoch, offset in places]
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """Records to batches, by tf.data.
 
 A run can start at any step without replaying what came before (order.py says which records
-a step sees); every host takes its own slice of each step.
+a step sees); every host takes its own rows of each step.
 """
 
 import atexit
@@ -30,37 +30,37 @@ def train_batches(
     *,
     batch_size: int,
     start: int = 0,
-    host: int = 0,
-    hosts: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches for steps start, start+1, ...: this host's `batch_size / hosts` rows."""
-    rows = batch_size // hosts
+    """Endless batches for steps start, start+1, ...: of each these `rows`, or all of it."""
+    rows = np.arange(batch_size) if rows is None else rows
 
     def load_step(step: int, trust: bool):
-        first = step * batch_size + host * rows
+        positions = step * batch_size + rows
         random = np.random.default_rng((load.view.seed, batch_size, step))
-        draws = random.random((batch_size, DRAWS))[host * rows : (host + 1) * rows]
-        return load(order.indices(first, rows), range(first, first + rows), draws, trust)
+        draws = random.random((batch_size, DRAWS))[rows]
+        return load(order.indices(positions), positions.tolist(), draws, trust)
 
-    return _stream(load, load_step, rows, start, None)
+    return _stream(load, load_step, len(rows), start, None)
 
 
 def eval_batches(
-    load: Loader, *, batch_size: int, host: int = 0, hosts: int = 1
+    load: Loader, *, batch_size: int, rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """Every record once, in order; the last batch is padded with rows of weight 0.
 
-    Every host gets equally many batches, so that none waits for another.
+    rows: which of each batch, for one host of several; each gets equally many batches, so that
+        none waits for another.
     """
-    rows = batch_size // hosts
+    rows = np.arange(batch_size) if rows is None else rows
     size = len(load.source)
 
     def load_step(step: int, trust: bool):
-        first = step * batch_size + host * rows
-        indices = range(first, max(first, min(first + rows, size)))
-        return load(indices, indices, np.zeros((rows, DRAWS)), trust)
+        positions = step * batch_size + rows
+        positions = positions[positions < size].tolist()
+        return load(positions, positions, np.zeros((len(rows), DRAWS)), trust)
 
-    return _stream(load, load_step, rows, 0, -(-size // batch_size))
+    return _stream(load, load_step, len(rows), 0, -(-size // batch_size))
 
 
 def _stream(

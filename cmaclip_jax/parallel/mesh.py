@@ -67,6 +67,16 @@ def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.
         )
 
 
+def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a batch this process makes, in their order: those that its devices hold.
+
+    Processes whose devices hold the same rows, as where `tensor` spans them, make them all.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    spans = {place[0].indices(batch_size)[:2] for place in held.values()}
+    return np.concatenate([np.arange(*span) for span in sorted(spans)])
+
+
 def to_device(batch, sharding: NamedSharding):
     """A host's rows as global arrays, uint8 pictures still uint8."""
     return jax.tree.map(

@@ -66,7 +66,7 @@ def read_parameters(workdir: str | Path) -> tuple[int, Any]:
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     if not steps:
         raise UserError(f"no checkpoint in {folder}; train first")
-    step, here = max(steps), SingleDeviceSharding(jax.devices()[0])
+    step, here = max(steps), SingleDeviceSharding(jax.local_devices()[0])
     path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
     saved = handler.metadata(path).tree
     name = "params" if saved["ema"] is None else "ema"

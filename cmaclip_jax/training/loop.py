@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.models.objectives import Batch, Objective
+from cmaclip_jax.parallel.cluster import any_process, leads
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
 from cmaclip_jax.training.checkpoints import Checkpoints
@@ -61,7 +62,8 @@ def train(
     shapes = jax.eval_shape(objective.init, jax.random.key(0), example)
     optimizer = make_optimizer(settings, shapes)
     rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
-    write_parameter_table(workdir / "parameters.txt", rows)
+    if leads():
+        write_parameter_table(workdir / "parameters.txt", rows)
     watcher.say(parameter_summary(rows))
     watcher.say(
         f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
@@ -104,7 +106,7 @@ def train(
             if step % settings.log_every == 0 or step == steps:
                 fine = watcher.log(step, stream.waited)
             looks = bool(evaluate and config.eval.every and step % config.eval.every == 0)
-            stops = bool(asked_to_stop) and step < steps  # read once: a later signal waits a step
+            stops = step < steps and _stops(asked_to_stop, step, settings.log_every)
             saves = looks or stops or step % config.checkpoint.every == 0 or step == steps
             if saves:
                 fine = fine and watcher.flush() and not bool(figures["bad"])
@@ -115,14 +117,22 @@ def train(
                 checkpoints.save(state, step, score)
             if stops:
                 checkpoints.close()
+                number = (asked_to_stop or [signal.SIGTERM])[0]  # or another host got it
                 raise Interrupted(
-                    f"stopped by {signal.Signals(asked_to_stop[0]).name} at step {step:,} of "
-                    f"{steps:,}; all is saved, the same command continues",
-                    128 + asked_to_stop[0],
+                    f"stopped by {signal.Signals(number).name} at step {step:,} of {steps:,}; all "
+                    "is saved, the same command continues",
+                    128 + number,
                 )
             if saves:
                 watcher.resume(step, stream.waited)
     return state
+
+
+def _stops(asked_to_stop: list[int], step: int, log_every: int) -> bool:
+    """Whether to stop after this step. Several hosts agree on that, where they meet anyway."""
+    if jax.process_count() == 1:
+        return bool(asked_to_stop)
+    return step % log_every == 0 and any_process(bool(asked_to_stop))
 
 
 @contextlib.contextmanager

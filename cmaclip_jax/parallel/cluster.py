@@ -1,0 +1,96 @@
+"""Several processes that are one run: joining them, waiting for one another, agreeing."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from cmaclip_jax.errors import UserError
+
+SECONDS_TO_JOIN = 300
+SECONDS_TO_WAIT = 600  # for a host that prepares something alone
+SECONDS_OF_SILENCE = 30  # after which a host is given up
+
+_barriers = itertools.count()  # every process comes to them in the same order
+
+
+def join(cluster: str) -> None:
+    """Makes this process one of a cluster; nothing where `cluster` is empty.
+
+    cluster: 'auto' for what JAX finds by itself (TPU pods, SLURM, GKE, Open MPI), or
+        'HOST:PORT,K/N': this is process K of N, and process 0 can be reached there.
+    """
+    if not cluster:
+        return
+    found = {} if cluster == "auto" else _parsed(cluster)
+    try:
+        jax.distributed.initialize(
+            **found,
+            initialization_timeout=SECONDS_TO_JOIN,
+            heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--cluster={cluster}: cannot join the other processes ({reason})"
+        ) from error
+
+
+def _parsed(cluster: str) -> dict:
+    address, _, place = cluster.partition(",")
+    number, _, count = place.partition("/")
+    port = address.rpartition(":")[2]
+    if not (port.isdigit() and number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise UserError(
+            f"--cluster={cluster}: write auto, or HOST:PORT,K/N as 10.0.0.2:8476,0/4 (this is "
+            "process K of N, numbered from 0, and process 0 listens there)"
+        )
+    return {
+        "coordinator_address": address,
+        "process_id": int(number),
+        "num_processes": int(count),
+    }
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def leader_first(what: str) -> Iterator[None]:
+    """Lets process 0 do what is inside, and then all others: they find what it has made."""
+    if not leads():
+        wait_for_all(what)
+    yield
+    if leads():
+        wait_for_all(what)
+
+
+def wait_for_all(what: str) -> None:
+    """Until every process is here.
+
+    Raises:
+      UserError: somebody did not come in time.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src import distributed  # the public barrier has no timeout and names nobody
+
+    try:
+        name = f"{what} ({next(_barriers)})"  # of no two may have the same
+        distributed.global_state.client.wait_at_barrier(name, SECONDS_TO_WAIT * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"waited for the other hosts before {what}: {reason}") from error
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up on any process; all have to ask at the same moment."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(process_allgather(np.array(flag)).any())
