@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,52 @@ def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(config, tmp_path):
         assert stopped.value.status == 128 + signal.SIGTERM
     assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)
     assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)  # nothing left to do
+
+
+def largest(folder):
+    return max((x for x in folder.rglob("*") if x.is_file()), key=lambda x: x.stat().st_size)
+
+
+DAMAGES = {
+    "torn": lambda step: largest(step).write_bytes(largest(step).read_bytes()[:100]),
+    "emptied": lambda step: [shutil.rmtree(step), step.mkdir()],
+    "no contents": lambda step: shutil.rmtree(step / "default"),
+    "no description": lambda step: (step / "default/_METADATA").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path, damage, capsys):
+    expected = run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "torn", lambda s, p: stream(s, p, 5))
+    folder = tmp_path / "torn/checkpoints"
+    steps = sorted((int(x.name) for x in folder.iterdir()), reverse=True)
+    damage(folder / str(steps[0]))
+    capsys.readouterr()
+    assert_bit_equal(run(config, tmp_path / "torn"), expected)
+    said = capsys.readouterr().err
+    assert f"the checkpoint of step {steps[0]} cannot be read" in said
+    assert f"continuing from the checkpoint of step {steps[1]}" in said
+    assert (folder / f"{steps[0]}.damaged").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_what_differs(config, tmp_path):
+    class Wider(Line):
+        def init(self, rng, batch):
+            params = super().init(rng, batch)
+            params["line"]["bias"] = jnp.zeros(7)
+            return params | {"more": {"bias": jnp.zeros(3)}}
+
+    run(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path, 2)
+    optimizer = make_optimizer(config.train, Wider().init(jax.random.key(0), line_batch(0)))
+    _, shapes = state_template(Wider(), optimizer, line_batch(0), True, 0)
+    told = r"is not of this model \(params/line/bias: \(4,\) there, \(7,\) here; params/more/bias: miss"
+    with pytest.raises(UserError, match=told):
+        checkpoints.restore_newest(shapes, make_mesh(devices=jax.devices()[:1]), print)
+    checkpoints.close()
+    assert not list(tmp_path.glob("checkpoints/*.damaged"))
 
 
 def test_a_poisoned_step_stops_the_run_and_leaves_the_last_good_checkpoint(config, tmp_path):

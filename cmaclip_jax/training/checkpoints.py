@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: written in the background, the newest few and the best kept."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.parallel.cluster import leads, wait_for_all
+from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.training.state import TrainState
 
 SCORE = "score"
@@ -39,6 +41,53 @@ class Checkpoints:
         metrics = {SCORE: -math.inf if score is None else score}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
+    def restore_newest(
+        self, shapes: TrainState, mesh: Mesh, say: Callable[[str], None]
+    ) -> tuple[int, TrainState | None]:
+        """The newest step whose state can be read, and that state; `(0, None)` without any.
+
+        One that cannot be read is set aside as STEP.damaged, with a line, so that a run which
+        was torn from its disk goes on from the one before.
+
+        Raises:
+          UserError: a checkpoint is whole, but not of this model.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                self._check_tree(shapes, step)
+                return step, self.restore(shapes, mesh, step)
+            except UserError:
+                raise
+            except Exception as error:  # of whatever kind a torn file makes Orbax raise
+                reason = " ".join(str(error).split())[:200]
+                say(f"the checkpoint of step {step:,} cannot be read ({reason}); it is set aside")
+                self._set_aside(step)
+        return 0, None
+
+    def _check_tree(self, shapes: TrainState, step: int) -> None:
+        """Raises UserError where a checkpoint lacks a parameter, or has another shape for it."""
+        saved = _by_path(_saved_tree(Path(self._manager.directory) / str(step)))
+        wanted = _by_path(shapes)
+        wrong = [
+            f"{path}: {saved.get(path, 'missing')} there, {shape} here"
+            for path, shape in wanted.items()
+            if saved.get(path) != shape
+        ]
+        wrong += [f"{path}: unknown here" for path in saved if path not in wanted]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UserError(
+                f"the checkpoint of step {step:,} is not of this model ({'; '.join(wrong[:3])}"
+                f"{more}); name another --workdir"
+            )
+
+    def _set_aside(self, step: int) -> None:
+        if leads():
+            folder = Path(self._manager.directory) / str(step)
+            folder.rename(folder.with_name(f"{step}.damaged"))
+        wait_for_all("setting a damaged checkpoint aside")
+        self._manager.reload()
+
     def restore(self, shapes: TrainState, mesh: Mesh, step: int | None = None) -> TrainState:
         """The state at `step` (the newest one by default), laid out on this mesh."""
         step = self.latest_step() if step is None else step
@@ -55,6 +104,21 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _saved_tree(folder: Path):
+    """What the checkpoint in a folder says that it holds."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        return handler.metadata(folder / "default").tree
+    finally:
+        handler.close()
+
+
+def _by_path(tree) -> dict[str, tuple]:
+    """{path: shape} of every array in a tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def read_parameters(workdir: str | Path) -> tuple[int, Any]:

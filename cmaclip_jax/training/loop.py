@@ -74,10 +74,9 @@ def train(
     compiling = Compiling()
     init, shapes = state_template(objective, optimizer, example, settings.ema > 0, config.seed)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    start = checkpoints.latest_step() or 0
+    start, state = checkpoints.restore_newest(shapes, mesh, watcher.say)
     if start:
         watcher.say(f"continuing from the checkpoint of step {start:,}")
-        state = checkpoints.restore(shapes, mesh)
     else:
         state = create_state(init, shapes, mesh)
         if pretrained is not None:
