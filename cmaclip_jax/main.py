@@ -59,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status
+    except Exception as error:
+        lost = cluster and not debug and lost_host(error)
+        if not lost:
+            raise
+        print(f"cmaclip: {lost}", file=sys.stderr)
+        return 1
 
 
 def kept_programs() -> dict[str, str]:
@@ -87,6 +93,13 @@ def join_cluster(cluster: str) -> None:
     from cmaclip_jax.parallel.cluster import join  # imports JAX
 
     join(cluster)
+
+
+def lost_host(error: BaseException) -> str:
+    """What to say where a run broke because another of its processes is gone; '' elsewhere."""
+    from cmaclip_jax.parallel.cluster import lost_peer  # imports JAX
+
+    return lost_peer(error)
 
 
 def overview() -> str:

@@ -144,7 +144,9 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(config, tmp_
     checkpoints = Checkpoints(tmp_path, 2)
     optimizer = make_optimizer(config.train, Wider().init(jax.random.key(0), line_batch(0)))
     _, shapes = state_template(Wider(), optimizer, line_batch(0), True, 0)
-    told = r"is not of this model \(params/line/bias: \(4,\) there, \(7,\) here; params/more/bias: miss"
+    told = (
+        r"not of this model \(params/line/bias: \(4,\) there, \(7,\) here; params/more/bias: miss"
+    )
     with pytest.raises(UserError, match=told):
         checkpoints.restore_newest(shapes, make_mesh(devices=jax.devices()[:1]), print)
     checkpoints.close()

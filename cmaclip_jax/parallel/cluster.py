@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +13,10 @@ from cmaclip_jax.errors import UserError
 SECONDS_TO_JOIN = 300
 SECONDS_TO_WAIT = 600  # for a host that prepares something alone
 SECONDS_OF_SILENCE = 30  # after which a host is given up
+
+# How the coordination service names a process that it lost, and what broken collectives say.
+GONE = re.compile(r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat|is|was|has|failed|disconnected)")
+BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination service")
 
 _barriers = itertools.count()  # every process comes to them in the same order
 
@@ -94,3 +99,19 @@ def any_process(flag: bool) -> bool:
     from jax.experimental.multihost_utils import process_allgather
 
     return bool(process_allgather(np.array(flag)).any())
+
+
+def lost_peer(error: BaseException | None) -> str:
+    """What to say of an error that means that another process is gone; '' for any other."""
+    said = ""
+    while error is not None:
+        said += f" {error}"
+        error = error.__cause__ or error.__context__
+    gone = sorted({int(number) for number in GONE.findall(said)})
+    if not gone and not any(word in said for word in BROKEN):
+        return ""
+    here = f"host {jax.process_index()} of {jax.process_count()} stops"
+    if not gone:
+        return f"{here}: the connection to another host broke; the same command continues"
+    names = ", ".join(map(str, gone))
+    return f"{here}: host {names} is gone (it failed, or was taken); the same command continues"
