@@ -17,6 +17,7 @@ from cmaclip_jax.inputs import Data, open_data
 from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.mesh import check_batch, host_rows, make_mesh
+from cmaclip_jax.parallel.stopping import Watch
 from cmaclip_jax.towers import Towers, open_towers
 from cmaclip_jax.training import Watcher, open_workdir, train
 from cmaclip_jax.training.state import TrainState
@@ -49,10 +50,10 @@ class Run:
             self.towers.params,
         )
 
-    def outcome(self, state: TrainState, split: str) -> Outcome:
-        """What the run answers to every pair of a split."""
+    def outcome(self, state: TrainState, split: str, watch: Watch = iter) -> Outcome:
+        """What the run answers to every pair of a split. `watch` may stop the batches."""
         params = self.objective.ready(state.best_params)
-        batches = self.reads.eval_batches(split, params)
+        batches = watch(self.reads.eval_batches(split, params))
         return collect(self._predict_step, params, batches, self.mesh)
 
     @functools.cached_property
@@ -64,10 +65,10 @@ class Run:
         )
         return make_predict_step(self.objective, self.mesh, shapes)
 
-    def _watch(self, state: TrainState, step: int) -> float | None:
+    def _watch(self, state: TrainState, step: int, watch: Watch) -> float | None:
         """Evaluates on the way, shows it, and returns what the best checkpoint is chosen by."""
         split, wanted = self.config.eval.watch, self.config.eval
-        outcome = self.outcome(state, split)
+        outcome = self.outcome(state, split, watch)
         figures = score(outcome, self.data.tasks, split, step, wanted.precisions, wanted.top_k)
         tasks = figures["tasks"].items()
         accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}

@@ -1,9 +1,11 @@
 """Several processes are one run: they end as one would, and notice when one of them is gone."""
 
+import functools
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ SMALL = [QUICKSTART, "--config.model.image=test/8", "--config.model.text=test/8"
 SMALL += ["--config.model.sequence_heads=2", "--config.data.shop.val_size=50"]
 SMALL += ["--config.data.shop.test_size=75", "--config.data.shop.train_size=300"]
 SMALL += ["--config.train.batch_size=16", "--config.train.log_every=2"]
+SMALL += ["--config.train.steps=6", "--config.eval.every=3"]
 
 
 def environment():
@@ -33,64 +36,129 @@ def environment():
     return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 
 
-def finished(workdir):
-    """The parameters and the figures that a run ended with."""
-    figures = json.loads((workdir / "evaluation/test.json").read_text())
-    return read_parameters(workdir), figures
+class Pod:
+    """Hosts that train a line together; their lines are read as they come."""
+
+    def __init__(self, hosts: int, *arguments: str):
+        address = f"localhost:{free_port()}"
+        self.lines = []
+        self.hosts = [
+            subprocess.Popen(
+                [sys.executable, ROOT / "tests/line.py", "line", *arguments]
+                + [f"--cluster={address},{number}/{hosts}"] * (hosts > 1),
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(hosts)
+        ]
+
+    def says(self, what: str) -> str:
+        """Waits until the first host has said this."""
+        for line in self.hosts[0].stderr:
+            self.lines.append(line)
+            if re.search(what, line):
+                return line
+        raise AssertionError(f"never said {what!r}: {self.lines}")
+
+    def end(self) -> list[tuple[int, str]]:
+        """(status, last line) of every host, when all have ended."""
+        rest = [host.stderr.read() for host in self.hosts]
+        self.lines += rest[0].splitlines(keepends=True)
+        lasts = [text.splitlines()[-1] if text else "" for text in rest]
+        return [(host.wait(), last) for host, last in zip(self.hosts, lasts, strict=True)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def assert_same_end(workdir, expected):
+    """Two runs end in the same parameters, to rounding."""
+    (step, params), (expected_step, expected_params) = map(read_parameters, (workdir, expected))
+    assert step == expected_step
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, params, expected_params)
+
+
+def train_losses(workdir) -> dict[int, float]:
+    """{step: loss} as a run wrote them."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    told = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+    assert len(told) == len(dict(told))
+    return dict(told)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process comes to in twelve steps."""
+    workdir = tmp_path_factory.mktemp("alone")
+    assert Pod(1, str(workdir), "12").end() == [(0, "trained to the end")]
+    return workdir
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(), ("--config.mesh.fsdp=2",), ("--config.mesh.tensor=4",)])
-def test_four_hosts_end_as_one_process_does(tmp_path, mesh):
-    run = ["--config.train.steps=6", "--config.eval.every=3"]
-    pod = [str(LOCAL_POD), "--hosts=4", "--", *SMALL, *run, *mesh, f"--workdir={tmp_path / 'pod'}"]
-    one = [sys.executable, "-m", "cmaclip_jax.main", *SMALL, *run, f"--workdir={tmp_path / 'one'}"]
-    for command in (pod, one):
-        subprocess.run(command, env=environment(), check=True, capture_output=True)
-    (_, params), figures = finished(tmp_path / "pod")
-    (_, expected), alone = finished(tmp_path / "one")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, expected)
-    for name, task in alone["tasks"].items():
-        assert figures["tasks"][name]["examples"] == task["examples"]
-        assert figures["tasks"][name]["accuracy"] == pytest.approx(task["accuracy"], abs=0.03)
-    lines = (tmp_path / "pod/metrics.jsonl").read_text().splitlines()
-    steps = [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
-    assert steps == [2, 4, 6]  # once, by process 0
+@pytest.mark.parametrize("sizes", [["fsdp=2"], ["data=1", "tensor=2"]], ids=str)
+def test_two_hosts_end_as_one_process_does(tmp_path, alone, sizes):
+    pod = Pod(2, str(tmp_path), "12", "0", *sizes)
+    assert [status for status, _ in pod.end()] == [0, 0]
+    assert_same_end(tmp_path, alone)
+    assert list(train_losses(tmp_path)) == [2, 4, 6, 8, 10, 12]  # once, by process 0
 
 
 @pytest.mark.slow
-def test_when_a_host_is_killed_the_others_stop_and_the_same_command_goes_on(tmp_path):
-    more = ["--config.train.steps=100000", "--config.eval.every=0", "--config.checkpoint.every=4"]
-    command = [str(LOCAL_POD), "--hosts=3", "--", *SMALL, *more, f"--workdir={tmp_path}"]
-    pod = subprocess.Popen(
-        command, env=environment(), stderr=subprocess.STDOUT, stdout=-1, text=True
-    )
-    lines = []
-    for line in pod.stdout:
-        lines.append(line)
-        if re.search(r"step \d\d/", line) and len(list(tmp_path.glob("checkpoints/[1-9]*"))) > 1:
-            break
-    victim = subprocess.run(
-        ["pgrep", "-f", "--", f"--workdir={tmp_path}"], capture_output=True, text=True
-    ).stdout.split()[2]  # the first is local_pod itself
-    os.kill(int(victim), signal.SIGKILL)
+@pytest.mark.parametrize("moment", [r"step 2/12", r"evaluating step 6, batch 1"])
+def test_when_one_host_is_asked_to_stop_all_save_and_stop(tmp_path, alone, moment):
+    pod = Pod(2, str(tmp_path), "12", "0.5")
+    pod.says(moment)
+    pod.hosts[1].send_signal(signal.SIGTERM)
+    for status, last in pod.end():
+        assert status == 128 + signal.SIGTERM
+        assert re.search(r"stopped by SIGTERM at step \d+ of 12; all is saved", last)
+    assert sum("evaluating" in line for line in pod.lines) < 10  # it was not waited for
+    again = Pod(2, str(tmp_path), "12")
+    assert [status for status, _ in again.end()] == [0, 0]
+    assert "continuing from the checkpoint of step" in "".join(again.lines)
+    for step in (6, 12):
+        assert f"evaluating step {step}, batch 9" in "".join(again.lines)
+    assert_same_end(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_host_is_killed_the_other_says_so_and_ends(tmp_path, alone, victim):
+    pod = Pod(2, str(tmp_path), "12", "0.5")
+    pod.says("step 4/12")
     start = time.monotonic()
-    rest = pod.stdout.read()
-    assert pod.wait() == 128 + signal.SIGKILL
-    assert time.monotonic() - start < 90
-    assert re.search(r"local_pod: host [012] of 3 ended first, with signal SIGKILL", rest)
-    assert re.search(r"host \d of 3 stops: ", rest)
-    command[command.index("--config.train.steps=100000")] = "--config.train.steps=100000"
-    again = subprocess.Popen(
-        command, env=environment(), stderr=subprocess.STDOUT, stdout=-1, text=True
+    pod.hosts[victim].kill()
+    ends = pod.end()
+    assert time.monotonic() - start < 60
+    assert ends[victim][0] == -signal.SIGKILL
+    status, last = ends[1 - victim]
+    assert status not in (0, None)
+    assert re.search(rf"host {1 - victim} of 2 stops: .*; the same command continues", last)
+    assert [status for status, _ in Pod(2, str(tmp_path), "12").end()] == [0, 0]
+    assert_same_end(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
+    pod = [str(LOCAL_POD), "--hosts=2", "--", *SMALL, f"--workdir={tmp_path / 'pod'}"]
+    one = [sys.executable, "-m", "cmaclip_jax.main", *SMALL, f"--workdir={tmp_path / 'one'}"]
+    for command in (one, pod):
+        subprocess.run(command, env=environment(), check=True, capture_output=True)
+    expected, losses = map(train_losses, (tmp_path / "one", tmp_path / "pod"))
+    assert losses.keys() == expected.keys()
+    np.testing.assert_allclose([*losses.values()], [*expected.values()], rtol=1e-4)
+    figures, expected = (
+        json.loads((tmp_path / run / "evaluation/test.json").read_text())["tasks"]
+        for run in ("pod", "one")
     )
-    for line in again.stdout:
-        if "continuing from the checkpoint of step" in line:
-            again.send_signal(signal.SIGTERM)
-            break
-    rest = again.stdout.read()
-    assert "all is saved, the same command continues" in rest
-    assert again.wait() == 128 + signal.SIGTERM
+    for name, task in expected.items():
+        assert figures[name]["examples"] == task["examples"]
+        assert figures[name]["accuracy"] == pytest.approx(task["accuracy"], abs=0.03)
 
 
 def test_one_process_makes_all_rows():

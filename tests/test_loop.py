@@ -15,55 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import initial, make_batch, make_objective
+from line import Line, line_batch, stream
 
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.parallel.mesh import make_mesh
+from cmaclip_jax.parallel.stopping import Stopping
 from cmaclip_jax.training import Checkpoints, Watcher, train
 from cmaclip_jax.training.diagnosis import diagnose
-from cmaclip_jax.training.loop import stop_signals
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.state import state_template
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Line:
-    """The smallest objective there is: the loop knows no more of any other."""
-
-    def init(self, rng, batch):
-        width = batch["x"].shape[-1]
-        return {
-            "line": {"kernel": jax.random.normal(rng, (width, 4)), "bias": jnp.zeros(4)},
-            "out": {"kernel": jax.random.normal(rng, (4, 1))},
-        }
-
-    def loss(self, params, batch, rng):
-        hidden = jnp.tanh(batch["x"] @ params["line"]["kernel"] + params["line"]["bias"])
-        hidden *= 1 + 0.1 * jax.random.normal(rng, hidden.shape)  # as dropout: random by step
-        losses = jnp.mean((hidden @ params["out"]["kernel"] - batch["y"]) ** 2, axis=-1)
-        return jnp.mean(losses), {"loss": (jnp.sum(losses), jnp.array(len(losses)))}
-
-    def predict(self, params, batch):
-        return {}
-
-
-def line_batch(step: int) -> dict:
-    random = np.random.default_rng(step)
-    x = random.normal(size=(16, 8)).astype(np.float32)
-    return {"x": x, "y": x.sum(axis=1, keepdims=True)}
-
-
-def stream(start: int, params=None, stop_after: int | None = None, poison: int | None = None):
-    """Batches that depend on their step alone; one may be poisoned, or raise the alarm."""
-    step = start
-    while True:
-        batch = line_batch(step)
-        if step == poison:
-            batch["y"] *= np.nan
-        if step == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield batch
-        step += 1
 
 
 def run(config, workdir, batches=stream, evaluate=None, devices=1):
@@ -133,6 +95,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path, dama
     assert (folder / f"{steps[0]}.damaged").exists()
 
 
+def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew(config, tmp_path):
+    run(config, tmp_path)
+    steps = list((tmp_path / "checkpoints").iterdir())
+    for step in steps:
+        DAMAGES["torn"](step)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*another --workdir"):
+        run(config, tmp_path)
+    assert sorted(steps) == sorted((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_checkpoint_of_another_model_is_refused_with_what_differs(config, tmp_path):
     class Wider(Line):
         def init(self, rng, batch):
@@ -193,7 +165,7 @@ def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.keep = 2
     scores = {1: 0.1, 2: 0.9, 3: 0.3}
-    run(config, tmp_path, evaluate=lambda state, step: scores.get(step, 0.2))
+    run(config, tmp_path, evaluate=lambda state, step, watch: scores.get(step, 0.2))
     kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
     assert kept == {2, 7, 8}
 
@@ -219,11 +191,33 @@ def test_figures_are_kept_for_every_interval(config, tmp_path):
     assert re.search(r"line/kernel +8x4 +1 +0.05 +whole", table)
 
 
+def test_a_run_stopped_in_an_evaluation_looks_again_when_it_continues(config, tmp_path):
+    looked, config.eval.every = [], 4
+
+    def evaluate(state, step, watch):
+        for number in watch(range(10)):
+            looked.append((step, number))
+            if (step, number) == (4, 3) and len(looked) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return 0.5
+
+    with pytest.raises(Interrupted, match="SIGTERM at step 4 of 8; all is saved"):
+        run(config, tmp_path, evaluate=evaluate)
+    assert looked == [(4, number) for number in range(4)]
+    again = run(config, tmp_path, evaluate=evaluate)
+    assert looked[4:] == [(step, number) for step in (4, 8) for number in range(10)]
+    run(config, tmp_path, evaluate=evaluate)
+    assert len(looked) == 24  # and not once more
+    assert_bit_equal(again, run(config, tmp_path / "whole"))
+
+
 def test_a_second_signal_is_not_held_back():
     before = signal.getsignal(signal.SIGTERM)
-    with stop_signals() as received:
+    with Stopping() as stopping:
+        assert not stopping.asked()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert received == [signal.SIGTERM]
+        assert stopping.asked()
+        assert stopping.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGTERM) == before
 

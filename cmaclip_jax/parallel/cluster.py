@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 
 from cmaclip_jax.errors import UserError
 
@@ -30,6 +29,7 @@ def join(cluster: str) -> None:
     if not cluster:
         return
     found = {} if cluster == "auto" else _parsed(cluster)
+    jax.config.update("jax_enable_preemption_service", True)  # SIGTERM of one reaches all
     try:
         jax.distributed.initialize(
             **found,
@@ -90,15 +90,6 @@ def wait_for_all(what: str) -> None:
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"waited for the other hosts before {what}: {reason}") from error
-
-
-def any_process(flag: bool) -> bool:
-    """Whether the flag is up on any process; all have to ask at the same moment."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental.multihost_utils import process_allgather
-
-    return bool(process_allgather(np.array(flag)).any())
 
 
 def lost_peer(error: BaseException | None) -> str:

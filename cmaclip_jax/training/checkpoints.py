@@ -41,27 +41,46 @@ class Checkpoints:
         metrics = {SCORE: -math.inf if score is None else score}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
+    def scored(self, step: int) -> bool:
+        """Whether the checkpoint of a step was saved with a score."""
+        return (self._manager.metrics(step) or {}).get(SCORE, -math.inf) > -math.inf
+
+    def replace(self, state: TrainState, step: int, score: float) -> None:
+        """Saves a step again, with the score that it had not."""
+        self._manager.delete(step)
+        self.save(state, step, score)
+
     def restore_newest(
         self, shapes: TrainState, mesh: Mesh, say: Callable[[str], None]
     ) -> tuple[int, TrainState | None]:
         """The newest step whose state can be read, and that state; `(0, None)` without any.
 
-        One that cannot be read is set aside as STEP.damaged, with a line, so that a run which
-        was torn from its disk goes on from the one before.
+        Newer ones, which cannot be read, are set aside as STEP.damaged, with a line each, so
+        that a run whose last checkpoint was torn goes on from the one before.
 
         Raises:
-          UserError: a checkpoint is whole, but not of this model.
+          UserError: a checkpoint is whole, but not of this model; or there are some and none
+            can be read, which is nothing to begin anew upon without being told.
         """
+        reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 self._check_tree(shapes, step)
-                return step, self.restore(shapes, mesh, step)
+                state = self.restore(shapes, mesh, step)
             except UserError:
                 raise
             except Exception as error:  # of whatever kind a torn file makes Orbax raise
-                reason = " ".join(str(error).split())[:200]
-                say(f"the checkpoint of step {step:,} cannot be read ({reason}); it is set aside")
-                self._set_aside(step)
+                reasons[step] = " ".join(str(error).split())[:200]
+                continue
+            for damaged, reason in reasons.items():
+                say(f"the checkpoint of step {damaged:,} cannot be read ({reason}); set aside")
+            self._set_aside(list(reasons))
+            return step, state
+        if reasons:
+            raise UserError(
+                f"no checkpoint in {self._manager.directory} can be read "
+                f"({next(iter(reasons.values()))}); name another --workdir to begin anew"
+            )
         return 0, None
 
     def _check_tree(self, shapes: TrainState, step: int) -> None:
@@ -81,10 +100,13 @@ class Checkpoints:
                 f"{more}); name another --workdir"
             )
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
         if leads():
-            folder = Path(self._manager.directory) / str(step)
-            folder.rename(folder.with_name(f"{step}.damaged"))
+            for step in steps:
+                folder = self._manager.directory / str(step)
+                folder.rename(folder.with_name(f"{step}.damaged"))
         wait_for_all("setting a damaged checkpoint aside")
         self._manager.reload()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.models.objectives import Batch, Objective
-from cmaclip_jax.parallel.cluster import any_process, leads
+from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
+from cmaclip_jax.parallel.stopping import StopAsked, Stopping, Watch
 from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.compiling import Compiling
 from cmaclip_jax.training.diagnosis import diagnose
@@ -29,6 +29,10 @@ from cmaclip_jax.training.progress import Watcher
 from cmaclip_jax.training.state import TrainState, create_state, start_from, state_template
 from cmaclip_jax.training.step import make_train_step
 
+# From a state, its step, and what every stream of batches has to be wrapped in so that a run can
+# stop in the middle, to a score, higher being better (None: no score).
+Evaluate = Callable[[TrainState, int, Watch], float | None]
+
 
 def train(
     config: ConfigDict,
@@ -38,7 +42,7 @@ def train(
     batches: Callable[[int, Any], Iterator[Batch]],
     workdir: Path,
     watcher: Watcher,
-    evaluate: Callable[[TrainState, int], float | None] | None = None,
+    evaluate: Evaluate | None = None,
     pretrained: Any = None,
 ) -> TrainState:
     """Trains until `config.train.steps`, from the newest checkpoint if there is one.
@@ -47,28 +51,18 @@ def train(
       example: a batch of the right shapes, to initialise with.
       batches: from a step, and the parameters as they are then, to this host's batches for
         that step and all that follow.
-      evaluate: from a state and its step to a score, higher being better (None: no score);
-        called every `config.eval.every` steps, where a checkpoint is saved as well, so that
-        the best one is among those that stay.
+      evaluate: called every `config.eval.every` steps, where a checkpoint is saved as well, so
+        that the best one is among those that stay.
       pretrained: parameters to begin with, where they have the model's names.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with everything saved.
       UserError: a loss spiked or was not finite; the checkpoints stay as they were.
     """
-    settings = config.train
-
-    # ---- the parameters, and what the rules make of them
+    settings, steps = config.train, config.train.steps
     shapes = jax.eval_shape(objective.init, jax.random.key(0), example)
     optimizer = make_optimizer(settings, shapes)
-    rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
-    if leads():
-        write_parameter_table(workdir / "parameters.txt", rows)
-    watcher.say(parameter_summary(rows))
-    watcher.say(
-        f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
-        f"{mesh.devices.flat[0].device_kind} device(s); every parameter: {workdir}/parameters.txt"
-    )
+    _tell_parameters(settings, shapes, mesh, workdir, watcher)
 
     # ---- the state: the newest checkpoint, or a beginning
     compiling = Compiling()
@@ -85,12 +79,18 @@ def train(
     train_step = make_train_step(objective, optimizer, settings, config.seed, mesh, shapes)
 
     # ---- the steps
-    steps = settings.steps
+    def looks_at(step: int) -> bool:
+        return bool(evaluate and config.eval.every and step % config.eval.every == 0)
+
     with (
-        stop_signals() as asked_to_stop,
+        Stopping() as stopping,
         contextlib.closing(checkpoints),
         contextlib.closing(compiling),
     ):
+        if start and looks_at(start) and not checkpoints.scored(start):
+            score = _score(evaluate, state, start, stopping)  # it was stopped in the middle of that
+            if score is not None:
+                checkpoints.replace(state, start, score)
         stream = Prefetch(
             itertools.islice(batches(start, state.params), steps - start), batch_sharding(mesh)
         )
@@ -104,56 +104,46 @@ def train(
             fine = True
             if step % settings.log_every == 0 or step == steps:
                 fine = watcher.log(step, stream.waited)
-            looks = bool(evaluate and config.eval.every and step % config.eval.every == 0)
-            stops = step < steps and _stops(asked_to_stop, step, settings.log_every)
-            saves = looks or stops or step % config.checkpoint.every == 0 or step == steps
-            if saves:
-                fine = fine and watcher.flush() and not bool(figures["bad"])
+            stops = stopping.asked()
+            saves = stops or looks_at(step) or step % config.checkpoint.every == 0 or step == steps
+            if not saves and fine:
+                continue
+            fine = fine and watcher.flush() and not bool(figures["bad"])
             if not fine:
                 raise _spoilt(config, objective, mesh, state, batches, checkpoints)
-            score = evaluate(state, step) if looks else None
-            if saves:
-                checkpoints.save(state, step, score)
-            if stops:
+            score = None
+            if looks_at(step) and not stops:
+                score = _score(evaluate, state, step, stopping)
+            checkpoints.save(state, step, score)
+            if stopping.stops:
                 checkpoints.close()
-                number = (asked_to_stop or [signal.SIGTERM])[0]  # or another host got it
                 raise Interrupted(
-                    f"stopped by {signal.Signals(number).name} at step {step:,} of {steps:,}; all "
-                    "is saved, the same command continues",
-                    128 + number,
+                    f"stopped by {stopping.signal.name} at step {step:,} of {steps:,}; all is "
+                    "saved, the same command continues",
+                    128 + stopping.signal,
                 )
-            if saves:
-                watcher.resume(step, stream.waited)
+            watcher.resume(step, stream.waited)
     return state
 
 
-def _stops(asked_to_stop: list[int], step: int, log_every: int) -> bool:
-    """Whether to stop after this step. Several hosts agree on that, where they meet anyway."""
-    if jax.process_count() == 1:
-        return bool(asked_to_stop)
-    return step % log_every == 0 and any_process(bool(asked_to_stop))
+def _tell_parameters(settings, shapes, mesh: Mesh, workdir: Path, watcher: Watcher) -> None:
+    """Says what the rules make of the parameters, and writes the whole table."""
+    rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
+    if leads():
+        write_parameter_table(workdir / "parameters.txt", rows)
+    watcher.say(parameter_summary(rows))
+    watcher.say(
+        f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
+        f"{mesh.devices.flat[0].device_kind} device(s); every parameter: {workdir}/parameters.txt"
+    )
 
 
-@contextlib.contextmanager
-def stop_signals():
-    """While open, SIGTERM and SIGINT fill the list that this yields; a second one kills."""
-    received: list[int] = []
-    before = {}
-
-    def receive(number, _frame):
-        received.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            before[number] = signal.signal(number, receive)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            break
+def _score(evaluate: Evaluate, state: TrainState, step: int, stopping: Stopping) -> float | None:
+    """What an evaluation finds; nothing where the run was asked to stop in the middle of it."""
     try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return evaluate(state, step, stopping.watch)
+    except StopAsked:
+        return None
 
 
 def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) -> UserError:
