@@ -92,6 +92,7 @@ within() {
   run timeout --foreground -k 10 "$@"
 }
 
+shopt -s inherit_errexit # $(...) ends at its first failure, too
 trap 'exit 130' INT
 if [ "${BASH_VERSINFO[0]}" -lt 5 ] || ! command -v timeout > /dev/null; then
   fail "needs bash 5 and coreutils' timeout; on a Mac: brew install bash coreutils"
