@@ -60,11 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status
     except Exception as error:
-        lost = cluster and not debug and lost_host(error)
-        if not lost:
-            raise
-        print(f"cmaclip: {lost}", file=sys.stderr)
-        return 1
+        if cluster and not debug:
+            leave_without(error)
+        raise
 
 
 def kept_programs() -> dict[str, str]:
@@ -95,11 +93,20 @@ def join_cluster(cluster: str) -> None:
     join(cluster)
 
 
-def lost_host(error: BaseException) -> str:
-    """What to say where a run broke because another of its processes is gone; '' elsewhere."""
-    from cmaclip_jax.parallel.cluster import lost_peer  # imports JAX
+def leave_without(error: BaseException) -> None:
+    """Ends this process where its run broke because another one is gone.
 
-    return lost_peer(error)
+    At once: in an orderly end JAX would wait for the lost process, and then abort.
+    """
+    from cmaclip_jax.parallel.cluster import lost_peer, missing_hosts  # imports JAX
+
+    lost = lost_peer(error)
+    if not lost:
+        return
+    print(f"cmaclip: {lost}", file=sys.stderr, flush=True)
+    if missing := missing_hosts():
+        print(f"cmaclip: host {missing} failed, or was taken", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def overview() -> str:

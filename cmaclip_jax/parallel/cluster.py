@@ -14,7 +14,9 @@ SECONDS_TO_WAIT = 600  # for a host that prepares something alone
 SECONDS_OF_SILENCE = 30  # after which a host is given up
 
 # How the coordination service names a process that it lost, and what broken collectives say.
-GONE = re.compile(r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat|is|was|has|failed|disconnected)")
+GONE = re.compile(
+    r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat timeout|failed|disconnected|was preempted)"
+)
 BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination service")
 
 _barriers = itertools.count()  # every process comes to them in the same order
@@ -94,15 +96,34 @@ def wait_for_all(what: str) -> None:
 
 def lost_peer(error: BaseException | None) -> str:
     """What to say of an error that means that another process is gone; '' for any other."""
+    said = _chain(error)
+    gone = sorted(set(GONE.findall(said)))
+    if not gone and not any(word in said for word in BROKEN):
+        return ""
+    what = f"host {', '.join(gone)} is gone" if gone else "the connection to another host broke"
+    here = f"host {jax.process_index()} of {jax.process_count()} stops"
+    return f"{here}: {what}; the same command continues"
+
+
+def _chain(error: BaseException | None) -> str:
+    """All that an error and those it came from have to say."""
     said = ""
     while error is not None:
         said += f" {error}"
         error = error.__cause__ or error.__context__
-    gone = sorted({int(number) for number in GONE.findall(said)})
-    if not gone and not any(word in said for word in BROKEN):
-        return ""
-    here = f"host {jax.process_index()} of {jax.process_count()} stops"
-    if not gone:
-        return f"{here}: the connection to another host broke; the same command continues"
-    names = ", ".join(map(str, gone))
-    return f"{here}: host {names} is gone (it failed, or was taken); the same command continues"
+    return said
+
+
+def missing_hosts() -> str:
+    """Which processes do not answer any more, found by calling the roll.
+
+    That takes as long as a silent process is waited for. JAX may end this one first, naming them
+    in its own words.
+    """
+    from jax._src import distributed
+
+    try:
+        distributed.global_state.client.wait_at_barrier("roll", 2 * SECONDS_OF_SILENCE * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        return ", ".join(sorted(set(GONE.findall(str(error)))))
+    return ""
