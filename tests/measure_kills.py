@@ -10,6 +10,7 @@ command follows every time.
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,33 +47,35 @@ def newest_row(workdir: Path) -> dict:
         return {}
 
 
-def writes(workdir: Path) -> bool:
-    """Orbax has not yet given the checkpoint its name."""
-    return any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
+def unfinished(workdir: Path) -> set[Path]:
+    """Checkpoints that Orbax has not yet given their name."""
+    return {path for path in workdir.glob("checkpoints/*") if "tmp" in path.name}
 
 
-def evaluates(workdir: Path) -> bool:
+def writes(workdir: Path, left: set[Path]) -> bool:
+    """A checkpoint is being written."""
+    return bool(unfinished(workdir) - left)
+
+
+def evaluates(workdir: Path, _) -> bool:
     """The figures of the steps are written before an evaluation, and its own after it."""
     row = newest_row(workdir)
     return "train/loss" in row and row["step"] % LOOKS == 0
 
 
-def ends(workdir: Path) -> bool:
+def ends(workdir: Path, _) -> bool:
+    """All steps are done, and the last checkpoint is not yet begun."""
     return newest_row(workdir).get("step") == STEPS
 
 
 def kill(workdir: Path, moment: Callable, random: np.random.Generator) -> str:
     """Starts the run and kills it at a moment; says where it was."""
-    process, begun = start(workdir), time.time()
-    later = 0.0
-    while process.poll() is None:
-        if later == 0.0 and (workdir / "metrics.jsonl").exists():
-            fresh = (workdir / "metrics.jsonl").stat().st_mtime > begun
-            if fresh and moment(workdir):
-                later = time.time() + random.uniform(0, 0.2)
-        if later and time.time() >= later:
-            break
-        time.sleep(0.002)
+    row, left = newest_row(workdir), unfinished(workdir)  # of the run before
+    process, deadline = start(workdir), math.inf
+    while process.poll() is None and time.time() < deadline:
+        if deadline == math.inf and newest_row(workdir) != row and moment(workdir, left):
+            deadline = time.time() + random.uniform(0, 0.1)
+        time.sleep(0.001)
     met = process.poll() is None
     process.kill()
     process.stderr.read()
@@ -104,7 +107,7 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     random = np.random.default_rng()
     moments = {
-        "at any moment": lambda workdir: random.random() < 0.01,
+        "at any moment": lambda *_: random.random() < 0.005,
         "while a checkpoint is written": writes,
         "in an evaluation": evaluates,
     }

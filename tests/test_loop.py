@@ -1,6 +1,7 @@
 """A whole run: it learns, and nothing that stops it can change where it ends."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -28,14 +29,14 @@ from cmaclip_jax.training.state import state_template
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(config, workdir, batches=stream, evaluate=None, devices=1):
+def run(config, workdir, batches=stream, evaluate=None, devices=1, sizes=(-1, 1, 1)):
     workdir.mkdir(exist_ok=True)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
     try:
         return train(
             config,
             Line(),
-            make_mesh(devices=jax.devices()[:devices]),
+            make_mesh(*sizes, devices=jax.devices()[:devices]),
             line_batch(0),
             batches,
             workdir,
@@ -179,6 +180,33 @@ def test_a_checkpoint_restores_onto_another_mesh(config, tmp_path):
     assert_bit_equal(restored, state)
     kernel = restored.params["line"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 2  # fsdp halves it
+
+
+def test_a_run_goes_on_whatever_mesh_it_continues_on(config, tmp_path):
+    """From 8 devices to 1 and to 4, and through every shape that 8 devices have."""
+    meshes = [(8, 1, 1), (1, 1, 1), (4, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (4, 1, 2)]
+    meshes += [(2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 2, 2)]
+    config.train.steps, config.train.log_every = len(meshes), 1
+    expected = run(config, tmp_path / "whole")
+    for step, sizes in enumerate(meshes[:-1]):
+        # The signal comes while this step's batch is made, two ahead of the step that is on.
+        batches = lambda start, params, at=step: stream(start, params, stop_after=at)  # noqa: E731
+        with pytest.raises(Interrupted, match=f"at step {step + 1} of"):
+            run(config, tmp_path / "moved", batches, devices=math.prod(sizes), sizes=sizes)
+    sizes = meshes[-1]
+    state = run(config, tmp_path / "moved", devices=math.prod(sizes), sizes=sizes)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, expected
+    )
+    assert state.params["line"]["kernel"].sharding.mesh.devices.shape == sizes
+    np.testing.assert_allclose(*map(losses, (tmp_path / "moved", tmp_path / "whole")), rtol=1e-5)
+
+
+def losses(workdir):
+    """The loss of every step, from the metrics."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["train/loss"] for row in rows]
 
 
 def test_figures_are_kept_for_every_interval(config, tmp_path):

@@ -14,9 +14,7 @@ SECONDS_TO_WAIT = 600  # for a host that prepares something alone
 SECONDS_OF_SILENCE = 30  # after which a host is given up
 
 # How the coordination service names a process that it lost, and what broken collectives say.
-GONE = re.compile(
-    r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat timeout|failed|disconnected|was preempted)"
-)
+GONE = re.compile(r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat timeout|failed|disconnected)")
 BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination service")
 
 _barriers = itertools.count()  # every process comes to them in the same order
