@@ -89,6 +89,8 @@ def test_setup_stop_and_logs(stage):
     assert copied == tpu("tpu-vm", "scp", *files, *PLACE, "--worker=all", "--quiet")
     assert installed[:-1] == tpu("tpu-vm", "ssh", "pod", *PLACE, "--worker=all", *SSH)
     assert installed[-1].endswith("cmaclip_jax/launch/on_worker install")
+    stage.run("tpu_vm", "setup", **POD, BUCKET="my-bucket")
+    assert stage.calls()[-1][-1] == "--command=cmaclip_jax/launch/on_worker mount my-bucket"
     stage.run("tpu_vm", "stop", **POD)
     stage.run("tpu_vm", "logs", **POD, WORKER="3")
     stopped, logs = stage.calls()

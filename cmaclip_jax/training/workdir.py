@@ -1,6 +1,7 @@
 """A run's folder: one config, for good."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     The first checkpoint gives the folder its config for good. Until then a run that failed
     to begin may be mended and tried again; what it had prepared is made anew.
     """
-    path = Path(path)
+    path = _folder(path)
     file = path / "config.json"
     text = config.to_json_best_effort(indent=2) + "\n"
     try:
@@ -48,7 +49,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
 
 def saved_config(path: str | Path) -> ConfigDict:
     """The config of the run in a folder; what it has not is as in `base_config`."""
-    file = Path(path) / "config.json"
+    file = _folder(path) / "config.json"
     config = base_config()
     try:
         saved = json.loads(file.read_text(), object_hook=_with_tuples)
@@ -60,6 +61,17 @@ def saved_config(path: str | Path) -> ConfigDict:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is not the config of a run ({reason}); name another") from error
     return config
+
+
+def _folder(path: str | Path) -> Path:
+    """The path of a run's folder, which is written to and renamed in as only folders can be."""
+    scheme = re.match(r"([a-z][a-z0-9]+):/+", str(path))
+    if scheme:
+        raise UserError(
+            f"a run's folder is a path, not {scheme[1]}://...; mount the bucket, as "
+            "`gcsfuse --implicit-dirs BUCKET DIR` does, and name a --workdir in it"
+        )
+    return Path(path)
 
 
 def _with_tuples(fields: dict) -> dict:
