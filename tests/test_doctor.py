@@ -12,7 +12,7 @@ from conftest import small_config
 from test_cluster import LOCAL_POD, environment
 from test_main import QUICKSTART
 
-from cmaclip_jax.commands.doctor_checks import judge_data, judge_room
+from cmaclip_jax.commands.doctor_checks import judge_data, judge_mesh, judge_room
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.samples import open_picture, read_some
 from cmaclip_jax.data.sources import open_sources
@@ -269,6 +269,13 @@ def test_a_wrong_sum_and_a_wrong_clock_are_named():
     finding = judge_clocks([100.0, 160.0, 100.0])
     assert not finding.good
     assert finding.says == "60 s apart: host 1 by +60 s"
+
+
+def test_another_config_is_named():
+    fact = {"says": "data 2", "config": "a"}
+    assert judge_mesh([fact, fact]) == Finding(True, "data 2")
+    finding = judge_mesh([fact, fact | {"config": "b"}])
+    assert (finding.good, finding.says) == (False, "host 1: another config than on host 0")
 
 
 def test_other_data_bad_records_and_too_little_room_are_named():

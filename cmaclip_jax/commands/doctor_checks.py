@@ -32,7 +32,7 @@ def all_checks(config, workdir: str | None, count: int) -> tuple[list[Check], Ca
     job = Job(config, workdir, count)
     if config is not None:
         after = [check.name for check in checks].index("devices") + 1
-        checks.insert(after, Check("mesh", job.mesh, lambda facts: Finding(True, facts[0])))
+        checks.insert(after, Check("mesh", job.mesh, judge_mesh))
     if workdir:
         folder = SharedFolder(workdir, count)
         checks += folder.checks()
@@ -59,15 +59,18 @@ class Job:
             Check("model", self.model, lambda facts: Finding(True, facts[0]), 180),
         ]
 
-    def mesh(self) -> str:
-        """Makes the mesh, and divides the batches over it."""
+    def mesh(self) -> dict[str, str]:
+        """Makes the mesh, and divides the batches over it; and a short name for the config."""
         train, evaluation = self._config.train, self._config.eval
         mesh = make_mesh(**self._config.mesh)
         check_batch(mesh, train.batch_size, train.accumulate)
         check_batch(mesh, evaluation.batch_size, name="eval.batch_size")
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         batches = f"batches of {train.batch_size} (training) and {evaluation.batch_size} divide"
-        return f"{sizes}; {batches}"
+        return {
+            "says": f"{sizes}; {batches}",
+            "config": digest([self._config.to_json_best_effort()]),
+        }
 
     def weights(self) -> str:
         """Reads what training starts from."""
@@ -132,6 +135,15 @@ class Job:
         """As the run will have them; those of a run that goes on need no weights any more."""
         kept = self._workdir and (Path(self._workdir) / DESCRIPTION).exists()
         return open_towers(self._config, Path(self._workdir) if kept else None)
+
+
+def judge_mesh(facts: list[dict[str, str]]) -> Finding:
+    """Good where all hosts were given the same config."""
+    others = [k for k, fact in enumerate(facts) if fact["config"] != facts[0]["config"]]
+    if others:
+        said = f"{hosts(others, len(facts))}another config than on host 0"
+        return Finding(False, said, "give every host the same --config and --config.FIELD=VALUE")
+    return Finding(True, facts[0]["says"])
 
 
 def judge_data(facts: list[dict]) -> Finding:

@@ -7,8 +7,10 @@ import time
 from etils import epath
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.cluster import exchange
 from cmaclip_jax.parallel.doctor import Check, Finding, hosts
 
+SECONDS_TO_CLEAR = 5.0  # in which every host has taken its file away
 PAUSE = 0.5  # between two looks for a file that is not there
 
 
@@ -82,12 +84,13 @@ class SharedFolder:
         )
 
     def clear(self) -> None:
-        """Takes everything away that was made here; to be called when all have read."""
-        with contextlib.suppress(OSError, ValueError):
+        """Takes everything away that was made here; every host comes here when all have read."""
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written cannot be cleared
             if self._file:
                 self._file.unlink(missing_ok=True)
+            exchange("doctor/cleared", "", SECONDS_TO_CLEAR)
             for folder in self._made:
-                folder.rmdir()  # stays where another host's file is still in it
+                folder.rmdir()  # unless there is something in it
 
     def _sees(self, word: str) -> bool:
         try:
