@@ -1,15 +1,16 @@
 """A profile holds the steps that were asked for, by number, and no other."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import pytest
 from conftest import small_config
 from jax.profiler import ProfileData
+from test_loop import run, stream
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import check_config
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.training.profiling import Profiled
 from cmaclip_jax.training.workdir import open_workdir
 
@@ -26,17 +27,19 @@ def profiled_steps(workdir) -> list[int]:
     return sorted(map(int, steps))
 
 
-def test_the_steps_asked_for_are_in_the_trace_and_past_them_there_is_none(tmp_path, capsys):
+def test_the_steps_asked_for_are_in_the_trace_and_a_run_past_them_has_none(tmp_path, capsys):
     config = small_config()
-    config.train.steps, config.eval.every, config.checkpoint.every = 6, 0, 6
+    config.train.batch_size = 16
     config.profile.start, config.profile.steps = 3, 2
-    train_and_evaluate(config, tmp_path / "run")
-    assert profiled_steps(tmp_path / "run") == [3, 4]
-    assert f"profile of steps 3 to 4: {tmp_path / 'run/profile'}" in capsys.readouterr().err
+    with pytest.raises(Interrupted, match=r"at step [5-7] of 8"):
+        run(config, tmp_path, lambda start, params: stream(start, params, stop_after=7))
+    assert profiled_steps(tmp_path) == [3, 4]
+    assert f"profile of steps 3 to 4: {tmp_path / 'profile'}" in capsys.readouterr().err
 
-    (tmp_path / "run/profile").rename(tmp_path / "before")
-    train_and_evaluate(config, tmp_path / "run")  # there is nothing left to do
-    assert not (tmp_path / "run/profile").exists()
+    shutil.rmtree(tmp_path / "profile")
+    run(config, tmp_path)
+    assert "continuing from the checkpoint of step" in capsys.readouterr().err
+    assert not (tmp_path / "profile").exists()
 
 
 def make_steps(workdir, start: int, until: int) -> None:
