@@ -135,6 +135,10 @@ def base_config() -> ConfigDict:
     checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved
     checkpoint.keep = 2  # the newest so many, and the best one, stay
 
+    profile = config.profile = ConfigDict()
+    profile.start = 100  # the first step that is profiled; the very first ones also compile
+    profile.steps = 0  # how many are, into WORKDIR/profile; 0: none
+
     mesh = config.mesh = ConfigDict()
     mesh.data = -1  # devices over which the batch is split; -1 takes what is left
     mesh.fsdp = 1  # devices over which batch and parameters are split
@@ -165,6 +169,7 @@ AT_LEAST_ONE = [
     "eval.batch_size",
     "checkpoint.every",
     "checkpoint.keep",
+    "profile.start",
     "model.unroll",
     "data.noise.severity",
     "data.shop.train_size",
@@ -186,6 +191,7 @@ NOT_NEGATIVE = [
     "train.contrastive",
     "train.spike",
     "eval.every",
+    "profile.steps",
 ]
 SHARES = [
     "train.warmup",
@@ -224,6 +230,12 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"config.train.batch_size={size} does not divide into "
             f"config.train.accumulate={parts} parts; use {nearest_multiples(size, parts)}"
+        )
+    profile = config.profile
+    if profile.steps and profile.start + profile.steps - 1 > config.train.steps:
+        raise UserError(
+            f"config.profile.start={profile.start} and profile.steps={profile.steps} go beyond "
+            f"train.steps={config.train.steps}; start earlier"
         )
     if config.data.vocabulary < LEAST_VOCABULARY:
         raise UserError(

@@ -20,6 +20,7 @@ VERBS = {
     "prepare": "write any data as record files with small pictures, to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
     "robustness": "judge trained runs on pictures and words made worse, step by step",
+    "doctor": "check this machine, or all hosts of a cluster, before a job",
     "plan": "say whether a run fits on TPUs that are not here, and how long it will take",
     "bench": "measure the input pipeline: examples a second, per core, per stage",
     "convert": "read or write other people's CLIP checkpoints",
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         verb, rest = split_verb(arguments)
         command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
-        if cluster:
+        if cluster and verb == "doctor":  # who looks at the hosts before joining them
+            rest = [*rest, f"--cluster={cluster}"]
+        elif cluster:
             join_cluster(cluster)
         return command.run(rest) or 0
     except UserError as error:

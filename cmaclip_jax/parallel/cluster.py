@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import time
 from collections.abc import Iterator
 
 import jax
@@ -20,11 +21,13 @@ BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination
 _barriers = itertools.count()  # every process comes to them in the same order
 
 
-def join(cluster: str) -> None:
+def join(cluster: str, seconds: int = SECONDS_TO_JOIN, silence: int = SECONDS_OF_SILENCE) -> None:
     """Makes this process one of a cluster; nothing where `cluster` is empty.
 
     cluster: 'auto' for what JAX finds by itself (TPU pods, SLURM, GKE, Open MPI), or
         'HOST:PORT,K/N': this is process K of N, and process 0 can be reached there.
+    seconds: for all of them to come.
+    silence: the seconds after which a host that says nothing is given up.
     """
     if not cluster:
         return
@@ -33,8 +36,8 @@ def join(cluster: str) -> None:
     try:
         jax.distributed.initialize(
             **found,
-            initialization_timeout=SECONDS_TO_JOIN,
-            heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=silence,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -57,6 +60,47 @@ def _parsed(cluster: str) -> dict:
         "process_id": int(number),
         "num_processes": int(count),
     }
+
+
+def place(cluster: str) -> tuple[str, int, int]:
+    """(address of process 0, number of this process, how many there are), without joining."""
+    if not cluster:
+        return "", 0, 1
+    if cluster != "auto":
+        return tuple(_parsed(cluster).values())
+    from jax._src.clusters import ClusterEnv  # the public way finds and joins at once
+
+    address, count, number, _ = ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, SECONDS_TO_JOIN
+    )
+    if None in (address, count, number):
+        raise UserError(
+            "--cluster=auto: JAX finds no TPU pod, SLURM, GKE or Open MPI here; write "
+            "--cluster=HOST:PORT,K/N"
+        )
+    return address, number, count
+
+
+def exchange(what: str, text: str, seconds: float) -> list[str | None]:
+    """What every process says, by number, once for every `what`; None for one that was late.
+
+    Needs no devices: it goes by the way of the coordinator.
+    """
+    from jax._src import distributed  # there is no public way
+
+    state = distributed.global_state
+    if state.client is None:
+        return [text]
+    state.client.key_value_set(f"exchange/{what}/{state.process_id}", text)
+    deadline, said = time.monotonic() + seconds, []
+    for number in range(state.num_processes):
+        left = max(deadline - time.monotonic(), 0.1)
+        try:
+            key = f"exchange/{what}/{number}"
+            said.append(state.client.blocking_key_value_get(key, round(left * 1000)))
+        except jax.errors.JaxRuntimeError:
+            said.append(None)
+    return said
 
 
 def leads() -> bool:

@@ -91,9 +91,11 @@ class PlannedRun:
         return steps
 
 
-def plan_run(config: ConfigDict, tasks: Sequence[Task], devices: Sequence[Any]) -> PlannedRun:
-    """The run of a config on these devices, for these tasks."""
-    config, towers = _known_towers(config)
+def plan_run(
+    config: ConfigDict, tasks: Sequence[Task], devices: Sequence[Any], towers: Towers | None = None
+) -> PlannedRun:
+    """The run of a config on these devices, for these tasks; with these encoders, if given."""
+    config, towers = (config, towers) if towers else _known_towers(config)
     mesh = make_mesh(**config.mesh, devices=devices)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     check_batch(mesh, config.eval.batch_size, name="eval.batch_size")

@@ -60,7 +60,7 @@ def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -
     """
     config = config.copy_and_resolve_references()
     config.train.steps = config.train.log_every = config.checkpoint.every = NEVER
-    config.eval.every = 0
+    config.eval.every = config.profile.steps = 0
     stopwatch = Stopwatch(seconds)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".measuring-") as folder:
         run = open_run(config, Path(folder))

@@ -25,6 +25,7 @@ from cmaclip_jax.training.parameter_table import (
     parameter_summary,
     write_parameter_table,
 )
+from cmaclip_jax.training.profiling import Profiled
 from cmaclip_jax.training.progress import Watcher
 from cmaclip_jax.training.state import TrainState, create_state, start_from, state_template
 from cmaclip_jax.training.step import make_train_step
@@ -77,6 +78,7 @@ def train(
             state, lines = start_from(state, pretrained)
             watcher.say("from the pretrained weights:\n  " + "\n  ".join(lines))
     train_step = make_train_step(objective, optimizer, settings, config.seed, mesh, shapes)
+    train_step = Profiled(train_step, config.profile, workdir, start, watcher.say)
 
     # ---- the steps
     def looks_at(step: int) -> bool:
@@ -86,6 +88,7 @@ def train(
         Stopping() as stopping,
         contextlib.closing(checkpoints),
         contextlib.closing(compiling),
+        contextlib.closing(train_step),
     ):
         if start and looks_at(start) and not checkpoints.scored(start):
             score = _score(evaluate, state, start, stopping)  # it was stopped in the middle of that

@@ -14,6 +14,7 @@ from cmaclip_jax.errors import UserError
 
 # What may change between a run and its continuation: it alters no update.
 MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "train.spike", "train.log_every", "data.max_bad")
+MAY_CHANGE += ("profile",)  # which runs begun long ago do not have
 # What a run makes before its first step, from its config.
 PREPARED = ("tasks.json", "tokenizer.json", "clip.json", "metrics.jsonl", "bad_records.jsonl")
 
