@@ -91,8 +91,11 @@ def cluster_option(arguments: list[str]) -> tuple[str, list[str]]:
 
 def join_cluster(cluster: str) -> None:
     """Makes this process one of several, before anything asks for devices."""
-    from cmaclip_jax.parallel.cluster import join  # imports JAX
+    from cmaclip_jax.parallel.cluster import join, place  # imports JAX
 
+    address, number, count = place(cluster)
+    if number == 0 and count > 1:
+        print(f"waiting for {count - 1} other host(s) at {address} ...", file=sys.stderr)
     join(cluster)
 
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -76,10 +77,11 @@ def kill(workdir: Path, moment: Callable, random: np.random.Generator) -> str:
         if deadline == math.inf and newest_row(workdir) != row and moment(workdir, left):
             deadline = time.time() + random.uniform(0, 0.1)
         time.sleep(0.001)
-    met = process.poll() is None
     process.kill()
-    process.stderr.read()
-    return f"killed after step {newest_row(workdir).get('step')}" if met else "ended before"
+    said = process.stderr.read()
+    if process.wait() != -signal.SIGKILL:
+        return f"ended by itself, with status {process.returncode}: {said.splitlines()[-1]}"
+    return f"killed after step {newest_row(workdir).get('step')}"
 
 
 def end(workdir: Path):

@@ -17,7 +17,7 @@ import pytest
 from test_main import QUICKSTART
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.main import cluster_option
+from cmaclip_jax.main import cluster_option, main
 from cmaclip_jax.parallel.cluster import _parsed, lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.checkpoints import read_parameters
@@ -165,6 +165,17 @@ def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
     for name, task in expected.items():
         assert figures[name]["examples"] == task["examples"]
         assert figures[name]["accuracy"] == pytest.approx(task["accuracy"], abs=0.03)
+
+
+def test_hosts_that_do_not_come_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cmaclip_jax.parallel.cluster.SECONDS_TO_JOIN", 1)
+    address = f"localhost:{free_port()}"
+    assert main([f"--cluster={address},0/3", QUICKSTART, f"--workdir={tmp_path}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"waiting for 2 other host(s) at {address} ..."
+    assert said[1].startswith(f"cmaclip: hosts 1, 2 of 3 did not come to {address} in 1 s; start")
+    assert main([f"--cluster={address},1/3", QUICKSTART, f"--workdir={tmp_path}"]) == 2
+    assert "nothing listens at port" in capsys.readouterr().err
 
 
 def test_one_process_makes_all_rows():

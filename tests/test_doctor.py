@@ -109,15 +109,13 @@ def test_a_host_that_ends_on_the_way_is_named_and_nobody_waits_for_it():
     """Host 1 joins as the doctor does, and then says nothing."""
     address = f"localhost:{free_port()}"
     silent = (
-        "from cmaclip_jax.parallel.cluster import join; import os, time\n"
-        "from cmaclip_jax.parallel.rendezvous import meet\n"
-        f"meet('{address}', 1, 2, 60); join('{address},1/2', silence=600); os._exit(0)"
+        "from cmaclip_jax.parallel.cluster import join; import os\n"
+        f"join('{address},1/2', silence=600); os._exit(0)"
     )
     first = (
         "from cmaclip_jax.parallel.cluster import join; import os\n"
-        "from cmaclip_jax.parallel.rendezvous import meet\n"
         "from cmaclip_jax.parallel.doctor import Check, Finding, examine\n"
-        f"meet('{address}', 0, 2, 60); join('{address},0/2', silence=600)\n"
+        f"join('{address},0/2', silence=600)\n"
         "check = Check('test', lambda: 1, lambda facts: Finding(True, ''), seconds=1)\n"
         "print(examine([check, check], lambda name, finding: print(name, finding.says)))\n"
         "import sys; sys.stdout.flush(); os._exit(0)"
@@ -203,7 +201,7 @@ def test_what_else_can_stand_in_the_way_is_told_apart():
             caller.close()
 
         threading.Thread(target=answer).start()
-        with pytest.raises(UserError, match=r"not a doctor that starts.*HTTP"):
+        with pytest.raises(UserError, match=r"is no process 0 that waits.*HTTP"):
             meet(f"localhost:{port}", 1, 2, 2)
     with pytest.raises(UserError, match="knows no host of that name"):
         meet("nowhere.invalid:1234", 1, 2, 0.1)

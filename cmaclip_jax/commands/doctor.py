@@ -70,13 +70,11 @@ def check(config, options) -> int:
     """Joins, makes all checks, and says what they came to; returns the exit status."""
     from cmaclip_jax.parallel.cluster import join, place  # imports JAX
     from cmaclip_jax.parallel.doctor import Finding, examine
-    from cmaclip_jax.parallel.rendezvous import meet
 
     report, start = Report(), time.monotonic()
     address, number, count = place(options.cluster)
     try:
-        meet(address, number, count, options.wait)
-        join(options.cluster, seconds=round(options.wait) + 30, silence=SILENCE)
+        join(options.cluster, seconds=options.wait, silence=SILENCE)
     except UserError as error:
         report.say("joining", Finding(False, f"host {number}: {error}"))
         return 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.rendezvous import meet
 
 SECONDS_TO_JOIN = 300
 SECONDS_TO_WAIT = 600  # for a host that prepares something alone
@@ -21,22 +22,26 @@ BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination
 _barriers = itertools.count()  # every process comes to them in the same order
 
 
-def join(cluster: str, seconds: int = SECONDS_TO_JOIN, silence: int = SECONDS_OF_SILENCE) -> None:
+def join(cluster: str, seconds: float | None = None, silence: int = SECONDS_OF_SILENCE) -> None:
     """Makes this process one of a cluster; nothing where `cluster` is empty.
 
     cluster: 'auto' for what JAX finds by itself (TPU pods, SLURM, GKE, Open MPI), or
         'HOST:PORT,K/N': this is process K of N, and process 0 can be reached there.
     seconds: for all of them to come.
     silence: the seconds after which a host that says nothing is given up.
+
+    Raises:
+      UserError: somebody did not come, or process 0 cannot be reached.
     """
     if not cluster:
         return
+    meet(*place(cluster), seconds or SECONDS_TO_JOIN)
     found = {} if cluster == "auto" else _parsed(cluster)
     jax.config.update("jax_enable_preemption_service", True)  # SIGTERM of one reaches all
     try:
         jax.distributed.initialize(
             **found,
-            initialization_timeout=seconds,
+            initialization_timeout=SECONDS_TO_JOIN,
             heartbeat_timeout_seconds=silence,
         )
     except (RuntimeError, ValueError) as error:

@@ -12,7 +12,7 @@ from cmaclip_jax.errors import UserError
 
 TRY_SECONDS = 3.0  # that a connection may take
 PAUSE = 0.5  # between two tries
-GREETING = "cmaclip doctor"
+GREETING = "cmaclip_jax"
 
 
 def meet(address: str, number: int, count: int, seconds: float) -> int:
@@ -79,7 +79,7 @@ def _visit(address: str, number: int, count: int, seconds: float) -> int:
     greeting, _, missing = answer.rpartition(" ")
     if greeting != GREETING:
         raise UserError(
-            f"something listens at {address}, but it is not a doctor that starts (it says "
+            f"what listens at {address} is no process 0 that waits for others (it says "
             f"{answer[:40]!r}); end what runs there, or name another port"
         )
     if missing != "none":
@@ -146,7 +146,7 @@ def _missing(numbers: list[int], count: int, address: str, seconds: float) -> st
     names = f"host{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of {count}"
     return (
         f"{names} did not come to {address} in {seconds:g} s; start the command there too and at "
-        "the same time, see what it says there, or wait longer with --wait"
+        "the same time, or see what it says there"
     )
 
 
