@@ -153,10 +153,10 @@ def step_table(verdict: Verdict) -> Table:
 
 def _run(figures: dict) -> Iterator[str]:
     flops = figures["flops"]
-    again = flops["xla_with_recomputing"] / flops["xla"] - 1
+    again, ratio = flops["xla_with_recomputing"] / flops["xla"] - 1, flops["ours"] / flops["xla"]
     yield (
         f"\n{flops['ours'] / 1e12:,.2f} TFLOP a step by our formulas, {flops['xla'] / 1e12:,.2f} "
-        f"by XLA's count (ours/XLA {flops['ours'] / flops['xla']:.3f}); recomputing adds {again:.0%}"
+        f"by XLA's count (ours/XLA {ratio:.3f}); recomputing adds {again:.0%}"
     )
     yield (
         f"{figures['examples_per_second']:,.0f} pairs/s, "
@@ -164,8 +164,8 @@ def _run(figures: dict) -> Iterator[str]:
         f"host's input has to deliver {figures['examples_per_second_per_host']:,.0f} pairs a second"
     )
     yield (
-        f"{figures['steps']:,} steps: {figures['hours']:.2f} hours, "
-        f"{figures['chip_hours']:,.1f} chip-hours"
+        f"{figures['steps']:,} steps: {_hours(figures['hours'])} hours, "
+        f"{_hours(figures['chip_hours'])} chip-hours"
     )
 
 
@@ -216,8 +216,8 @@ def _line(name: str, verdict: Verdict) -> list[str]:
         f"{figures['examples_per_second']:,.0f}",
         f"{figures['utilisation']:.0%}",
         max(("arithmetic", "memory", "link", "network"), key=seconds.get),
-        f"{figures['hours']:.2f}",
-        f"{figures['chip_hours']:,.1f}",
+        _hours(figures["hours"]),
+        _hours(figures["chip_hours"]),
     ]
 
 
@@ -227,3 +227,7 @@ def _gibibytes(size: float | None) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.2f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3f}"
