@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from cmaclip_jax.config import nearest_multiples
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.layout import ROWS
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -53,7 +54,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all devices of `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, ROWS)
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.batch_size"):
