@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.topology import Topology
 from cmaclip_jax.planning.estimate import Estimate
-from cmaclip_jax.planning.run import Operations, PlannedRun, count_operations, plan_run
+from cmaclip_jax.planning.run import Operations, PlannedRun, plan_run, unrolled_flops
 from cmaclip_jax.planning.verdict import Verdict, judge, state_parts, with_evaluation
 from cmaclip_jax.tasks import Task
 
@@ -104,7 +104,7 @@ class _Search:
 
     def __init__(self, config, tasks, topology, say):
         self._config, self._tasks, self._topology, self._say = config, tasks, topology, say
-        self._operations: dict[str, tuple[float, float]] = {}
+        self._operations: dict[str, float] = {}
         self._estimate = Estimate()
         self.compiled = 0
 
@@ -180,12 +180,13 @@ class _Search:
 
     def _counted(self, run: PlannedRun) -> Operations:
         """Operations of a step; they grow with the batch and do not depend on the layout."""
-        key, size = run.config.model.remat, run.config.train.batch_size
-        if key not in self._operations:
-            counted = count_operations(run.config, self._tasks)
-            self._operations[key] = (counted.plain / size, counted.executed / size)
-        plain, executed = self._operations[key]
-        return Operations(plain * size, executed * size)
+        remat, size = run.config.model.remat, run.config.train.batch_size
+        for way in ("none", remat):
+            if way not in self._operations:
+                changed = run.config.copy_and_resolve_references()
+                changed.model.remat = way
+                self._operations[way] = unrolled_flops(changed, self._tasks) / size
+        return Operations(*(self._operations[way] * size for way in ("none", remat)))
 
 
 def _of(needs: float, memory: float) -> str:
