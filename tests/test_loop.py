@@ -1,5 +1,6 @@
 """A whole run: it learns, and nothing that stops it can change where it ends."""
 
+import io
 import json
 import math
 import os
@@ -17,13 +18,17 @@ import numpy as np
 import pytest
 from conftest import initial, make_batch, make_objective
 from line import Line, line_batch, stream
+from rich.console import Console
 
+from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.parallel.mesh import make_mesh
+from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.parallel.stopping import Stopping
 from cmaclip_jax.training import Checkpoints, Watcher, train
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
+from cmaclip_jax.training.parameter_table import device_bytes, parameter_rows, parameter_summary
 from cmaclip_jax.training.state import state_template
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,7 +221,21 @@ def test_figures_are_kept_for_every_interval(config, tmp_path):
     assert rows[0].keys() >= {"train/loss", "train/grad_norm", "examples_per_second"}
     assert list(tmp_path.glob("events.out.tfevents.*"))
     table = (tmp_path / "parameters.txt").read_text()
-    assert re.search(r"line/kernel +8x4 +1 +0.05 +whole", table)
+    assert re.search(r"line/kernel +8x4 +1 +0.05 +whole +128", table)
+
+
+def test_the_parameter_table_tells_what_a_device_holds():
+    shapes = {"line": {"kernel": jax.ShapeDtypeStruct((8, 4), jnp.float32)}, "b": np.float32(0)}
+    settings = base_config().train
+    for fsdp, held in ((1, 128), (4, 32)):
+        mesh = make_mesh(fsdp=fsdp)
+        rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
+        told = {row[0]: row[-1] for row in rows}
+        assert told == {"line/kernel": str(held), "b": "4"}
+        assert device_bytes(rows) == held + 4
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(parameter_summary(rows))
+        assert "MB a device" in console.export_text()
 
 
 def test_a_run_stopped_in_an_evaluation_looks_again_when_it_continues(config, tmp_path):

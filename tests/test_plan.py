@@ -1,25 +1,31 @@
 """Plans for TPUs that are not here: what the compiler says, and what is read off its program."""
 
+import dataclasses
 import importlib.util
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_config
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from test_main import QUICKSTART, mistake
 
+from cmaclip_jax.commands import plan_text
+from cmaclip_jax.config import with_overrides
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.chips import TPUS
-from cmaclip_jax.parallel.costs import Memory, Step, TooLarge, step_times
+from cmaclip_jax.parallel.costs import Memory, Step, TooLarge, compile_step, step_times
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.program import Collective, Program, by_kind, group_size
 from cmaclip_jax.parallel.topology import open_topology
+from cmaclip_jax.planning import estimate
 from cmaclip_jax.planning import fit as fit_module
-from cmaclip_jax.planning.verdict import Verdict
+from cmaclip_jax.planning.run import Operations, plan_run
+from cmaclip_jax.planning.verdict import Verdict, judge
 from cmaclip_jax.tasks import Task
 
 pytestmark = pytest.mark.skipif(
@@ -169,21 +175,28 @@ class Compiler:
     def __init__(self, room):
         self.room, self.asked = room, []
 
-    def __call__(self, run, topology, counted, evaluation=True):
+    def __call__(self, run, topology, operations, evaluation=True):
         settings, remat = run.config.train, run.config.model.remat
         rows = settings.batch_size // settings.accumulate // run.mesh.shape["data"]
         rows //= run.mesh.shape["fsdp"]
         self.asked.append((dict(run.mesh.shape), remat, settings.accumulate, settings.batch_size))
         fits = rows <= self.room[remat]
-        step = Step(Memory({}, 1, 1), 1e9, []) if fits else TooLarge(2.0, 1.0)
+        step = Step(Memory({}, 1, 1), 1e9, []) if fits else TooLarge({}, 2.0, 1.0)
         if fits and run.mesh.shape["fsdp"] > 1:
             step = Step(step.memory, 1e9, [Collective("all-gather", 10**9, 4, 1)])
-        return Verdict(run, topology, counted, step, None)
+        return Verdict(run, topology, operations, step, None)
+
+    def evaluation(self, verdict):
+        """Stands for with_evaluation: 16 pairs a chip fit."""
+        fits = verdict.run.config.eval.batch_size <= 16 * len(verdict.topology.devices)
+        step = Step(Memory({}, 1, 1), 1e9, []) if fits else TooLarge({}, 2.0, 1.0)
+        return dataclasses.replace(verdict, evaluation=step)
 
 
 def fitted(monkeypatch, batch, room=ROOM):
     compiler, said = Compiler(room), []
     monkeypatch.setattr(fit_module, "judge", compiler)
+    monkeypatch.setattr(fit_module, "with_evaluation", compiler.evaluation)
     config = small_config()
     config.train.batch_size = config.eval.batch_size = batch
     found = fit_module.fit(config, [Task("a", ("b", "c"))], open_topology("v5e:2x2"), said.append)
@@ -204,9 +217,45 @@ def test_the_fastest_that_fits_is_found(monkeypatch):
     assert found.run.config.model.remat == "full"
     assert found.settings.accumulate == 1
     assert any("does not fit" in line for line in said)
-    assert "--config.train.batch_size=160 --config.train.accumulate=1" in fit_module.describe(
-        found.run
+    # The suggestion is flags that a config reads; as many pairs are seen, and evaluation fits.
+    flags = said[-2].splitlines()[-1].split()
+    pasted = with_overrides(small_config(), flags)
+    assert (pasted.train.batch_size, pasted.train.steps, pasted.model.remat) == (160, 4, "full")
+    assert pasted.eval.batch_size == 40
+    assert said[-2].startswith(f"{len(asked) + 2} steps compiled")
+
+
+def test_what_fits_as_it_is_is_compiled_once(monkeypatch):
+    monkeypatch.setattr(fit_module, "_could_gain", lambda best: False)
+    found, asked, _ = fitted(monkeypatch, 4 * 8)
+    assert len(asked) == 1
+    assert found.settings.batch_size == 32
+
+
+def test_what_is_far_too_large_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(estimate, "kept_a_pair", lambda run: 2**30)
+    found, asked, said = fitted(monkeypatch, 4 * 64)
+    assert [parts for _, _, parts, _ in asked] == [4]  # 16 of 16 GiB; the parts before are too few
+    assert found.settings.accumulate == 4
+    assert any(
+        line.startswith("not compiled") and "about 64.0 of 16.0 GiB" in line for line in said
     )
+
+
+def test_an_estimate_learns_from_what_was_compiled():
+    config = small_config()
+    runs = {}
+    for remat in fit_module.REMATS:
+        config.model.remat = remat
+        runs[remat] = plan_run(config, [Task("a", ("b", "c"))], jax.devices()[:1])
+    kept = {remat: estimate.kept_a_pair(run) for remat, run in runs.items()}
+    assert kept["none"] > 1.5 * kept["dots"] > 2 * kept["full"] > 0
+    guess, run = estimate.Estimate(), runs["none"]
+    first = guess.needs(run, state=0)
+    assert not guess.rules_out(run, 0, first / 1.4)
+    guess.learn(run, TooLarge({"parameters": 7}, 7 + 2 * first, 1.0))
+    assert guess.needs(run, state=100) == pytest.approx(100 + 2 * first)
+    assert guess.rules_out(run, 0, first / 1.4)
 
 
 def test_a_batch_that_never_fits_at_once_is_taken_in_parts(monkeypatch):
@@ -221,7 +270,71 @@ def test_a_plan_for_nothing_that_fits_ends_with_status_1(capsys, monkeypatch):
     compiler = Compiler(dict.fromkeys(ROOM, 0))
     monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", compiler)
     assert main(["plan", QUICKSTART, *SMALL, "--topology=v5e:2x2"]) == 1
-    assert "does not fit: it needs" in capsys.readouterr().out
+    assert "The train step does not fit: it needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation", "told"),
+    [
+        (TooLarge({"parameters": 10, "moments": 20}, 35, 16), None, "--config.mesh.fsdp=4"),
+        (TooLarge({"parameters": 3}, 35, 16), None, "--config.model.remat=dots"),
+        (TooLarge({"parameters": 3}, 35, 16), None, "--config.train.accumulate=2"),
+        (None, TooLarge({"parameters": 3}, 35, 16), "--config.eval.batch_size=8"),
+    ],
+)
+def test_what_is_too_large_is_said_with_what_to_change(train, evaluation, told):
+    fitting, topology = Step(Memory({}, 1, 1), 1e9, []), open_topology("v5e:2x2")
+    run = plan_run(small_config(), [Task("a", ("b", "c"))], topology.devices)
+    verdict = Verdict(run, topology, Operations(1.0, 1.0), train or fitting, evaluation)
+    assert told in " ".join(plan_text.too_large(verdict))
+    largest = "parameters, moments" if "moments" in (train or evaluation).parts else "computes"
+    assert f"Too large: {largest}" in plan_text.in_short(verdict) or largest == "computes"
+
+
+def test_parameters_that_do_not_fit_are_not_compiled(monkeypatch):
+    topology = open_topology("v5e:2x2")
+    small = dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, memory=1000))
+    run = plan_run(small_config(), [Task("a", ("b", "c"))], topology.devices)
+    monkeypatch.setattr("cmaclip_jax.planning.verdict.compile_step", None)
+    verdict = judge(run, small, Operations(1.0, 1.0))
+    assert not verdict.fits
+    assert verdict.train.temporary == 0
+    assert "Too large: parameters, moments" in plan_text.in_short(verdict)
+
+
+def test_sizes_carry_fields_and_the_batch_grows_with_the_chips(capsys, monkeypatch):
+    monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", Compiler(dict.fromkeys(ROOM, 4)))
+    command = ["plan", QUICKSTART, "--tasks=a:3", "--topology=v5e:1x1,v5e:2x2"]
+    command += ["--config.model.sequence_heads=2", "--config.train.batch_size=64"]
+    command += ["--config.train.steps=100", "--pairs-per-chip=4"]
+    sizes = "--sizes=test/8,test/8:mesh.fsdp=1:model.remat=full"
+    assert main([*command, sizes, "--json"]) == 0
+    shown = capsys.readouterr()
+    plans = json.loads(shown.out)
+    assert [plan["batch_size"] for plan in plans] == [4, 16, 4, 16]
+    assert [plan["steps"] for plan in plans] == [1600, 400, 1600, 400]
+    assert [plan["remat"] for plan in plans] == ["none", "none", "full", "full"]
+    for one in plans:
+        flops = one["flops"]
+        recomputes = one["remat"] == "full"
+        assert (flops["xla_with_recomputing"] > 1.1 * flops["xla"]) == recomputes
+    assert "4 of 4: compiling test/8 for v5e:2x2" in shown.err
+    assert main([*command, sizes]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"test/8 +v5e:2x2 +4x1x1 +full +16 ", table)
+    assert "Estimated: what goes through HBM" in table
+    assert "v5e:1x1: mesh.data" in mistake(capsys, *command, "--sizes=test/8:mesh.fsdp=4")
+    assert "did you mean" in mistake(capsys, *command, "--sizes=test/8:mesh.fsd=4")
+    assert "write SIZE:FIELD=VALUE" in mistake(capsys, *command, "--sizes=test/8:fsdp")
+    assert "must be 1 or more" in mistake(capsys, *command, "--pairs-per-chip=-1")
+
+
+@pytest.mark.parametrize(("name", "slices"), [("v6e-256", 1), ("v5e-256", 2)])
+def test_a_mesh_may_take_part_of_a_physical_axis(name, slices):
+    topology = open_topology(name, slices)
+    mesh = make_mesh(fsdp=8, devices=topology.devices)
+    assert dict(mesh.shape) == {"data": 32 * slices, "fsdp": 8, "tensor": 1}
+    assert len({device.slice_index for device in mesh.devices[0].flat}) == 1
 
 
 @pytest.mark.slow
@@ -231,7 +344,24 @@ def test_the_compilers_own_verdict_is_understood(capsys):
     (told,) = json.loads(capsys.readouterr().out)
     memory = told["memory"]["train"]
     assert not told["fits"]
-    assert memory["temporary"] > memory["available"] > 0.9 * told["memory"]["of"]
+    assert memory["total"] > memory["available"] > 0.9 * told["memory"]["of"]
+    stays = memory["parameters"] + memory["moments"] + memory["batch"]
+    assert memory["temporary"] == pytest.approx(memory["total"] - stays)
+
+
+def test_the_compilers_figure_has_the_arguments_in_it():
+    """20 GiB in place, and next to nothing beside them: it is told that 20 GiB are needed."""
+    device = SingleDeviceSharding(open_topology("v5e:1x1").devices[0])
+    many = [jax.ShapeDtypeStruct((2**13, 2**13), jnp.float32)] * 80
+    halve = jax.jit(
+        lambda arrays: [x / 2 for x in arrays],
+        in_shardings=device,
+        out_shardings=device,
+        donate_argnums=0,
+    )
+    found = compile_step(halve.lower(many), {"parameters": 80 * 2**28}, 1)
+    assert found.needed == pytest.approx(20 * 2**30, rel=0.02)
+    assert found.temporary < 2**29
 
 
 def test_the_screen_and_the_table(capsys):

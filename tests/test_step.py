@@ -1,20 +1,39 @@
 """One update: on any mesh, in any number of parts, by any rules, it is the same update."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import initial, make_batch, make_model, make_objective
+from conftest import initial, make_batch, make_model, make_objective, small_config
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
+from cmaclip_jax.planning.run import plan_run
+from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.optimizer import make_optimizer, make_schedule, rate_factors
 from cmaclip_jax.training.state import create_state, start_from, state_template
 from cmaclip_jax.training.step import interleaved_parts, make_train_step
+
+
+def test_with_fsdp_parameters_travel_and_activations_stay():
+    config = small_config()
+    config.train.batch_size = config.eval.batch_size = 64
+    config.mesh.fsdp = 8
+    run = plan_run(config, (Task("a", ("b", "c")),), jax.devices())
+    for lowered in (run.lower_train(), run.lower_evaluation()):
+        text = lowered.compile().as_text()
+        moved = re.findall(r"= (\S+) (?:all-gather|all-reduce|all-to-all)\(", text)
+        assert moved
+        # Of [B,T,D] nothing goes around with everybody's rows but what the embedding table gets.
+        around = [shape for shape in moved if re.match(r"f32\[64,\d+,\d+", shape)]
+        assert all("64,16," in shape for shape in around)
+        assert len(around) <= 2
+
 
 SHAPES = [(8, 1, 1), (2, 2, 2)]
 MORE_SHAPES = [

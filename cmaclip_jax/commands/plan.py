@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
 from cmaclip_jax.errors import UserError
@@ -17,7 +18,9 @@ the chips' published rates. No data is read: tasks, and what is unknown without 
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
 
 A topology is a shape of one slice (v4:2x2x2, v5e:16x16, v5p:2x2x2, v6e:4x4) or a name that is
-rented (v5e-256). Several topologies or sizes, divided by commas, make a table.
+rented (v5e-256). Several topologies or sizes, divided by commas, make a table. A size may carry
+fields of its own: --sizes=B/32,H/14:mesh.fsdp=4:model.remat=full. Every plan takes a minute or more
+of one core. The exit status is 1 where something does not fit.
 """
 
 
@@ -28,11 +31,19 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("plan", HELP)
     parser.add_argument("--topology", required=True, help="the chips, as v5e:16x16 or v5e-256")
     parser.add_argument("--slices", type=int, default=1, help="how many of it, over the network")
-    parser.add_argument("--sizes", default="", help="encoders to compare, as B/32,L/14")
+    parser.add_argument("--sizes", default="", help="encoders to compare, SIZE[:FIELD=VALUE],...")
+    parser.add_argument(
+        "--pairs-per-chip",
+        type=int,
+        default=0,
+        help="let the batch grow with the chips, and the steps shrink: the run sees as many pairs",
+    )
     parser.add_argument("--tasks", default="", help="NAME:CLASSES,... (default: label:100)")
     parser.add_argument("--fit", action="store_true", help="search the fastest that fits")
     parser.add_argument("--json", action="store_true", help="print figures for scripts")
     options, rest = parser.parse_known_args(arguments)
+    if options.pairs_per_chip < 0:
+        raise UserError(f"--pairs-per-chip={options.pairs_per_chip} must be 1 or more")
     config, name = read_named_config(rest)
     return int(not all(verdict.fits for _, verdict in plan(config, name, options)))
 
@@ -43,48 +54,100 @@ def plan(config, name: str, options) -> list:
 
     from cmaclip_jax.commands import plan_text
     from cmaclip_jax.parallel.topology import open_topology
-    from cmaclip_jax.planning.fit import describe, fit
-    from cmaclip_jax.planning.run import plan_run, unrolled_flops
-    from cmaclip_jax.planning.verdict import judge
 
-    console, tasks = Console(stderr=True), _tasks(options.tasks)
+    console = Console(stderr=True)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    verdicts = []
     for line in plan_text.assumptions(config, options):
         say(line)
     topologies = [open_topology(x, options.slices) for x in options.topology.split(",")]
-    for size in options.sizes.split(","):
-        sized = _of_size(config, size)
-        for topology in topologies:
-            say(f"compiling {size or name} for {topology}, a minute or two ...")
-            if options.fit:
-                verdict = fit(sized, tasks, topology, say)
-                say(f"the fastest found: {describe(verdict.run)}")
-            else:
-                run = plan_run(sized, tasks, topology.devices)
-                verdict = judge(run, topology, unrolled_flops(sized, tasks))
-            verdicts.append((size or name, verdict))
-    if options.json:
-        json.dump([v.figures() | {"name": n} for n, v in verdicts], sys.stdout, indent=2)
-        print()
-    elif len(verdicts) == 1:
-        for part in plan_text.whole(*verdicts[0]):
-            Console().print(part, highlight=False, soft_wrap=True)
-    else:
-        wide = None if sys.stdout.isatty() else 120
-        Console(width=wide).print(plan_text.comparison(verdicts), highlight=False)
+    wanted = [
+        (entry.split(":")[0] or name, _of_chips(sized, len(topology.devices), options), topology)
+        for entry in options.sizes.split(",")
+        for sized in [_of_size(config, entry)]
+        for topology in topologies
+    ]
+    _check(wanted)
+    verdicts, counts = [], {}
+    for number, (label, sized, topology) in enumerate(wanted, 1):
+        say(f"{number} of {len(wanted)}: compiling {label} for {topology}, a minute or two ...")
+        started = time.monotonic()
+        verdict = _judged(sized, topology, options, say, counts)
+        verdicts.append((label, verdict))
+        say(f"  {plan_text.in_short(verdict)} ({time.monotonic() - started:.0f} s)")
+    _show(verdicts, options.json)
     return verdicts
 
 
-def _of_size(config, size: str):
-    """The config with other encoders."""
-    config = config.copy_and_resolve_references()
+def _check(wanted: list) -> None:
+    """Raises UserError for what cannot be laid out so, before the first minute is spent."""
+    from cmaclip_jax.planning.run import check_layout
+
+    for label, config, topology in wanted:
+        try:
+            check_layout(config, topology.devices)
+        except UserError as error:
+            raise UserError(f"{label} on {topology}: {error}") from error
+
+
+def _judged(config, topology, options, say, counts: dict):
+    """The verdict on one config and topology, or on the best that --fit finds.
+
+    counts: the operations of configs before, which no topology changes.
+    """
+    from cmaclip_jax.planning.fit import fit
+    from cmaclip_jax.planning.run import count_operations, plan_run
+    from cmaclip_jax.planning.verdict import judge
+
+    tasks = _tasks(options.tasks)
+    if options.fit:
+        return fit(config, tasks, topology, say)
+    run = plan_run(config, tasks, topology.devices)
+    if str(config) not in counts:
+        counts[str(config)] = count_operations(config, tasks)
+    return judge(run, topology, counts[str(config)])
+
+
+def _show(verdicts: list, figures: bool) -> None:
+    """What was found, on standard output: for scripts, as a table, or one plan part by part."""
+    from rich.console import Console
+
+    from cmaclip_jax.commands import plan_text
+
+    if figures:
+        json.dump([v.figures() | {"name": n} for n, v in verdicts], sys.stdout, indent=2)
+        print()
+        return
+    wide = Console(width=None if sys.stdout.isatty() else 140)
+    parts = plan_text.whole(*verdicts[0]) if len(verdicts) == 1 else plan_text.several(verdicts)
+    for part in parts:
+        wide.print(part, highlight=False, soft_wrap=True, markup=False)
+
+
+def _of_size(config, entry: str):
+    """The config with other encoders, and the fields that come with them: 'H/14:mesh.fsdp=4'."""
+    from cmaclip_jax.config import with_overrides
+
+    size, *fields = entry.split(":")
+    if any("=" not in field for field in fields):
+        raise UserError(f"--sizes={entry}: write SIZE:FIELD=VALUE, as H/14:mesh.fsdp=4")
+    config = with_overrides(config, [f"--config.{field}" for field in fields])
     if size:
         config.model.image = config.model.text = size
         config.model.pretrained = config.model.pretrained and "a CLIP of that size"
+    return config
+
+
+def _of_chips(config, chips: int, options):
+    """The config with the batch that --pairs-per-chip asks for, and as many pairs in all."""
+    config = config.copy_and_resolve_references()
+    if options.pairs_per_chip:
+        settings = config.train
+        pairs = settings.steps * settings.batch_size
+        settings.batch_size = config.eval.batch_size = options.pairs_per_chip * chips
+        settings.steps = -(-pairs // settings.batch_size)
     return config
 
 

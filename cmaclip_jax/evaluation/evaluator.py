@@ -28,7 +28,8 @@ def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callabl
 
     def predict(params, batch) -> Outcome:
         told = {name: batch[name] for name in ("labels", "has_image", "has_text", "weight")}
-        return objective.predict(params, batch) | told
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return objective.predict(params, batch) | told
 
     return jax.jit(
         predict,

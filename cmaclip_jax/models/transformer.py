@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cmaclip_jax.models.layout import hold_rows
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     # OpenAI's weights were trained with this cheap stand-in for GELU.
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -127,6 +129,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=not train)
 
+        x = hold_rows(x)
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="attention_norm")(x)
         y, maps = Attention(
             heads=self.heads,
@@ -135,7 +138,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )(y, mask, with_maps, read)
-        x = (x if read is None else take_positions(x, read)) + drop(y)
+        x = hold_rows((x if read is None else take_positions(x, read)) + drop(y))
 
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="mlp_norm")(x)
         y = nn.Dense(
@@ -148,7 +151,7 @@ class Block(nn.Module):
         zero = nn.initializers.zeros_init()
         down_init = zero if self.zero_output else nn.initializers.normal(self.mlp_width**-0.5)
         y = nn.Dense(width, kernel_init=down_init, dtype=self.dtype, name="mlp_down")(y)
-        return x + drop(y), maps
+        return hold_rows(x + drop(y)), maps
 
 
 class Stack(nn.Module):

@@ -37,10 +37,19 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """The compiler's verdict: bytes of temporaries that it needs, and bytes that there are."""
+    """The verdict on a step that does not fit, in bytes of a chip's HBM.
 
+    parts: {what: bytes} of what stays, as in `Memory`; needed: with what a step needs beside it.
+    """
+
+    parts: Mapping[str, int]
     needed: float
     available: float
+
+    @property
+    def temporary(self) -> float:
+        """What a step needs beside what stays."""
+        return max(self.needed - sum(self.parts.values()), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +89,9 @@ def compile_step(
         found = TOO_LARGE.search(str(error))
         if not found:
             raise
-        return TooLarge(*(float(found[i]) * UNITS[found[i + 1]] for i in (1, 3)))
+        # It says that temporaries need so much, but has added the arguments to them.
+        needed, available = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
+        return TooLarge(parts, needed, available)
     found = compiled.memory_analysis()
     # Outputs that take the place of no argument are temporary as well.
     temporary = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes

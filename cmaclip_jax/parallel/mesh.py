@@ -8,15 +8,16 @@ import collections
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
+from jax.sharding import Mesh, NamedSharding
 
 from cmaclip_jax.config import nearest_multiples
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.layout import ROWS
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -40,7 +41,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     kinds = (jax.sharding.AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if devices[0].platform != "tpu" or slices == 1:
-        return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+        shape = tuple(sizes.values())
+        return Mesh(_neighbours(create_device_mesh, shape, devices), AXES, axis_types=kinds)
     if sizes["data"] % slices:
         raise UserError(
             f"mesh.data={sizes['data']} does not divide over {slices} slices, which only data may "
@@ -48,12 +50,24 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
         )
     inside = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
     across = (slices, 1, 1)
-    return Mesh(create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=kinds)
+    placed = _neighbours(create_hybrid_device_mesh, inside, across, devices)
+    return Mesh(placed, AXES, axis_types=kinds)
+
+
+def _neighbours(create: Callable, *arguments) -> np.ndarray:
+    """The devices placed so that neighbours on the mesh are neighbours on the wires.
+
+    fsdp=8 on 16x16 chips takes half of a physical axis, which JAX does only where it is allowed.
+    """
+    try:
+        return create(*arguments)
+    except NotImplementedError:
+        return create(*arguments, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all devices of `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, ROWS)
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.batch_size"):

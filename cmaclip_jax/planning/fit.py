@@ -1,18 +1,22 @@
 """The fastest way found to make a run fit: other layouts, recomputing, parts, larger batches."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.topology import Topology
-from cmaclip_jax.planning.run import PlannedRun, plan_run, unrolled_flops
-from cmaclip_jax.planning.verdict import Verdict, judge, state_parts
+from cmaclip_jax.planning.estimate import Estimate
+from cmaclip_jax.planning.run import Operations, PlannedRun, plan_run, unrolled_flops
+from cmaclip_jax.planning.verdict import Verdict, judge, state_parts, with_evaluation
 from cmaclip_jax.tasks import Task
 
 REMATS = ("none", "dots", "full")
 GAIN = 1.05  # a batch of twice the size has to be faster by this factor, or it stays
-FIELDS = ("train.batch_size", "train.accumulate", "model.remat", "mesh.fsdp", "mesh.tensor")
+FIELDS = ("train.batch_size", "train.steps", "train.accumulate", "model.remat")
+FIELDS += ("mesh.data", "mesh.fsdp", "mesh.tensor", "eval.batch_size")
+GIBIBYTE = 2**30
 
 
 def fit(
@@ -20,27 +24,37 @@ def fit(
 ) -> Verdict:
     """The fastest verdict found that fits.
 
-    Of every layout the first way that fits, from what costs least to what costs most: nothing
-    recomputed, some, all, and then the batch in ever more parts. The fastest of these then takes
-    twice the batch, as long as that fits and pays.
+    Layouts are tried from what sends least to what sends most. Of each, the first way that fits
+    counts, from what costs least to what costs most: nothing recomputed, some, all, and then the
+    batch in ever more parts. Once nothing has to be recomputed no other layout can be faster. The
+    fastest then takes twice the batch and half the steps, as long as that fits and pays.
 
     Raises:
       UserError: nothing fits.
     """
-    search = _Search(config, tasks, topology, say)
-    found = [search.first(changes) for changes in layouts(topology)]
-    best = _fastest(found)
-    if best is None:
+    search, found = _Search(config, tasks, topology, say), []
+    for changes in layouts(topology):
+        verdict = search.first(changes)
+        if verdict is not None:
+            found.append(verdict)
+            if verdict.run.config.model.remat == "none" and verdict.settings.accumulate == 1:
+                break
+    if not found:
         raise UserError(
             f"nothing found that fits {topology}: not with parameters over all chips, everything "
             "recomputed and one pair a chip at once; use more chips or chips with more memory"
         )
-    while True:
-        size = 2 * best.settings.batch_size
-        larger = search.first(changes_from(best.run.config) | {"train.batch_size": size}, parts=1)
+    best = max(found, key=lambda verdict: verdict.examples_per_second)
+    while _could_gain(best):
+        larger = search.first(_twice(best), parts=1)
         if larger is None or larger.examples_per_second < GAIN * best.examples_per_second:
-            return best
+            break
         best = larger
+    best = search.evaluated(best)
+    say(f"{search.compiled} steps compiled. The fastest found that fits; paste:\n{flags(best.run)}")
+    if best.settings.batch_size != config.train.batch_size:
+        say("The batch has grown, and the steps shrunk to see as many pairs: check the rate.")
+    return best
 
 
 def layouts(topology: Topology) -> Iterator[dict[str, int]]:
@@ -54,18 +68,45 @@ def layouts(topology: Topology) -> Iterator[dict[str, int]]:
         yield {"mesh.data": -1, "mesh.fsdp": chips // 4, "mesh.tensor": 4}
 
 
-def changes_from(config: ConfigDict) -> dict:
-    """The fields that a fit sets, as they are."""
-    flat = {name: config[name.split(".")[0]][name.split(".")[1]] for name in FIELDS}
-    return {"mesh.data": -1} | flat
+def flags(run: PlannedRun) -> str:
+    """The fields that a fit sets, as flags of any command."""
+    return " ".join(f"--config.{name}={value}" for name, value in _set_fields(run).items())
+
+
+def describe(run: PlannedRun) -> str:
+    """What is tried, in words."""
+    settings, mesh = run.config.train, "x".join(str(size) for size in run.mesh.shape.values())
+    parts = f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+    remat = run.config.model.remat
+    return f"mesh {mesh}, {settings.batch_size:,} pairs{parts}, remat {remat}"
+
+
+def _set_fields(run: PlannedRun) -> dict:
+    fields = {name: run.config[name.split(".")[0]][name.split(".")[1]] for name in FIELDS}
+    return fields | {"mesh.data": -1}
+
+
+def _could_gain(best: Verdict) -> bool:
+    """Whether twice the batch could pay, if nothing but the arithmetic grew with it."""
+    times = best.times
+    least = max(2 * times.arithmetic, times.memory) + times.link + times.network
+    return 2 * times.step >= GAIN * least
+
+
+def _twice(best: Verdict) -> dict:
+    settings = best.settings
+    changes = {"train.batch_size": 2 * settings.batch_size, "train.steps": -(-settings.steps // 2)}
+    return _set_fields(best.run) | changes
 
 
 class _Search:
-    """Judges changed configs, and remembers how much arithmetic each way of recomputing takes."""
+    """Judges changed configs; remembers arithmetic and memory, and compiles what may fit."""
 
     def __init__(self, config, tasks, topology, say):
         self._config, self._tasks, self._topology, self._say = config, tasks, topology, say
-        self._flops: dict[tuple, float] = {}
+        self._operations: dict[str, float] = {}
+        self._estimate = Estimate()
+        self.compiled = 0
 
     def first(self, changes: dict, parts: int = 0) -> Verdict | None:
         """The first way of recomputing and of dividing the batch that fits with these changes.
@@ -78,17 +119,49 @@ class _Search:
             )
             try:
                 run = plan_run(changed, self._tasks, self._topology.devices)
-            except UserError:  # heads or batch do not divide so
+            except UserError as error:  # heads or batch do not divide so
+                self._say(f"not compiled: {error}")
                 return None
-            if sum(state_parts(run).values()) > self._topology.chip.memory:
-                self._say(f"{describe(run)}: the parameters alone are too large")
+            state, memory = sum(state_parts(run).values()), self._topology.chip.memory
+            if state > memory:
+                self._say(f"not compiled: {describe(run)}: {_of(state, memory)} for parameters")
                 return None
-            verdict = judge(run, self._topology, self._counted(run), evaluation=False)
+            if self._estimate.rules_out(run, state, memory):
+                needs = self._estimate.needs(run, state)
+                self._say(f"not compiled: {describe(run)}: about {_of(needs, memory)}")
+                continue
+            verdict = self._judged(run)
             if verdict.fits:
-                self._say(f"{describe(run)}: {verdict.examples_per_second:,.0f} examples/s")
                 return verdict
-            self._say(f"{describe(run)}: does not fit")
         return None
+
+    def evaluated(self, verdict: Verdict) -> Verdict:
+        """The verdict with an evaluation step that fits, in smaller batches if need be."""
+        while True:
+            self._say("compiling its evaluation step ...")
+            self.compiled += 1
+            judged = with_evaluation(verdict)
+            half = verdict.run.config.eval.batch_size // 2
+            if judged.fits:
+                return judged
+            changed = self._changed(_set_fields(verdict.run) | {"eval.batch_size": half})
+            run = plan_run(changed, self._tasks, self._topology.devices)
+            verdict = Verdict(run, self._topology, verdict.operations, verdict.train, None)
+
+    def _judged(self, run: PlannedRun) -> Verdict:
+        self.compiled += 1
+        self._say(f"compiling {self.compiled}: {describe(run)} ...")
+        started = time.monotonic()
+        verdict = judge(run, self._topology, self._counted(run), evaluation=False)
+        self._estimate.learn(run, verdict.train)
+        seconds = f"({time.monotonic() - started:.0f} s)"
+        if not verdict.fits:
+            needs = _of(verdict.train.needed, verdict.train.available)
+            self._say(f"  does not fit: {needs} {seconds}")
+        else:
+            needs = _of(verdict.train.memory.total, self._topology.chip.memory)
+            self._say(f"  fits: {needs}, {verdict.examples_per_second:,.0f} pairs/s {seconds}")
+        return verdict
 
     def _ways(self, changes: dict, parts: int) -> Iterator[tuple[str, int]]:
         fewest = changes.get("train.accumulate", 1)
@@ -105,20 +178,16 @@ class _Search:
         config.update_from_flattened_dict(changes)
         return config
 
-    def _counted(self, run: PlannedRun) -> float:
+    def _counted(self, run: PlannedRun) -> Operations:
         """Operations of a step; they grow with the batch and do not depend on the layout."""
-        key = run.config.model.remat
-        size = run.config.train.batch_size
-        if key not in self._flops:
-            self._flops[key] = unrolled_flops(run.config, self._tasks) / size
-        return self._flops[key] * size
+        remat, size = run.config.model.remat, run.config.train.batch_size
+        for way in ("none", remat):
+            if way not in self._operations:
+                changed = run.config.copy_and_resolve_references()
+                changed.model.remat = way
+                self._operations[way] = unrolled_flops(changed, self._tasks) / size
+        return Operations(*(self._operations[way] * size for way in ("none", remat)))
 
 
-def describe(run: PlannedRun) -> str:
-    """What is tried, as flags."""
-    return " ".join(f"--config.{name}={value}" for name, value in changes_from(run.config).items())
-
-
-def _fastest(verdicts: Sequence[Verdict | None]) -> Verdict | None:
-    found = [verdict for verdict in verdicts if verdict is not None]
-    return max(found, key=lambda verdict: verdict.examples_per_second, default=None)
+def _of(needs: float, memory: float) -> str:
+    return f"{needs / GIBIBYTE:.1f} of {memory / GIBIBYTE:.1f} GiB"

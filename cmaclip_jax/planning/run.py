@@ -95,10 +95,8 @@ def plan_run(
     config: ConfigDict, tasks: Sequence[Task], devices: Sequence[Any], towers: Towers | None = None
 ) -> PlannedRun:
     """The run of a config on these devices, for these tasks; with these encoders, if given."""
+    mesh = check_layout(config, devices)
     config, towers = (config, towers) if towers else _known_towers(config)
-    mesh = make_mesh(**config.mesh, devices=devices)
-    check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
     config = with_sizes(config, towers, towers.text.length)
     tokenizer = _vocabulary(config, towers)
     encode = Encoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
@@ -110,6 +108,35 @@ def plan_run(
     optimizer = make_optimizer(config.train, params)
     _, shapes = state_template(objective, optimizer, example, config.train.ema > 0, config.seed)
     return PlannedRun(config, mesh, objective, encode, shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """XLA's count of a train step's operations.
+
+    plain: of the model's own; executed: with what is computed again to save memory.
+    """
+
+    plain: float
+    executed: float
+
+
+def count_operations(config: ConfigDict, tasks: Sequence[Task]) -> Operations:
+    """Both counts of a config's train step."""
+    executed = unrolled_flops(config, tasks)
+    if config.model.remat == "none":
+        return Operations(executed, executed)
+    config = config.copy_and_resolve_references()
+    config.model.remat = "none"
+    return Operations(unrolled_flops(config, tasks), executed)
+
+
+def check_layout(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
+    """The mesh of a config on these devices; UserError where its batches do not divide over it."""
+    mesh = make_mesh(**config.mesh, devices=devices)
+    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
+    return mesh
 
 
 def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:

@@ -12,18 +12,18 @@ from cmaclip_jax.parallel.mesh import batch_sharding
 from cmaclip_jax.parallel.program import by_kind
 from cmaclip_jax.parallel.rules import parameter_count
 from cmaclip_jax.parallel.topology import Topology
-from cmaclip_jax.planning.run import PlannedRun
+from cmaclip_jax.planning.run import Operations, PlannedRun
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
     """
-    counted: operations of a train step as XLA counts them, recomputed ones included.
+    operations: of a train step, as XLA counts them.
     """
 
     run: PlannedRun
     topology: Topology
-    counted: float
+    operations: Operations
     train: Step | TooLarge
     evaluation: Step | TooLarge | None
 
@@ -43,7 +43,7 @@ class Verdict:
 
     @functools.cached_property
     def times(self) -> Times:
-        return step_times(self.train, self.counted, self.topology)
+        return step_times(self.train, self.operations.executed, self.topology)
 
     @property
     def utilisation(self) -> float:
@@ -68,7 +68,11 @@ class Verdict:
             "remat": self.run.config.model.remat,
             "parameters": parameter_count(self.run.shapes.params),
             "fits": self.fits,
-            "flops": {"needed": self.needed, "counted": self.counted},
+            "flops": {
+                "ours": self.needed,
+                "xla": self.operations.plain,
+                "xla_with_recomputing": self.operations.executed,
+            },
             "memory": {"of": self.topology.chip.memory}
             | {name: memory_figures(step) for name, step in self._steps()},
         }
@@ -92,16 +96,26 @@ class Verdict:
         return ((name, step) for name, step in steps.items() if step is not None)
 
 
-def judge(run: PlannedRun, topology: Topology, counted: float, evaluation: bool = True) -> Verdict:
+def judge(
+    run: PlannedRun, topology: Topology, operations: Operations, evaluation: bool = True
+) -> Verdict:
     """Compiles a run's steps for a topology; `evaluation`: that step too."""
-    chips = len(topology.devices)
-    train = compile_step(run.lower_train(), state_parts(run), chips)
-    looked = None
-    if evaluation and not isinstance(train, TooLarge):
-        batch = bytes_a_chip(*_batch(run, run.config.eval.batch_size))
-        parts = {"parameters": bytes_a_chip(run.shapes.params, run.mesh), "batch": batch}
-        looked = compile_step(run.lower_evaluation(), parts, chips)
-    return Verdict(run, topology, counted, train, looked)
+    parts = state_parts(run)
+    if sum(parts.values()) > topology.chip.memory:  # the compiler would take a minute to say so
+        train = TooLarge(parts, sum(parts.values()), topology.chip.memory)
+    else:
+        train = compile_step(run.lower_train(), parts, len(topology.devices))
+    verdict = Verdict(run, topology, operations, train, None)
+    return with_evaluation(verdict) if evaluation and verdict.fits else verdict
+
+
+def with_evaluation(verdict: Verdict) -> Verdict:
+    """The verdict, with the evaluation step compiled as well."""
+    run = verdict.run
+    batch = bytes_a_chip(*_batch(run, run.config.eval.batch_size))
+    parts = {"parameters": bytes_a_chip(run.shapes.params, run.mesh), "batch": batch}
+    step = compile_step(run.lower_evaluation(), parts, len(verdict.topology.devices))
+    return dataclasses.replace(verdict, evaluation=step)
 
 
 def state_parts(run: PlannedRun) -> dict[str, int]:
@@ -123,9 +137,10 @@ def _batch(run: PlannedRun, rows: int):
 
 
 def memory_figures(step: Step | TooLarge) -> dict[str, float]:
-    """Bytes of a chip by what they are for; of what does not fit, what the compiler said."""
+    """Bytes of a chip by what they are for; of what does not fit, what there would be too."""
     if isinstance(step, TooLarge):
-        return {"temporary": step.needed, "available": step.available}
+        figures = {"temporary": step.temporary, "total": step.needed, "available": step.available}
+        return dict(step.parts) | figures
     memory = step.memory
     return dict(memory.parts) | {
         "temporary": memory.temporary,

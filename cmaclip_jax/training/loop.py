@@ -21,6 +21,7 @@ from cmaclip_jax.training.compiling import Compiling
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import (
+    device_bytes,
     parameter_rows,
     parameter_summary,
     write_parameter_table,
@@ -137,7 +138,8 @@ def _tell_parameters(settings, shapes, mesh: Mesh, workdir: Path, watcher: Watch
     watcher.say(parameter_summary(rows))
     watcher.say(
         f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
-        f"{mesh.devices.flat[0].device_kind} device(s); every parameter: {workdir}/parameters.txt"
+        f"{mesh.devices.flat[0].device_kind} device(s), {device_bytes(rows) / 1e6:,.2f} MB on "
+        f"each; every parameter: {workdir}/parameters.txt"
     )
 
 

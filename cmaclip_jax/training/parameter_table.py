@@ -1,5 +1,6 @@
 """What the rules came to, parameter by parameter: seen once, before the first step."""
 
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from cmaclip_jax.training.optimizer import frozen_parameters, rate_factors
 
 
 def parameter_rows(settings: ConfigDict, params, shardings) -> list[tuple[str, ...]]:
-    """(path, shape, rate factor, weight decay, layout) of every parameter."""
+    """(path, shape, rate factor, weight decay, layout, bytes a device) of every parameter."""
     decay = match_rules(settings.weight_decay, params, "train.weight_decay")
     trees = (params, frozen_parameters(settings, params), rate_factors(settings, params))
     leaves = [jax.tree.leaves(tree) for tree in (*trees, decay, shardings)]
@@ -26,6 +27,7 @@ def parameter_rows(settings: ConfigDict, params, shardings) -> list[tuple[str, .
             "frozen" if still else _span(rate),
             "-" if still else f"{decay:g}",
             " ".join(str(axis or ".") for axis in sharding.spec) if any(sharding.spec) else "whole",
+            f"{math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize:,}",
         )
         for path, leaf, still, rate, decay, sharding in zip(paths, *leaves, strict=True)
     ]
@@ -33,7 +35,7 @@ def parameter_rows(settings: ConfigDict, params, shardings) -> list[tuple[str, .
 
 def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
     """The whole table, aligned, as text."""
-    header = ("parameter", "shape", "rate", "decay", "layout")
+    header = ("parameter", "shape", "rate", "decay", "layout", "bytes a device")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [header, *rows]
@@ -43,19 +45,30 @@ def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 def parameter_summary(rows: list[tuple[str, ...]]) -> Table:
     """The same for the screen: one line for all that is treated alike in a part."""
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for path, shape, rate, decay, layout in rows:
-        size = int(np.prod([int(n) for n in shape.split("x")]))
+    groups: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    for path, shape, rate, decay, layout, held in rows:
+        size = math.prod(int(n) for n in shape.split("x"))
         part = re.sub("^head_.*", "heads", path.split("/")[0])
-        groups[part, rate, decay, layout].append(size)
+        groups[part, rate, decay, layout].append((size, _number(held)))
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
-    for title in ("tensors", "numbers", "rate x", "decay"):
+    for title in ("tensors", "numbers", "rate x", "decay", "MB a device"):
         table.add_column(title, justify="right")
     table.add_column("layout")
     for (part, rate, decay, layout), sizes in groups.items():
-        table.add_row(part, str(len(sizes)), f"{sum(sizes):,}", rate, decay, layout)
+        numbers, held = (sum(column) for column in zip(*sizes, strict=True))
+        cells = [str(len(sizes)), f"{numbers:,}", rate, decay, f"{held / 1e6:,.2f}", layout]
+        table.add_row(part, *cells)
     return table
+
+
+def device_bytes(rows: list[tuple[str, ...]]) -> int:
+    """Bytes of parameters that every device holds, without the optimizer's moments."""
+    return sum(_number(row[-1]) for row in rows)
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def _span(rate) -> str:

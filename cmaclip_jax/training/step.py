@@ -33,9 +33,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed + 1), state.step)
-        loss, sums, gradients = accumulate(
-            objective, frozen, state.params, batch, rng, settings.accumulate
-        )
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            loss, sums, gradients = accumulate(
+                objective, frozen, state.params, batch, rng, settings.accumulate
+            )
         norm = optax.global_norm(gradients)
         bad = state.bad | is_bad(state, loss, norm, settings.spike)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

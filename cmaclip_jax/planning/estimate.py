@@ -1,0 +1,62 @@
+"""What a train step will need, guessed from shapes before the compiler is asked.
+
+The compiler takes minutes for a large model. What a backward pass keeps is known in seconds.
+"""
+
+import math
+from typing import Any
+
+import jax
+
+from cmaclip_jax.parallel.costs import Step, TooLarge, bytes_a_chip
+from cmaclip_jax.planning.run import PlannedRun
+
+UNSURE, SURE = 1.5, 1.1  # how far over the memory a guess must be: never checked, and checked
+
+
+class Estimate:
+    """Guesses bytes of a chip, and learns from every compiled step how far off it was."""
+
+    def __init__(self):
+        self._kept: dict[str, float] = {}
+        self._factors: dict[str, float] = {}
+
+    def needs(self, run: PlannedRun, state: int) -> float:
+        """Bytes of a chip for a step; state: those of its arguments."""
+        return state + self._factors.get(run.config.model.remat, 1.0) * self._beside(run)
+
+    def rules_out(self, run: PlannedRun, state: int, available: float) -> bool:
+        """Whether a step is so far from fitting that compiling it would be a waste."""
+        margin = SURE if run.config.model.remat in self._factors else UNSURE
+        return self.needs(run, state) > margin * available
+
+    def learn(self, run: PlannedRun, step: Step | TooLarge) -> None:
+        """Corrects the guesses for this way of recomputing by what the compiler said."""
+        found = step.temporary if isinstance(step, TooLarge) else step.memory.temporary
+        self._factors[run.config.model.remat] = max(found, 1) / self._beside(run)
+
+    def _beside(self, run: PlannedRun) -> float:
+        """Gradients, and what is kept of the pairs that a chip works on at once."""
+        settings, mesh = run.config.train, run.mesh.shape
+        remat = run.config.model.remat
+        if remat not in self._kept:
+            self._kept[remat] = kept_a_pair(run)
+        rows = settings.batch_size / settings.accumulate / (mesh["data"] * mesh["fsdp"])
+        return bytes_a_chip(run.shapes.params, run.mesh) + rows * self._kept[remat]
+
+
+def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
+    """Bytes that the backward pass keeps of a pair, besides the parameters."""
+
+    def backward(params: Any, batch: Any):
+        def loss(params):
+            return run.objective.loss(params, batch, jax.random.key(0))[0]
+
+        return jax.vjp(loss, params)[1]  # a tree: its leaves are what it keeps
+
+    kept = jax.eval_shape(backward, run.shapes.params, run.batch(rows))
+    return max(_bytes(kept) - _bytes(run.shapes.params), 0) / rows
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
