@@ -79,7 +79,7 @@ def test_mistakes_about_files(capsys, tmp_path):
     assert "--workdir" in says
 
 
-@pytest.mark.parametrize("verb", [(QUICKSTART,), ("evaluate",), ("report",)])
+@pytest.mark.parametrize("verb", [(QUICKSTART,), ("evaluate",), ("report",), ("doctor",)])
 def test_a_workdir_in_a_bucket_is_to_be_mounted(capsys, verb):
     says = mistake(capsys, *verb, "--workdir=gs://bucket/runs/food")
     assert "a run's folder is a path, not gs://...; mount the bucket" in says

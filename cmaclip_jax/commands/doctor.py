@@ -63,6 +63,10 @@ def run(arguments: list[str]) -> int:
     if rest:
         config, name = read_named_config(rest)
         options.workdir = options.workdir or f"runs/{name}"
+    if options.workdir:
+        from cmaclip_jax.training.workdir import run_folder  # imports JAX
+
+        run_folder(options.workdir)  # refuses what no run would take
     return check(config, options)
 
 

@@ -25,7 +25,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     The first checkpoint gives the folder its config for good. Until then a run that failed
     to begin may be mended and tried again; what it had prepared is made anew.
     """
-    path = _folder(path)
+    path = run_folder(path)
     file = path / "config.json"
     text = config.to_json_best_effort(indent=2) + "\n"
     try:
@@ -50,7 +50,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
 
 def saved_config(path: str | Path) -> ConfigDict:
     """The config of the run in a folder; what it has not is as in `base_config`."""
-    file = _folder(path) / "config.json"
+    file = run_folder(path) / "config.json"
     config = base_config()
     try:
         saved = json.loads(file.read_text(), object_hook=_with_tuples)
@@ -64,7 +64,7 @@ def saved_config(path: str | Path) -> ConfigDict:
     return config
 
 
-def _folder(path: str | Path) -> Path:
+def run_folder(path: str | Path) -> Path:
     """The path of a run's folder, which is written to and renamed in as only folders can be."""
     scheme = re.match(r"([a-z][a-z0-9]+):/+", str(path))
     if scheme:
