@@ -333,7 +333,7 @@ def test_a_mesh_may_take_part_of_a_physical_axis(name, slices):
     topology = open_topology(name, slices)
     mesh = make_mesh(fsdp=8, devices=topology.devices)
     assert dict(mesh.shape) == {"data": 32 * slices, "fsdp": 8, "tensor": 1}
-    assert len({device.slice_index for device in mesh.devices[0].flat}) == 1
+    assert len({getattr(device, "slice_index", 0) for device in mesh.devices[0].flat}) == 1
 
 
 @pytest.mark.slow
