@@ -25,14 +25,13 @@ def test_with_fsdp_parameters_travel_and_activations_stay():
     config.train.batch_size = config.eval.batch_size = 64
     config.mesh.fsdp = 8
     run = plan_run(config, (Task("a", ("b", "c")),), jax.devices())
-    for lowered in (run.lower_train(), run.lower_evaluation()):
-        text = lowered.compile().as_text()
-        moved = re.findall(r"= (\S+) (?:all-gather|all-reduce|all-to-all)\(", text)
-        assert moved
-        # Of [B,T,D] nothing goes around with everybody's rows but what the embedding table gets.
-        around = [shape for shape in moved if re.match(r"f32\[64,\d+,\d+", shape)]
-        assert all("64,16," in shape for shape in around)
-        assert len(around) <= 2
+    text = run.lower_train().compile().as_text()
+    moved = re.findall(r"= (\S+) (?:all-gather|all-reduce|all-to-all)\(", text)
+    # Of [B,T,D] nothing goes around with everybody's rows but what the embedding table gets.
+    around = [shape for shape in moved if re.match(r"f32\[64,\d+,\d+", shape)]
+    assert moved
+    assert all(shape.startswith("f32[64,16,") for shape in around)
+    assert len(around) <= 2
 
 
 SHAPES = [(8, 1, 1), (2, 2, 2)]
