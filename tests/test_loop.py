@@ -167,6 +167,14 @@ def test_a_spike_stops_the_run(config, tmp_path, monkeypatch):
         run(config, tmp_path)
 
 
+def test_saving_does_not_count_where_hosts_agree_on_a_stop(config, tmp_path, monkeypatch):
+    calls = []
+    name = "jax.experimental.multihost_utils.reached_preemption_sync_point"
+    monkeypatch.setattr(name, lambda step: calls.append(step) or False)
+    run(config, tmp_path)
+    assert calls == []
+
+
 def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.keep = 2

@@ -18,13 +18,20 @@ from cmaclip_jax.training.state import TrainState
 SCORE = "score"
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask whether to stop: JAX counts the calls of `Stopping` for that."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run."""
 
     def __init__(self, workdir: str | Path, keep: int):
         newest = preservation.LatestN(keep)
         best = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
