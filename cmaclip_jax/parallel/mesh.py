@@ -8,7 +8,7 @@ import collections
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -23,7 +23,11 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """The mesh of these sizes over all devices; a size of -1 takes what the others leave."""
+    """The mesh of these sizes over all devices; a size of -1 takes what the others leave.
+
+    Neighbours on it are neighbours on the wires. JAX splits a physical axis only where no whole
+    ones fit, as for fsdp=8 on 16x16 chips.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     free = [axis for axis, size in sizes.items() if size == -1]
@@ -42,7 +46,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if devices[0].platform != "tpu" or slices == 1:
         shape = tuple(sizes.values())
-        return Mesh(_neighbours(create_device_mesh, shape, devices), AXES, axis_types=kinds)
+        placed = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=kinds)
     if sizes["data"] % slices:
         raise UserError(
             f"mesh.data={sizes['data']} does not divide over {slices} slices, which only data may "
@@ -50,19 +55,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
         )
     inside = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
     across = (slices, 1, 1)
-    placed = _neighbours(create_hybrid_device_mesh, inside, across, devices)
+    placed = create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=kinds)
-
-
-def _neighbours(create: Callable, *arguments) -> np.ndarray:
-    """The devices placed so that neighbours on the mesh are neighbours on the wires.
-
-    fsdp=8 on 16x16 chips takes half of a physical axis, which JAX does only where it is allowed.
-    """
-    try:
-        return create(*arguments)
-    except NotImplementedError:
-        return create(*arguments, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
