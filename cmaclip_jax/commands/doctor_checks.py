@@ -115,8 +115,8 @@ class Job:
         """Bytes that are free on this host, and those that will be needed."""
         keep = self._config.checkpoint.keep if self._config is not None else 0
         disk, written = None, 0
-        if self._workdir and "://" not in self._workdir:
-            folder = Path(self._workdir).expanduser().absolute()
+        if self._workdir:
+            folder = Path(self._workdir).absolute()
             written = sum(path.name.isdigit() for path in folder.glob("checkpoints/*"))
             there = next(path for path in (folder, *folder.parents) if path.exists())
             disk = shutil.disk_usage(there).free

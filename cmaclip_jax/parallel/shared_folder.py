@@ -3,8 +3,7 @@
 import contextlib
 import secrets
 import time
-
-from etils import epath
+from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.cluster import exchange
@@ -21,7 +20,7 @@ class SharedFolder:
     """
 
     def __init__(self, path: str, count: int, patience: float = 30.0):
-        self._folder, self._count = epath.Path(path).expanduser(), count
+        self._folder, self._count = Path(path), count
         self._patience = patience
         self._made: list = []  # folders that were not there before, the innermost first
         self._words: list[str] = []  # of every host
@@ -79,8 +78,8 @@ class SharedFolder:
         return Finding(
             False,
             "; ".join(blind[:3]) + (f"; and {len(blind) - 3} more" if len(blind) > 3 else ""),
-            f"{self._folder} is another folder there: name one that all of them share (NFS, "
-            "gs://BUCKET/...)",
+            f"{self._folder} is another folder there: name one that all of them share (NFS, or a "
+            "bucket that is mounted)",
         )
 
     def clear(self) -> None:
