@@ -117,11 +117,8 @@ class Checkpoints:
         wait_for_all("setting a damaged checkpoint aside")
         self._manager.reload()
 
-    def restore(self, shapes: TrainState, mesh: Mesh, step: int | None = None) -> TrainState:
-        """The state at `step` (the newest one by default), laid out on this mesh."""
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"no checkpoint in {self._manager.directory}; train first")
+    def restore(self, shapes: TrainState, mesh: Mesh, step: int) -> TrainState:
+        """The state at `step`, laid out on this mesh."""
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,

@@ -95,6 +95,8 @@ def train(
             score = _score(evaluate, state, start, stopping)  # it was stopped in the middle of that
             if score is not None:
                 checkpoints.replace(state, start, score)
+            if stopping.stops:
+                raise _stopped(stopping, start, steps)
         stream = Prefetch(
             itertools.islice(batches(start, state.params), steps - start), batch_sharding(mesh)
         )
@@ -104,6 +106,7 @@ def train(
             state, figures = train_step(state, batch)
             if step == start + 1:
                 watcher.say(compiling.done())
+                watcher.resume(step, stream.waited)
             watcher.add(figures)
             fine = True
             if step % settings.log_every == 0 or step == steps:
@@ -121,11 +124,7 @@ def train(
             checkpoints.save(state, step, score)
             if stopping.stops:
                 checkpoints.close()
-                raise Interrupted(
-                    f"stopped by {stopping.signal.name} at step {step:,} of {steps:,}; all is "
-                    "saved, the same command continues",
-                    128 + stopping.signal,
-                )
+                raise _stopped(stopping, step, steps)
             watcher.resume(step, stream.waited)
     return state
 
@@ -149,6 +148,15 @@ def _score(evaluate: Evaluate, state: TrainState, step: int, stopping: Stopping)
         return evaluate(state, step, stopping.watch)
     except StopAsked:
         return None
+
+
+def _stopped(stopping: Stopping, step: int, steps: int) -> Interrupted:
+    """The end of a run that was asked to stop, and has saved all."""
+    return Interrupted(
+        f"stopped by {stopping.signal.name} at step {step:,} of {steps:,}; all is saved, the same "
+        "command continues",
+        128 + stopping.signal,
+    )
 
 
 def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) -> UserError:

@@ -31,14 +31,14 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(step.name.isdigit() for step in path.glob("checkpoints/*")):
+            if not file.exists():
+                raise UserError(f"{file} is missing beside checkpoints; name another --workdir")
             _check_same(path, json.loads(file.read_text()), json.loads(text))
         elif file.exists():
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
             shutil.rmtree(path / "features", ignore_errors=True)
         file.write_text(text)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing beside checkpoints; name another --workdir") from error
     except OSError as error:
         raise UserError(
             f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"
