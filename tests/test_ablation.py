@@ -14,7 +14,8 @@ from test_main import QUICKSTART, mistake
 from cmaclip_jax.commands import train
 from cmaclip_jax.config import field
 from cmaclip_jax.main import main
-from cmaclip_jax.studies.ablation import open_study
+from cmaclip_jax.studies.ablation import StudyRun, open_study
+from cmaclip_jax.studies.ablation_report import training_minutes
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
 from cmaclip_jax.training.checkpoints import read_parameters
 
@@ -127,6 +128,20 @@ def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
     assert "continuing from the checkpoint of step 8" in said
     assert lost.read_text() == written
     assert (workdir / "ablation.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("speeds", "minutes"),
+    [({}, 0), ({20: 64}, 20 / 60), ({20: 1, 40: 64, 60: 32}, (20 + 40) * 1.5 / 60)],
+    ids=["none kept", "one", "the first compiles"],
+)
+def test_a_runs_minutes_are_those_of_its_steps(tmp_path, speeds, minutes):
+    rows = [{"step": step, "examples_per_second": speed} for step, speed in speeds.items()]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = small_config()
+    config.train.batch_size = 64
+    run = StudyRun(None, 0, config, tmp_path)
+    assert training_minutes(run) == pytest.approx(minutes)
 
 
 @pytest.mark.slow

@@ -152,8 +152,8 @@ def training_minutes(run: StudyRun) -> float:
         (step - before) * run.config.train.batch_size / speeds[step]
         for before, step in zip([0, *ends], ends, strict=False)
     ]
-    if len(ends) == 1:
-        return seconds[0] / 60
+    if len(ends) < 2:
+        return sum(seconds) / 60
     return sum(seconds[1:]) * ends[-1] / (ends[-1] - ends[0]) / 60
 
 
