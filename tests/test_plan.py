@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 
 import jax
@@ -255,6 +256,11 @@ def test_an_estimate_learns_from_what_was_compiled():
     guess.learn(run, TooLarge({"parameters": 7}, 7 + 2 * first, 1.0))
     assert guess.needs(run, state=100) == pytest.approx(100 + 2 * first)
     assert guess.rules_out(run, 0, first / 1.4)
+    # What it learnt of a batch holds for another: gradients stay, the rest grows with the pairs.
+    config.model.remat, config.train.batch_size = "none", 2 * config.train.batch_size
+    twice = plan_run(config, [Task("a", ("b", "c"))], jax.devices()[:1])
+    gradients = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.shapes.params))
+    assert guess.needs(twice, 0) == pytest.approx(gradients + 2 * (2 * first - gradients))
 
 
 def test_a_batch_that_never_fits_at_once_is_taken_in_parts(monkeypatch):

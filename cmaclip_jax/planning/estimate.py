@@ -23,7 +23,8 @@ class Estimate:
 
     def needs(self, run: PlannedRun, state: int) -> float:
         """Bytes of a chip for a step; state: those of its arguments."""
-        return state + self._factors.get(run.config.model.remat, 1.0) * self._beside(run)
+        factor = self._factors.get(run.config.model.remat, 1.0)
+        return state + _gradients(run) + factor * self._kept_at_once(run)
 
     def rules_out(self, run: PlannedRun, state: int, available: float) -> bool:
         """Whether a step is so far from fitting that compiling it would be a waste."""
@@ -33,20 +34,21 @@ class Estimate:
     def learn(self, run: PlannedRun, step: Step | TooLarge) -> None:
         """Corrects the guesses for this way of recomputing by what the compiler said."""
         found = step.temporary if isinstance(step, TooLarge) else step.memory.temporary
-        self._factors[run.config.model.remat] = max(found, 1) / self._beside(run)
+        kept = max(found - _gradients(run), 1)
+        self._factors[run.config.model.remat] = kept / self._kept_at_once(run)
 
-    def _beside(self, run: PlannedRun) -> float:
-        """Gradients, and what is kept of the pairs that a chip works on at once."""
+    def _kept_at_once(self, run: PlannedRun) -> float:
+        """What is kept of the pairs that a chip works on at once."""
         settings, mesh = run.config.train, run.mesh.shape
         remat = run.config.model.remat
         if remat not in self._kept:
             self._kept[remat] = kept_a_pair(run)
         rows = settings.batch_size / settings.accumulate / (mesh["data"] * mesh["fsdp"])
-        return bytes_a_chip(run.shapes.params, run.mesh) + rows * self._kept[remat]
+        return rows * self._kept[remat]
 
 
 def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
-    """Bytes that the backward pass keeps of a pair, besides the parameters."""
+    """Bytes that the backward pass keeps of each pair more, whatever else it keeps."""
 
     def backward(params: Any, batch: Any):
         def loss(params):
@@ -54,8 +56,15 @@ def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
 
         return jax.vjp(loss, params)[1]  # a tree: its leaves are what it keeps
 
-    kept = jax.eval_shape(backward, run.shapes.params, run.batch(rows))
-    return max(_bytes(kept) - _bytes(run.shapes.params), 0) / rows
+    fewer, more = (
+        _bytes(jax.eval_shape(backward, run.shapes.params, run.batch(size)))
+        for size in (rows, 2 * rows)
+    )
+    return (more - fewer) / rows
+
+
+def _gradients(run: PlannedRun) -> int:
+    return bytes_a_chip(run.shapes.params, run.mesh)
 
 
 def _bytes(tree: Any) -> int:
