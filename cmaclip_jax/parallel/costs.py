@@ -77,9 +77,9 @@ class Times:
 
 
 def compile_step(
-    lowered: jax.stages.Lowered, parts: Mapping[str, int], chips: int
+    lowered: jax.stages.Lowered, parts: Mapping[str, int], chips: int, available: int
 ) -> Step | TooLarge:
-    """Compiles; parts: {what: bytes a chip} of the step's arguments."""
+    """Compiles; parts: {what: bytes a chip} of the step's arguments; available: of a chip."""
     try:
         with warnings.catch_warnings():
             # A program for chips that are not here can be cached, but not be read again.
@@ -93,12 +93,21 @@ def compile_step(
         needed, available = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
         return TooLarge(parts, needed, available)
     found = compiled.memory_analysis()
+    program = Program(compiled.as_text(), chips)
+    return Step(memory_of(found, parts, available), program.traffic(), program.collectives())
+
+
+def memory_of(found, parts: Mapping[str, int], available: int) -> Memory:
+    """Bytes of a chip from what the compiler says of a program that it has accepted."""
     # Outputs that take the place of no argument are temporary as well.
     temporary = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     padding = found.argument_size_in_bytes - sum(parts.values())
-    program = Program(compiled.as_text(), chips)
     memory = Memory(parts, temporary + padding, found.generated_code_size_in_bytes)
-    return Step(memory, program.traffic(), program.collectives())
+    if memory.total <= available:
+        return memory
+    # Room that is used twice is in the sum twice; the peak, arguments and all, is what there is.
+    peak = found.peak_memory_in_bytes - sum(parts.values())
+    return dataclasses.replace(memory, temporary=peak)
 
 
 def bytes_a_chip(tree: Any, mesh: Mesh, shardings: Any = None) -> int:

@@ -104,7 +104,7 @@ def judge(
     if sum(parts.values()) > topology.chip.memory:  # the compiler would take a minute to say so
         train = TooLarge(parts, sum(parts.values()), topology.chip.memory)
     else:
-        train = compile_step(run.lower_train(), parts, len(topology.devices))
+        train = _compiled(run.lower_train(), parts, topology)
     verdict = Verdict(run, topology, operations, train, None)
     return with_evaluation(verdict) if evaluation and verdict.fits else verdict
 
@@ -114,8 +114,12 @@ def with_evaluation(verdict: Verdict) -> Verdict:
     run = verdict.run
     batch = bytes_a_chip(*_batch(run, run.config.eval.batch_size))
     parts = {"parameters": bytes_a_chip(run.shapes.params, run.mesh), "batch": batch}
-    step = compile_step(run.lower_evaluation(), parts, len(verdict.topology.devices))
+    step = _compiled(run.lower_evaluation(), parts, verdict.topology)
     return dataclasses.replace(verdict, evaluation=step)
+
+
+def _compiled(lowered: jax.stages.Lowered, parts, topology: Topology) -> Step | TooLarge:
+    return compile_step(lowered, parts, len(topology.devices), topology.chip.memory)
 
 
 def state_parts(run: PlannedRun) -> dict[str, int]:
