@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.inputs import Data
 from cmaclip_jax.models import (
     CLIP,
     Classification,
@@ -22,28 +21,28 @@ from cmaclip_jax.tasks import Task
 from cmaclip_jax.towers import Towers, sized_encoders
 
 
-def build_objective(config: ConfigDict, data: Data, towers: Towers) -> Objective:
+def build_objective(config: ConfigDict, encode: Encoder, towers: Towers) -> Objective:
     """The model and the loss that a config describes, for these tasks."""
     if config.train.objective != "classification":
-        return build_contrastive(config, data, towers)
+        return build_contrastive(config, encode, towers)
     return Classification(
-        model=build_model(config, data, towers),
-        tasks=data.tasks,
-        task_weights=tuple(_of_known_tasks(config.train, "task_weights", data.tasks)),
-        class_weights=tuple(_of_known_tasks(config.train, "class_weights", data.tasks)),
+        model=build_model(config, encode, towers),
+        tasks=encode.tasks,
+        task_weights=tuple(_of_known_tasks(config.train, "task_weights", encode.tasks)),
+        class_weights=tuple(_of_known_tasks(config.train, "class_weights", encode.tasks)),
         label_smoothing=config.train.label_smoothing,
         contrastive=config.train.contrastive if config.model.inputs == "both" else 0.0,
     )
 
 
-def build_contrastive(config: ConfigDict, data: Data, towers: Towers) -> Contrastive:
+def build_contrastive(config: ConfigDict, encode: Encoder, towers: Towers) -> Contrastive:
     """CLIP itself, which classifies by the sentences of `eval.prompts`."""
-    image, text, _ = sized_encoders(data.config, towers, data.encode.tokenizer)
+    image, text, _ = sized_encoders(config, towers, encode)
     return Contrastive(
         model=CLIP(image, text, bias=config.train.objective == "sigmoid"),
-        tasks=data.tasks,
+        tasks=encode.tasks,
         prompts={
-            task.name: _prompt_tokens(config.eval.prompts, task, data.encode) for task in data.tasks
+            task.name: _prompt_tokens(config.eval.prompts, task, encode) for task in encode.tasks
         },
         kind=config.train.objective if config.train.objective == "sigmoid" else "softmax",
         inputs=config.model.inputs,
@@ -86,10 +85,10 @@ def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) ->
         yield task, value
 
 
-def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
+def build_model(config: ConfigDict, encode: Encoder, towers: Towers) -> CMAClip:
     """The network of a config, for these tasks and this vocabulary."""
     fields = config.model
-    image, text, how = sized_encoders(data.config, towers, data.encode.tokenizer)
+    image, text, how = sized_encoders(config, towers, encode)
     width = fields.sequence_width or image.projection
     if image.projection != text.projection:
         raise UserError(
@@ -110,7 +109,7 @@ def build_model(config: ConfigDict, data: Data, towers: Towers) -> CMAClip:
             zero_output=fields.sequence_zero,
             **how,
         ),
-        tasks=tuple((task.name, len(task.classes)) for task in data.tasks),
+        tasks=tuple((task.name, len(task.classes)) for task in encode.tasks),
         modality=fields.modality,
         modality_per_modality=fields.modality_per_modality,
         head_layers=fields.head_layers,

@@ -90,7 +90,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         towers = open_towers(config, workdir)
         data = open_data(config, workdir, towers)
     data = dataclasses.replace(data, rows=functools.partial(host_rows, mesh))
-    objective = build_objective(config, data, towers)
+    objective = build_objective(config, data.encode, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
     try:
         reads, about = with_features(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
@@ -81,7 +82,9 @@ def _trained_clip(workdir: Path) -> Weights:
     config = saved_config(workdir)
     towers = open_towers(config, workdir)
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
-    image, text, _ = sized_encoders(with_sizes(config, towers, tokenizer.length), towers, tokenizer)
+    fields = with_sizes(config, towers, tokenizer.length).data
+    encode = Encoder((), tokenizer, fields.image_size, fields.text_length)
+    image, text, _ = sized_encoders(config, towers, encode)
     step, params = read_parameters(workdir)
     missing = [name for name in ("image", "text") if name not in params]
     if missing:
@@ -117,24 +120,25 @@ def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDic
 
 
 def sized_encoders(
-    config: ConfigDict, towers: Towers, tokenizer: Tokenizer
+    config: ConfigDict, towers: Towers, encode: Encoder
 ) -> tuple[ImageEncoder, TextEncoder, dict[str, Any]]:
     """The encoders at the run's picture size, text length and vocabulary; and how they run."""
     fields = config.model
-    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=_compute_dtype(fields.dtype))
+    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=compute_dtype(fields.dtype))
     dropout = fields.tower_dropout
     text = towers.text.clone(
         dropout=dropout,
-        length=config.data.text_length,
-        vocabulary=towers.text.vocabulary if fields.pretrained else tokenizer.vocabulary,
-        end_token=tokenizer.end,
+        length=encode.text_length,
+        vocabulary=towers.text.vocabulary if fields.pretrained else encode.tokenizer.vocabulary,
+        end_token=encode.tokenizer.end,
         **how,
     )
-    image = towers.image.clone(image_size=config.data.image_size, dropout=dropout, **how)
+    image = towers.image.clone(image_size=encode.image_size, dropout=dropout, **how)
     return image, text, how
 
 
-def _compute_dtype(name: str):
+def compute_dtype(name: str):
+    """What `model.dtype` stands for on this machine."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

@@ -74,7 +74,7 @@ def open_trained(
     step, params = read_parameters(workdir)
     towers = open_towers(config, workdir)
     data = (open_data if sources else kept_data)(config, workdir, towers)
-    objective = build_objective(config, data, towers)
+    objective = build_objective(config, data.encode, towers)
     ready = jax.eval_shape(objective.ready, params)
     params = jax.jit(objective.ready, out_shardings=tree_shardings(ready, mesh))(params)
     return Trained(workdir, config, step, data, objective, mesh, params)

@@ -28,7 +28,7 @@ def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Train
     mesh = make_mesh(**config.mesh)
     towers = open_towers(config, None)
     data = open_data(config, None, towers)
-    objective = build_contrastive(config, data, towers)
+    objective = build_contrastive(config, data.encode, towers)
     init = functools.partial(objective.init, jax.random.key(0), data.encode.empty(1))
     drawn = jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init), mesh))()
     params, lines = replace_parameters(drawn, towers.params)

@@ -49,7 +49,7 @@ def measure(options, layers: int, folder: Path) -> None:
     for source in data.sources.values():
         for field in ("ids", "images", "texts"):
             object.__setattr__(source, field, getattr(source, field)[: options.pairs])
-    objective = build_objective(config, data, towers)
+    objective = build_objective(config, data.encode, towers)
     example = data.encode.empty(1)
     optimizer = make_optimizer(
         config.train, jax.eval_shape(objective.init, jax.random.key(0), example)

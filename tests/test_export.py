@@ -185,7 +185,7 @@ def variant(finished_run, **changes):
     trained = open_trained(finished_run, saved_config(finished_run), devices=jax.devices()[:1])
     towers = open_towers(config, finished_run)
     data = kept_data(config, finished_run, towers)
-    objective = build_objective(config, data, towers)
+    objective = build_objective(config, data.encode, towers)
     params = jax.jit(objective.init)(jax.random.key(0), data.encode.empty(1))
     ready = jax.device_put(objective.ready(params), jax.devices()[0])
     return dataclasses.replace(trained, config=config, data=data, objective=objective, params=ready)

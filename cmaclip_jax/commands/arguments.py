@@ -1,11 +1,14 @@
 """What the arguments of all verbs have in common."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.config import read_config
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.tasks import Task
 
 
 def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
@@ -40,6 +43,41 @@ def open_named_table(options: argparse.Namespace):
     own = data.source == "table"  # else the run knows of no columns
     image, text = options.image or own * data.image, options.text or own * data.text
     return open_table(options.input, image, text, options.outside or data.outside)
+
+
+def add_tasks_argument(parser: argparse.ArgumentParser) -> None:
+    """The tasks of a run whose data is not looked at."""
+    parser.add_argument("--tasks", default="", help="NAME:CLASSES,... (default: label:100)")
+
+
+def named_tasks(text: str) -> list[Task]:
+    """The tasks that 'dish:101,gender:5' names."""
+    tasks = []
+    for part in (text or "label:100").split(","):
+        name, _, classes = part.rpartition(":")
+        if not name or not classes.isdigit():
+            raise UserError(f"--tasks={text}: write NAME:CLASSES, as --tasks=dish:101,gender:5")
+        tasks.append(Task(name, tuple(map(str, range(int(classes))))))
+    return tasks
+
+
+def assumptions(config: ConfigDict, tasks: str, sized: bool = False) -> Iterator[str]:
+    """What is taken for granted where no data is looked at; each with the way to say it.
+
+    sized: whether the encoders' size was said apart from the config.
+    """
+    if not tasks:
+        yield "assumed: one task of 100 classes; say yours with --tasks=NAME:CLASSES,..."
+    if config.data.text_length == -1:
+        yield (
+            "assumed: texts as long as the encoder takes them; say what your data needs with "
+            "--config.data.text_length=32"
+        )
+    if config.model.pretrained and not sized:
+        yield (
+            f"assumed: {config.model.pretrained} is of the size model.image={config.model.image}, "
+            "where it does not lie on this disk"
+        )
 
 
 def read_named_config(arguments: list[str]) -> tuple[ConfigDict, str]:

@@ -1,78 +1,107 @@
 """cmaclip bench: how fast the parts of a run are, on this machine."""
 
-import itertools
-import time
+import json
+import sys
 
-from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.commands.arguments import (
+    add_tasks_argument,
+    assumptions,
+    make_parser,
+    named_tasks,
+    read_named_config,
+)
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Measures the input pipeline of a config alone: no model, no accelerator. What counts is a core:
-examples a second times the host's cores is what can be fed to the accelerators of that host.
+Measures the steps of a config on the devices of this machine: pairs a second, how much of the
+devices' peak that is, memory, and compiling. The batches are noise: no data is read, and tasks are
+assumed unless they are said.
 
-  --config=FILE            says which data, picture size, augmentation and batch size
+  --config=FILE            the run's config, for example configs/food101.py
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+
+train        an update of train.batch_size pairs, which lie on the device already
+evaluation   answers for eval.batch_size pairs, which lie on the device and stay there
+inference    the same from the host's arrays to the host's arrays
+one-pair     the same for one pair, on one device: how long an answer takes
+input        the input pipeline alone, on the config's own data: what each stage costs a core
+             (examples a second of a core times the cores is what a host can feed)
 """
+STEPS = ("train", "evaluation", "inference", "one-pair")
+INPUT = "input"
 
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments and measures."""
     parser = make_parser("bench", HELP)
-    parser.add_argument("--input", action="store_true", help="measure the input pipeline")
-    parser.add_argument("--seconds", type=float, default=10, help="how long each measurement lasts")
+    parser.add_argument("--parts", default=",".join(STEPS), help="default: %(default)s")
+    parser.add_argument("--input", action="store_true", help="the input pipeline, too")
+    add_tasks_argument(parser)
+    parser.add_argument("--seconds", type=float, default=10, help="how long each is measured")
+    parser.add_argument("--json", action="store_true", help="print figures for scripts")
     options, rest = parser.parse_known_args(arguments)
-    if not options.input:
-        raise UserError("bench needs --input: what shall be measured")
-    config, _ = read_named_config(rest)
-    bench_input(config, options.seconds)
+    wanted = options.parts.split(",") + [INPUT] * options.input
+    for part in wanted:
+        if part not in (*STEPS, INPUT):
+            raise UserError(f"unknown part {part!r}; --parts takes {', '.join((*STEPS, INPUT))}")
+    config, name = read_named_config(rest)
+    figures = {"config": name}
+    if set(wanted) & set(STEPS):
+        figures |= bench_steps(config, [part for part in STEPS if part in wanted], options)
+    if INPUT in wanted:
+        figures[INPUT] = bench_input(config, options)
+    if options.json:
+        json.dump(figures, sys.stdout, indent=2)
+        print()
 
 
-def bench_input(config, seconds: float) -> None:
-    """Prints what the training and the evaluation pipeline of a config can do."""
+def bench_steps(config, wanted: list[str], options) -> dict:
+    """Measures these parts, shows them, and returns their figures."""
+    import jax
+    from rich.console import Console
+
+    from cmaclip_jax.commands import bench_text
+    from cmaclip_jax.measuring.steps import measure_steps
+    from cmaclip_jax.towers import compute_dtype
+
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
+    config = config.copy_and_resolve_references()
+    config.model.dtype = compute_dtype(config.model.dtype).name
+    screen, notes = Console(), Console(stderr=True)
+
+    def say(line: str) -> None:
+        notes.print(line, highlight=False, soft_wrap=True)
+
+    for line in assumptions(config, options.tasks):
+        say(line)
+    figures = measure_steps(config, named_tasks(options.tasks), wanted, options.seconds, say)
+    if not options.json:
+        for part in bench_text.steps(figures):
+            screen.print(part, highlight=False, soft_wrap=True)
+    return figures
+
+
+def bench_input(config, options) -> dict:
+    """Measures the pipeline as it is in training and in evaluation, shows it, returns figures."""
+    from rich.console import Console
+
     from cmaclip_jax.inputs import open_data
+    from cmaclip_jax.measuring.input import pipeline
     from cmaclip_jax.towers import open_towers
 
+    console = Console(stderr=True)
     data = open_data(config, None, open_towers(config, None))
     for line in data.lines():
-        print(line)
+        console.print(line, highlight=False, soft_wrap=True)
     size, length = data.encode.image_size, data.encode.text_length
-    print(f"pictures of {size} x {size}, texts of {length} tokens")
-    print(f"{'':26}{'microseconds':>14}{'examples/s':>12}   of one core")
+    if not options.json:
+        print(f"pictures of {size} x {size}, texts of {length} tokens")
+        print(f"{'':26}{'microseconds':>14}{'examples/s':>12}   of one core")
+    figures = {}
     for name, training in (("training", True), ("evaluation", False)):
-        load = data.loader(config.data.split, training)
-        batches = _endless(data, load, training)
-        for stage, spent in measure(batches, load, seconds).items():
+        figures[name] = pipeline(data, training, options.seconds)
+        for stage, spent in figures[name].items() if not options.json else ():
             print(f"{name:12}{stage:14}{spent * 1e6:14.0f}{1 / spent:12,.0f}")
     if data.bad.reasons:
-        print(f"not used as they were: {data.bad.summary()}")
-
-
-def _endless(data, load, training: bool):
-    """Batches of the training split, prepared as in training or as in evaluation."""
-    from cmaclip_jax.data.pipeline import eval_batches, train_batches
-
-    size = data.config.train.batch_size
-    if training:
-        return train_batches(load, data.order, batch_size=size)
-    return itertools.chain.from_iterable(
-        eval_batches(load, batch_size=size) for _ in itertools.count()
-    )
-
-
-def measure(batches, load, seconds: float) -> dict[str, float]:
-    """Seconds of one core an example takes, by stage; and the wall's, as 'on this host'."""
-    first = next(batches)  # what is made once is not counted
-    rows = len(first["weight"])
-    load.seconds.clear()
-    wall, cores, examples = time.perf_counter(), time.process_time(), 0
-    while not examples or time.perf_counter() - wall < seconds:
-        next(batches)
-        examples += rows
-    cores, wall = time.process_time() - cores, time.perf_counter() - wall
-    stages = {stage: spent / examples for stage, spent in load.seconds.items()}
-    rest = max(cores / examples - sum(stages.values()), 1e-9)
-    return stages | {
-        "in tf.data": rest,
-        "together": cores / examples,
-        "on this host": wall / examples,
-    }
+        console.print(f"not used as they were: {data.bad.summary()}", highlight=False)
+    return figures

@@ -5,7 +5,13 @@ import os
 import sys
 import time
 
-from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.commands.arguments import (
+    add_tasks_argument,
+    assumptions,
+    make_parser,
+    named_tasks,
+    read_named_config,
+)
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.topology import NO_TPU_HERE
 
@@ -38,7 +44,7 @@ def run(arguments: list[str]) -> int:
         default=0,
         help="let the batch grow with the chips, and the steps shrink: the run sees as many pairs",
     )
-    parser.add_argument("--tasks", default="", help="NAME:CLASSES,... (default: label:100)")
+    add_tasks_argument(parser)
     parser.add_argument("--fit", action="store_true", help="search the fastest that fits")
     parser.add_argument("--json", action="store_true", help="print figures for scripts")
     options, rest = parser.parse_known_args(arguments)
@@ -60,7 +66,7 @@ def plan(config, name: str, options) -> list:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    for line in plan_text.assumptions(config, options):
+    for line in assumptions(config, options.tasks, bool(options.sizes)):
         say(line)
     topologies = [open_topology(x, options.slices) for x in options.topology.split(",")]
     wanted = [
@@ -101,7 +107,7 @@ def _judged(config, topology, options, say, counts: dict):
     from cmaclip_jax.planning.run import count_operations, plan_run
     from cmaclip_jax.planning.verdict import judge
 
-    tasks = _tasks(options.tasks)
+    tasks = named_tasks(options.tasks)
     if options.fit:
         return fit(config, tasks, topology, say)
     run = plan_run(config, tasks, topology.devices)
@@ -149,16 +155,3 @@ def _of_chips(config, chips: int, options):
         settings.batch_size = config.eval.batch_size = options.pairs_per_chip * chips
         settings.steps = -(-pairs // settings.batch_size)
     return config
-
-
-def _tasks(text: str) -> list:
-    """The tasks that 'dish:101,gender:5' names."""
-    from cmaclip_jax.tasks import Task
-
-    tasks = []
-    for part in (text or "label:100").split(","):
-        name, _, classes = part.rpartition(":")
-        if not name or not classes.isdigit():
-            raise UserError(f"--tasks={text}: write NAME:CLASSES, as --tasks=dish:101,gender:5")
-        tasks.append(Task(name, tuple(map(str, range(int(classes))))))
-    return tasks

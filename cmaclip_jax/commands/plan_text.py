@@ -18,22 +18,6 @@ what goes between chips is added as if nothing were computed meanwhile (so it ma
 Compiling, evaluating and saving are in no time."""
 
 
-def assumptions(config, options) -> Iterator[str]:
-    """What was taken for granted, since no data was looked at; each with the way to say it."""
-    if not options.tasks:
-        yield "assumed: one task of 100 classes; say yours with --tasks=NAME:CLASSES,..."
-    if config.data.text_length == -1:
-        yield (
-            "assumed: texts as long as the encoder takes them; say what your data needs with "
-            "--config.data.text_length=32"
-        )
-    if config.model.pretrained and not options.sizes:
-        yield (
-            f"assumed: {config.model.pretrained} is of the size model.image={config.model.image}, "
-            "where it does not lie on this disk"
-        )
-
-
 def whole(name: str, verdict: Verdict) -> Iterator[str | Table]:
     """One plan, part by part."""
     figures = verdict.figures()

@@ -44,6 +44,10 @@ class Encoder:
                 self._write_label(batch["labels"][task.name], row, task, record.labels[task.name])
         return batch
 
+    def for_tasks(self, tasks: Sequence[Task]) -> "Encoder":
+        """The same pictures and words with labels of these tasks."""
+        return Encoder(tasks, self.tokenizer, self.image_size, self.text_length)
+
     def empty(self, rows: int) -> Batch:
         """A batch of nothing but padding; also the shapes to initialise a model with."""
         size = self.image_size

@@ -1,7 +1,7 @@
 """A run that is not made: its real steps, for devices that need not be here and data unseen."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.assembly import build_objective
-from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.evaluation.evaluator import make_predict_step
-from cmaclip_jax.inputs import Data
 from cmaclip_jax.models import Objective
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
@@ -44,12 +42,13 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """A run's parts as shapes: nothing is allocated, nothing is read."""
+    """A run's parts as shapes: nothing is read, and nothing allocated unless `init` is called."""
 
     config: ConfigDict
     mesh: Mesh
     objective: Objective
     encode: Encoder
+    init: Callable[[], TrainState]
     shapes: TrainState
 
     def lower_train(self, **changes) -> jax.stages.Lowered:
@@ -100,14 +99,12 @@ def plan_run(
     config = with_sizes(config, towers, towers.text.length)
     tokenizer = _vocabulary(config, towers)
     encode = Encoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
-    objective = build_objective(
-        config, Data(config, tuple(tasks), encode, {}, BadRecords()), towers
-    )
+    objective = build_objective(config, encode, towers)
     example = encode.empty(1)
     params = jax.eval_shape(objective.init, jax.random.key(0), example)
     optimizer = make_optimizer(config.train, params)
-    _, shapes = state_template(objective, optimizer, example, config.train.ema > 0, config.seed)
-    return PlannedRun(config, mesh, objective, encode, shapes)
+    init, shapes = state_template(objective, optimizer, example, config.train.ema > 0, config.seed)
+    return PlannedRun(config, mesh, objective, encode, init, shapes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,7 +180,7 @@ def _alone(config: ConfigDict, task: str) -> ConfigDict:
 
 def _build(arm: Arm, data: Data, towers) -> None:
     """Raises UserError where an arm's model or its rules cannot be built."""
-    data = dataclasses.replace(data, tasks=select_tasks(data.tasks, arm.config.data.labels))
-    objective = build_objective(arm.config, data, towers)
-    shapes = jax.eval_shape(objective.init, jax.random.key(0), data.encode.empty(1))
+    encode = data.encode.for_tasks(select_tasks(data.tasks, arm.config.data.labels))
+    objective = build_objective(arm.config, encode, towers)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0), encode.empty(1))
     make_optimizer(arm.config.train, shapes)

@@ -1,0 +1,142 @@
+"""The parts of a run whose speed is measured, each compiled and ready to take turns."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.models.flops import count
+from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.planning.run import PlannedRun, plan_run
+from cmaclip_jax.tasks import Task
+from cmaclip_jax.training.state import create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """
+    turns: does so many steps, and returns when the last one is done.
+    pairs, operations: of a step, over all devices.
+    compiling: seconds; memory: bytes of a device that a step needs, as the compiler says.
+    """
+
+    turns: Callable[[int], None]
+    pairs: int
+    operations: float
+    compiling: float
+    memory: int
+
+
+def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+    """An update, its batch on the device already: what the input pipeline has to keep up with."""
+    run = plan_run(config, tasks, devices)
+    step, compiling = _compiled(run.lower_train)
+    state = create_state(run.init, run.shapes, run.mesh)
+    batch = _placed(run, config.train.batch_size)
+
+    def turns(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, figures = step(state, batch)
+        jax.block_until_ready(figures)
+
+    operations = sum(run.arithmetic().values())
+    return Part(turns, config.train.batch_size, operations, compiling, _memory(step))
+
+
+def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+    """Answers for a batch of `eval.batch_size` that is on the device, and stays there."""
+    run, step, compiling, params = _evaluation(config, tasks, devices)
+    batch = _placed(run, config.eval.batch_size)
+
+    def turns(count: int) -> None:
+        for _ in range(count):
+            answers = step(params, batch)
+        jax.block_until_ready(answers)
+
+    return _forward(run, turns, step, compiling)
+
+
+def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+    """The same from the host's arrays to the host's arrays, one batch after the other."""
+    run, step, compiling, params = _evaluation(config, tasks, devices)
+    batch, sharding = made_up(run.encode, config.eval.batch_size), batch_sharding(run.mesh)
+
+    def turns(count: int) -> None:
+        for _ in range(count):
+            jax.device_get(step(params, to_device(batch, sharding)))
+
+    return _forward(run, turns, step, compiling)
+
+
+def one_pair(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+    """The same for a single pair on a single device: how long somebody waits for an answer."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(
+        {"train.batch_size": 1, "train.accumulate": 1, "eval.batch_size": 1}
+        | {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1}
+    )
+    return inference(config, tasks, devices[:1])
+
+
+PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], Part]] = {
+    "train": train_step,
+    "evaluation": evaluation_step,
+    "inference": inference,
+    "one-pair": one_pair,
+}
+
+
+def made_up(encode: Encoder, rows: int, seed: int = 0) -> Batch:
+    """A batch of noise in which nothing is missing and every text is as long as it may be."""
+    random, batch = np.random.default_rng(seed), encode.empty(rows)
+    batch["image"] = random.integers(0, 256, batch["image"].shape, np.uint8)
+    words = random.integers(1, encode.tokenizer.end, (rows, encode.text_length - 1), np.int32)
+    batch["tokens"][:, :-1] = words  # the end token stays, at the end
+    batch["has_image"][:], batch["has_text"][:], batch["weight"][:] = True, True, 1.0
+    for task in encode.tasks:
+        known = batch["labels"][task.name]
+        classes = 2 if task.many else len(task.classes)
+        known[:] = random.integers(0, classes, known.shape)
+    return batch
+
+
+def _evaluation(config: ConfigDict, tasks: Sequence[Task], devices):
+    """The planned run, its compiled evaluation step, seconds of compiling, and parameters."""
+    run = plan_run(config, tasks, devices)
+    step, compiling = _compiled(run.lower_evaluation)
+
+    def init() -> Any:
+        return run.objective.ready(run.init().params)
+
+    shardings = tree_shardings(jax.eval_shape(init), run.mesh)
+    return run, step, compiling, jax.jit(init, out_shardings=shardings)()
+
+
+def _forward(run: PlannedRun, turns: Callable[[int], None], step, compiling: float) -> Part:
+    pairs = run.config.eval.batch_size
+    parts = count(run.objective.model, run.encode.text_length, pairs)
+    operations = pairs * sum(part.forward for part in parts.values())
+    return Part(turns, pairs, operations, compiling, _memory(step))
+
+
+def _compiled(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled, float]:
+    start = time.perf_counter()
+    return lower().compile(), time.perf_counter() - start
+
+
+def _placed(run: PlannedRun, rows: int) -> Any:
+    return to_device(made_up(run.encode, rows), batch_sharding(run.mesh))
+
+
+def _memory(step: jax.stages.Compiled) -> int:
+    """Bytes of a device: arguments, what takes no argument's place, and what is in between."""
+    found = step.memory_analysis()
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + new + found.temp_size_in_bytes

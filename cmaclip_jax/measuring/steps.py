@@ -1,0 +1,66 @@
+"""A config's steps on this machine's devices, one after the other, as figures."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.measuring.clock import Timing, interleaved
+from cmaclip_jax.measuring.parts import PARTS, Part
+from cmaclip_jax.measuring.peak import Peak, peak_of
+from cmaclip_jax.planning.run import plan_run
+from cmaclip_jax.tasks import Task
+
+
+def measure_steps(
+    config: ConfigDict,
+    tasks: Sequence[Task],
+    wanted: Sequence[str],
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The machine, what is computed, and figures of the parts `wanted`, each of so many seconds.
+
+    config: its dtype is a dtype, and not 'auto'.
+    """
+    devices = jax.devices()
+    run = plan_run(config, tasks, devices)  # what cannot be laid out is refused here
+    say("measuring what the devices can do ...")
+    peak = peak_of(devices, config.model.dtype)
+    parts = {}
+    for name in wanted:
+        say(f"{name}: compiling, and measuring for {seconds:.0f} s ...")
+        part = PARTS[name](config, tasks, devices)
+        timing = interleaved({name: part.turns}, seconds)[name]
+        alone = 1 if name == "one-pair" else len(devices)
+        parts[name] = _figures(part, timing, Peak(peak.flops * alone / len(devices), peak.source))
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "jax": jax.__version__,
+        "dtype": config.model.dtype,
+        "mesh": dict(run.mesh.shape),
+        "image_size": run.encode.image_size,
+        "text_length": run.encode.text_length,
+        "tasks": {task.name: len(task.classes) for task in tasks},
+        "peak": {"flops": peak.flops, "source": peak.source},
+        "parts": parts,
+    }
+
+
+def _figures(part: Part, timing: Timing, peak: Peak) -> dict[str, float]:
+    rate = part.operations / timing.median
+    return {
+        "pairs": part.pairs,
+        "seconds": timing.median,
+        "spread": timing.spread,
+        "pairs_per_second": part.pairs / timing.median,
+        "operations": part.operations,
+        "operations_per_second": rate,
+        "share_of_peak": rate / peak.flops,
+        "memory": part.memory,
+        "compiling": part.compiling,
+    }
