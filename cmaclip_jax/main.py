@@ -22,7 +22,7 @@ VERBS = {
     "robustness": "judge trained runs on pictures and words made worse, step by step",
     "doctor": "check this machine, or all hosts of a cluster, before a job",
     "plan": "say whether a run fits on TPUs that are not here, and how long it will take",
-    "bench": "measure the input pipeline: examples a second, per core, per stage",
+    "bench": "measure the steps of a run, and its input pipeline, on this machine",
     "convert": "read or write other people's CLIP checkpoints",
 }
 

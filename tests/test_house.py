@@ -22,6 +22,7 @@ MAY_IMPORT = {
         *("data", "training", "evaluation", "parallel", *FLOOR),
     },
     "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
+    "measuring": {"planning", "inputs", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),
     "tasks": {"errors"},
     "config": {"errors"},
