@@ -35,9 +35,10 @@ def main() -> None:
     run = plan_run(config, tasks, jax.devices())
     params = jax.device_get(jax.jit(lambda: run.init().params)())
     batch = made_up(run.encode, options.batch)
-    network = from_ours(run.objective.model, params).to(DEVICE)
+    their_length = options.their_length or options.length
+    network = from_ours(run.objective.model, params, their_length).to(DEVICE)
     check_same(run, params, network, batch, options.dtype)
-    theirs = torch_batch(padded(batch, options.their_length or options.length), DEVICE)
+    theirs = torch_batch(padded(batch, their_length), DEVICE)
     del params
     results = {}
     for part in options.parts.split(","):

@@ -14,6 +14,8 @@ from cmaclip_jax.models import CLIP, CMAClip
 from cmaclip_jax.weights import huggingface
 from cmaclip_jax.weights.layout import write_parameters
 
+PLACES = "text_model.embeddings.position_embedding.weight"
+
 
 class Layer(nn.Module):
     """A pre-norm layer that may look at the tokens of `allowed` [B,1,1,S]."""
@@ -36,11 +38,15 @@ class Layer(nn.Module):
 
 
 class PlainCMAClip(nn.Module):
-    """The same network as a `CMAClip` with modality-wise attention, for pairs that lack nothing."""
+    """The same network as a `CMAClip` with modality-wise attention, for pairs that lack nothing.
 
-    def __init__(self, model: CMAClip):
+    length: the most tokens of a text.
+    """
+
+    def __init__(self, model: CMAClip, length: int):
         super().__init__()
         config = huggingface.config_files(CLIP(model.image, model.text))["config.json"]
+        config["text_config"]["max_position_embeddings"] = length
         self.clip = CLIPModel._from_config(CLIPConfig(**config), attn_implementation="sdpa")
         width, layers = model.image.projection, model.sequence.layers
         self.types = nn.Parameter(torch.zeros(2, width))
@@ -80,12 +86,15 @@ class PlainCMAClip(nn.Module):
         return sum(F.cross_entropy(x, y) for x, y in zip(logits, labels, strict=True))
 
 
-def from_ours(model: CMAClip, params) -> PlainCMAClip:
-    """The torch network with these parameters of ours."""
-    network = PlainCMAClip(model)
+def from_ours(model: CMAClip, params, length: int) -> PlainCMAClip:
+    """The torch network with these parameters of ours, for texts of up to `length` tokens."""
+    network = PlainCMAClip(model, length)
     clip = CLIP(model.image, model.text)
     of_clip = {name: params[name] for name in ("image", "text", "logit_scale")}
     tensors = write_parameters(of_clip, huggingface.ROWS, clip)
+    places = np.zeros((length, model.text.width), np.float32)  # beyond ours there is padding
+    places[: model.text.length] = tensors[PLACES]
+    tensors[PLACES] = places
     network.clip.load_state_dict({k: torch.tensor(np.array(v)) for k, v in tensors.items()})
     sequence = params["sequence"]
     blocks = [_unstacked(sequence["stack"]["blocks"], i) for i in range(model.sequence.layers - 1)]
