@@ -1,0 +1,75 @@
+"""The frame in which annotators err: along a face's contour, and across it.
+
+Annotators agree on where a jaw line is and less on where along it a point belongs. The frame
+is our own reconstruction; the paper's is not known to us. Works on numpy and on JAX arrays.
+"""
+
+import functools
+
+import numpy as np
+
+from cmaclip_jax.landmarks.arrays import length, namespace
+from cmaclip_jax.landmarks.layouts import Layout
+
+
+def tangents(points, layout: Layout | None):
+    """The unit vector along every point's contour: [..., P, 2] -> [..., P, 2].
+
+    It points from the neighbour before to the neighbour after; at an open end the point
+    itself takes the place of the neighbour that is not there. A point on no contour, or one
+    whose neighbours are unknown (NaN) or in one place, takes the face's horizontal axis: from
+    eye to eye, and without eyes the picture's own.
+    """
+    xp = namespace(points)
+    level = xp.broadcast_to(xp.asarray([1.0, 0.0], dtype=points.dtype), points.shape)
+    if layout is None:
+        return level
+    if layout.eyes:
+        one, other = layout.eyes
+        across_face = points[..., other : other + 1, :] - points[..., one : one + 1, :]
+        level = _unit(xp.broadcast_to(across_face, points.shape), level)
+    before, after = neighbours(layout)
+    return _unit(points[..., after, :] - points[..., before, :], level)
+
+
+def normals(tangent):
+    """The tangents turned by 90 degrees, from the x-axis towards the y-axis."""
+    xp = namespace(tangent)
+    return xp.stack([-tangent[..., 1], tangent[..., 0]], -1)
+
+
+def into_frame(vectors, tangent):
+    """Vectors in the picture's axes as (along the contour, across it): [..., P, 2]."""
+    xp = namespace(vectors, tangent)
+    along = (vectors * tangent).sum(-1)
+    return xp.stack([along, (vectors * normals(tangent)).sum(-1)], -1)
+
+
+def out_of_frame(vectors, tangent):
+    """The inverse: (along the contour, across it) in the picture's axes."""
+    return vectors[..., :1] * tangent + vectors[..., 1:] * normals(tangent)
+
+
+@functools.cache
+def neighbours(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The points before and after every point on its contour; itself twice if it has none."""
+    before, after = np.arange(layout.count), np.arange(layout.count)
+    seen = set()
+    for points, closed in layout.contours:
+        last = len(points) - 1
+        for place, point in enumerate(points):
+            if point not in seen:
+                before[point] = points[place - 1 if place or closed else 0]
+                after[point] = points[(place + 1) % len(points) if place < last or closed else last]
+        seen.update(points)
+    return before, after
+
+
+def _unit(vectors, otherwise):
+    """Vectors of length one; `otherwise` where there is no direction."""
+    xp = namespace(vectors, otherwise)
+    known = xp.isfinite(vectors).all(-1, keepdims=True)
+    vectors = xp.where(known, vectors, 0)  # before the arithmetic: gradients stay finite
+    size = length(vectors)[..., None]
+    directed = size > 0
+    return xp.where(directed, vectors / xp.where(directed, size, 1), otherwise)

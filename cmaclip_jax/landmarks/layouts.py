@@ -1,0 +1,129 @@
+"""Where the points of a face stand: their number, the eyes' corners, contours and mirror twins.
+
+Every index counts from 0 in the order of the public annotations of that name.
+"""
+
+import dataclasses
+
+Contour = tuple[tuple[int, ...], bool]  # the points in their order, and whether it is closed
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One convention of landmarks.
+
+    eyes: the outer corners, that on the left of the picture first; None where there are none.
+    contours: a point that stands on several takes its neighbours from the first of them.
+    mirrored: which point a point becomes when the picture is mirrored.
+    """
+
+    name: str
+    count: int
+    eyes: tuple[int, int] | None
+    contours: tuple[Contour, ...]
+    mirrored: tuple[int, ...]
+
+
+def line(first: int, last: int) -> Contour:
+    """An open contour over consecutive points."""
+    return tuple(range(first, last + 1)), False
+
+
+def ring(first: int, last: int) -> Contour:
+    """A closed contour over consecutive points."""
+    return tuple(range(first, last + 1)), True
+
+
+def twins(count: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
+    """The permutation that swaps these pairs and leaves every other point in its place."""
+    places = list(range(count))
+    for one, other in pairs:
+        places[one], places[other] = other, one
+    return tuple(places)
+
+
+def facing(first: int, last: int, other: int) -> list[tuple[int, int]]:
+    """Pairs of points that go up from `first` to `last` on one side, down from `other` on it."""
+    return [(point, other - number) for number, point in enumerate(range(first, last + 1))]
+
+
+def without_jaw(layout: Layout, jaw: int) -> Layout:
+    """The same face without its first points, which are its first contour."""
+    contours = layout.contours[1:]
+    return Layout(
+        f"ibug{layout.count - jaw}",
+        layout.count - jaw,
+        tuple(point - jaw for point in layout.eyes),
+        tuple((tuple(point - jaw for point in points), closed) for points, closed in contours),
+        tuple(point - jaw for point in layout.mirrored[jaw:]),
+    )
+
+
+IBUG_68 = Layout(
+    "ibug68",
+    68,
+    (36, 45),
+    (
+        line(0, 16),  # jaw
+        *(line(17, 21), line(22, 26)),  # brows
+        *(line(27, 30), line(31, 35)),  # nose: ridge and base
+        *(ring(36, 41), ring(42, 47)),  # eyes
+        *(ring(48, 59), ring(60, 67)),  # lips: outer and inner
+    ),
+    twins(
+        68,
+        *(*facing(0, 7, 16), *facing(17, 21, 26), *facing(31, 32, 35)),
+        *(*facing(36, 39, 45), (40, 47), (41, 46)),
+        *(*facing(48, 50, 54), (59, 55), (58, 56)),
+        *((60, 64), (61, 63), (67, 65)),
+    ),
+)
+
+WFLW_98 = Layout(
+    "wflw98",
+    98,
+    (60, 72),
+    (
+        line(0, 32),  # jaw
+        *(ring(33, 41), ring(42, 50)),  # brows
+        *(line(51, 54), line(55, 59)),  # nose: ridge and base
+        *(ring(60, 67), ring(68, 75)),  # eyes; 96 and 97 are the pupils
+        *(ring(76, 87), ring(88, 95)),  # lips: outer and inner
+    ),
+    twins(
+        98,
+        *(*facing(0, 15, 32), *facing(33, 37, 46), *facing(38, 41, 50), *facing(55, 56, 59)),
+        *(*facing(60, 64, 72), *facing(65, 67, 75), (96, 97)),
+        *(*facing(76, 78, 82), (87, 83), (86, 84)),
+        *(*facing(88, 89, 92), (95, 93)),
+    ),
+)
+
+COFW_29 = Layout(
+    "cofw29",
+    29,
+    (8, 9),
+    (
+        *(((0, 4, 2, 5), True), ((1, 6, 3, 7), True)),  # brows
+        *(((8, 12, 10, 13), True), ((9, 14, 11, 15), True)),  # eyes; 16 and 17 are the pupils
+        ((18, 21, 19), False),  # the nose's base; 20 is its tip
+        *(((22, 24, 23, 27), True), ((22, 25, 23, 26), True)),  # lips; 28 is the chin
+    ),
+    twins(
+        29,
+        *((0, 1), (2, 3), (4, 6), (5, 7)),
+        *((8, 9), (10, 11), (12, 14), (13, 15), (16, 17)),
+        *((18, 19), (22, 23)),
+    ),
+)
+
+LAYOUTS = (COFW_29, without_jaw(IBUG_68, 17), IBUG_68, WFLW_98)
+
+
+def layout_of(count: int) -> Layout | None:
+    """The layout with that many points; None if none is known.
+
+    What takes a layout does without one too: a face's size is then the root mean square
+    distance of its points from their centre, and no point has a contour.
+    """
+    return next((layout for layout in LAYOUTS if layout.count == count), None)
