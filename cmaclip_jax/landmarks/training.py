@@ -1,0 +1,79 @@
+"""A detector from a config: trained by the one loop, and asked about pictures."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from cmaclip_jax.landmarks.detector import Detector
+from cmaclip_jax.landmarks.layouts import layout_of
+from cmaclip_jax.landmarks.objective import Landmarks
+from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
+from cmaclip_jax.models import image_encoder
+from cmaclip_jax.parallel.mesh import host_rows, make_mesh
+from cmaclip_jax.training import Watcher, open_workdir, train
+
+ASKED = 200  # pictures at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A detector that has learnt."""
+
+    objective: Landmarks
+    params: Any
+
+
+def build_objective(config: ConfigDict, points: int, size: int) -> Landmarks:
+    """The detector and the loss that `config.landmarks` describes."""
+    fields = config.landmarks
+    encoder = image_encoder(config.model.image, image_size=size, unroll=config.model.unroll)
+    return Landmarks(
+        model=Detector(encoder, points, fields.head),
+        layout=layout_of(points),
+        loss_name=fields.loss,
+        anisotropic=fields.anisotropic,
+        target=fields.target,
+        consistency=fields.consistency,
+    )
+
+
+def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
+    """Trains on these pictures and points, or goes on where a run in that folder was stopped."""
+    open_workdir(workdir, config)
+    mesh = make_mesh(**config.mesh)
+    objective = build_objective(config, told.points.shape[1], told.images.shape[1])
+    size = config.train.batch_size
+    watcher = Watcher(workdir, config.train.steps, size, Console(stderr=True))
+
+    def batches(start: int, params: Any):
+        return train_batches(told, config.seed, size, start, host_rows(mesh, size))
+
+    example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
+    try:
+        state = train(config, objective, mesh, example, batches, workdir, watcher)
+    finally:
+        watcher.close()
+    return Trained(objective, state.best_params)
+
+
+def answers(trained: Trained, images: np.ndarray) -> np.ndarray:
+    """The points of pictures u8 [N,S,S,3]: [N,P,2], 0 to 1 is the picture."""
+    step, found = _step(trained.objective), []
+    for first in range(0, len(images), ASKED):
+        some = images[first : first + ASKED]
+        padded = np.zeros((ASKED, *images.shape[1:]), np.uint8)
+        padded[: len(some)] = some
+        found.append(np.asarray(step(trained.params, padded))[: len(some)])
+    return np.concatenate(found).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _step(objective: Landmarks):
+    """Compiled once for all detectors of a kind."""
+    return jax.jit(lambda params, image: objective.predict(params, {"image": image})["points"])
