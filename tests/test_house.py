@@ -21,6 +21,7 @@ MAY_IMPORT = {
         *("assembly", "inputs", "run", "towers", "trained"),
         *("data", "training", "evaluation", "parallel", *FLOOR),
     },
+    "landmarks": {"models", "training", "data", "parallel", "evaluation", *FLOOR},
     "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
     "measuring": {"planning", "inputs", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),
@@ -46,6 +47,14 @@ def test_imports_run_one_way(room):
             if module.startswith("cmaclip_jax."):
                 other = module.split(".")[1]
                 assert other in {room, *MAY_IMPORT[room]}, f"{file} imports {module}"
+
+
+def test_only_its_command_imports_landmarks():
+    own = {PACKAGE / "commands" / "landmarks.py", *(PACKAGE / "landmarks").rglob("*.py")}
+    for file in set(PACKAGE.rglob("*.py")) - own:
+        assert not any(
+            module.startswith("cmaclip_jax.landmarks") for module in imports(file) if module
+        ), file
 
 
 def test_tensorflow_stays_in_data_and_torch_stays_out():

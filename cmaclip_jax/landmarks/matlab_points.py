@@ -16,8 +16,8 @@ ROWS = ("phisTr", "phisT", "phis")  # COFW: in training, in the test, in its lat
 KEYS = ("pt2d", *ROWS)
 
 
-def read_mat(path: Path) -> tuple[list[str], np.ndarray]:
-    """Names of the faces, and their points [faces, points, 2]."""
+def read_mat(path: Path) -> tuple[list[str] | None, np.ndarray]:
+    """Names of the faces, if it has them, and their points [faces, points, 2]."""
     name, array = _array(path)
     if array.dtype.kind not in "fiu" or array.ndim != 2:
         raise UserError(f"{path}: {name} should be a matrix of numbers; get the file again")
@@ -32,7 +32,7 @@ def read_mat(path: Path) -> tuple[list[str], np.ndarray]:
         )
     faces, count = len(array), array.shape[1] // 3
     points = array.reshape(faces, 3, count)[:, :2].transpose(0, 2, 1)  # [faces, points, 2]
-    return [str(number) for number in range(faces)], points.astype(np.float64)
+    return None, points.astype(np.float64)
 
 
 def _array(path: Path) -> tuple[str, np.ndarray]:

@@ -20,12 +20,13 @@ class Track:
 
     points: [frames, points, 2] in pixels, NaN where missing.
     valid: [frames], whether a frame has any point.
-    names: of the frames, in their order.
+    names: of the frames, in their order; `named` says whether the file has them or counts.
     """
 
     points: np.ndarray
     valid: np.ndarray
     names: tuple[str, ...]
+    named: bool = True
 
     @property
     def missing_frames(self) -> int:
@@ -60,15 +61,17 @@ def read_points(path: str | Path) -> Track:
     return _track(path, names, points)
 
 
-def _track(path: Path, names: list[str], points: np.ndarray) -> Track:
+def _track(path: Path, names: list[str] | None, points: np.ndarray) -> Track:
     """Frames in order; a point of which one coordinate is missing is missing."""
+    named = names is not None
+    names = names if named else [str(number) for number in range(len(points))]
     if not points.size:
         raise UserError(f"{path} holds no points; name {KINDS}")
     order = sorted(range(len(names)), key=lambda number: natural(names[number]))
     points = points[order].astype(np.float64)
     known = np.isfinite(points).all(-1)
     points[~known] = np.nan
-    return Track(points, known.any(-1), tuple(names[number] for number in order))
+    return Track(points, known.any(-1), tuple(names[number] for number in order), named)
 
 
 def _folder(folder: Path) -> Track:
@@ -82,9 +85,9 @@ def _folder(folder: Path) -> Track:
     files.sort(key=lambda file: natural(file.stem))
     frames = []
     for file in files:
-        names, points = READERS[file.suffix.lower()](file)
-        if len(names) != 1:
-            raise UserError(f"{file} holds {len(names)} faces; name that file, not its folder")
+        _, points = READERS[file.suffix.lower()](file)
+        if len(points) != 1:
+            raise UserError(f"{file} holds {len(points)} faces; name that file, not its folder")
         if frames and points.shape != frames[0].shape:
             raise UserError(
                 f"{file} has {points.shape[1]} points and {files[0].name} {frames[0].shape[1]}; "
@@ -94,7 +97,7 @@ def _folder(folder: Path) -> Track:
     return _track(folder, [file.stem for file in files], np.concatenate(frames))
 
 
-def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+def _read_npz(path: Path) -> tuple[None, np.ndarray]:
     """The array `points` or the only one of three axes; `valid` says which frames count."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -116,7 +119,7 @@ def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
         if arrays["valid"].shape != points.shape[:1]:
             raise UserError(f"{path}: 'valid' should have one value a frame, {len(points)} in all")
         points[~arrays["valid"].astype(bool)] = np.nan
-    return [str(number) for number in range(len(points))], points
+    return None, points
 
 
 READERS = {

@@ -1,0 +1,101 @@
+"""One video judged: how accurate its points are, how still, and what was missing."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.landmarks import metrics
+from cmaclip_jax.landmarks.arrays import mean_where
+from cmaclip_jax.landmarks.text_points import natural
+from cmaclip_jax.landmarks.tracks import Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """Figures are shares of the face's size; those against a truth are None without one.
+
+    errors: [F] the normalised error of every frame, or None. jitter: [F], NaN at the ends and
+        beside gaps. point_jitter: [P]. face: [P,2] the mean face, centred, of size one.
+    """
+
+    figures: dict[str, float | None]
+    missing: dict[str, int]
+    errors: np.ndarray | None
+    jitter: np.ndarray
+    point_jitter: np.ndarray
+    face: np.ndarray
+
+
+def judge(predictions: Track, truth: Track | None = None) -> Stability:
+    """All that can be said of predictions, with a truth or without one."""
+    layout, points = predictions.layout, predictions.points
+    figures: dict[str, float | None] = dict.fromkeys(
+        ("nme", "failure_rate_at_0.10", "auc_at_0.10", "motion_error")
+    )
+    missing = {"frames": predictions.missing_frames, "points": predictions.missing_points}
+    errors = None
+    if truth is not None:
+        check_same(predictions, truth)
+        missing["truth_frames"] = truth.missing_frames
+        missing["truth_points"] = truth.missing_points
+        errors = metrics.normalised_errors(points, truth.points, layout)
+        found = (
+            metrics.nme(errors),
+            metrics.failure_rate(errors),
+            metrics.auc(errors),
+            metrics.motion_error(points, truth.points, layout),
+        )
+        figures = {name: _plain(value) for name, value in zip(figures, found, strict=True)}
+    figures["midpoint_jitter"] = _plain(metrics.midpoint_jitter(points, layout))
+    inner = metrics.midpoint_jitter(points, layout, axis=1) if len(points) > 2 else np.empty(0)
+    jitter = np.full(len(points), np.nan)
+    jitter[1 : 1 + len(inner)] = inner
+    return Stability(
+        figures=figures,
+        missing=missing,
+        errors=errors,
+        jitter=jitter,
+        point_jitter=metrics.midpoint_jitter(points, layout, axis=0),
+        face=mean_face(predictions if truth is None else truth),
+    )
+
+
+def check_same(predictions: Track, truth: Track) -> None:
+    """Both should hold the same points of the same frames."""
+    (frames, points, _), (wanted, count, _) = predictions.points.shape, truth.points.shape
+    if points != count:
+        raise UserError(
+            f"the predictions have {points} points and the truth {count}; give both in one layout"
+        )
+    if frames != wanted:
+        raise UserError(
+            f"the predictions have {frames} frames and the truth {wanted}; give the same frames, "
+            "and leave the points of one without a face empty"
+        )
+    if not (predictions.named and truth.named):
+        return
+    pairs = zip(predictions.names, truth.names, strict=True)
+    if odd := next((pair for pair in pairs if _bare(pair[0]) != _bare(pair[1])), None):
+        raise UserError(
+            f"the predictions have a frame {odd[0]!r} where the truth has {odd[1]!r}; name the "
+            "same frames alike"
+        )
+
+
+def mean_face(track: Track) -> np.ndarray:
+    """Where the points stand on average, about their centre, as shares of the size: [P,2]."""
+    sizes = metrics.face_sizes(track.points, track.layout)[:, None, None]
+    centred = track.points - mean_where(track.points, np.isfinite(track.points), 1)[:, None]
+    return mean_where(centred / sizes, np.isfinite(centred / sizes), 0)
+
+
+def _bare(name: str) -> tuple:
+    """A frame's name without a picture's ending; 7 and 0007 are one."""
+    return natural(re.sub(r"\.(jpe?g|png|bmp|pts|mat)$", "", name, flags=re.IGNORECASE))
+
+
+def _plain(value) -> float | None:
+    """A figure for people and for JSON."""
+    return None if np.isnan(value) else float(value)
