@@ -24,7 +24,7 @@ VERBS = {
     "plan": "say whether a run fits on TPUs that are not here, and how long it will take",
     "bench": "measure the steps of a run, and its input pipeline, on this machine",
     "convert": "read or write other people's CLIP checkpoints",
-    "landmarks": "measure how accurate and how still facial landmarks in video are",
+    "landmarks": "measure how still facial landmarks in video are; study what makes them so",
 }
 
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster says

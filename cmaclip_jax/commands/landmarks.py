@@ -1,16 +1,19 @@
-"""cmaclip landmarks: how accurate and how still facial landmarks are."""
+"""cmaclip landmarks: how accurate and how still facial landmarks are, and why."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.landmark_study import run_study
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Measures the stability of the facial landmarks of a video, with a ground truth or without one.
+Measures the stability of the facial landmarks of a video, with a ground truth or without one; and
+studies which noise of annotations hurts a detector of landmarks, and which remedy helps.
 
   cmaclip landmarks stability --predictions=FILE [--truth=FILE] [--plot=FILE.png] [--json]
+  cmaclip landmarks study --config=configs/landmarks.py [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 cmaclip landmarks VERB --help says what a verb takes.
 """
@@ -130,4 +133,4 @@ def check_plot(path: Path) -> None:
         raise UserError(f"--plot={path}: its folder is not there; make it first")
 
 
-VERBS = {"stability": run_stability}
+VERBS = {"stability": run_stability, "study": run_study}

@@ -13,18 +13,20 @@ def landmark_config() -> ConfigDict:
     marks = config.landmarks = ConfigDict()
     # Where faces come from: 'drawn', 'folder' (pictures with .pts files), 'the300w_lp' (TFDS).
     marks.source = "drawn"
-    marks.path = ""  # of 'folder', and TFDS's data_dir
+    marks.path = ""  # of 'folder'; and TFDS's data_dir, or the folder of the built data set
     marks.train = 2_000  # faces to train on
     marks.test = 400  # faces that accuracy is measured on
-    marks.videos = 12  # drawn ones, that stability is measured on
+    marks.videos = 12  # that stability is measured on: drawn, or a camera's that films a test face
     marks.frames = 40  # of each
     marks.occluded = 0.2  # share of the drawn faces that something hides a part of
-    marks.sensor = 4.0  # noise of every pixel, in grey levels
+    marks.sensor = 4.0  # noise of every pixel of what is drawn or filmed, in grey levels
 
     marks.noise = ""  # of the annotations; see landmarks/corruption.py; '': none
     marks.strength = 0.05  # its root mean square, as a share of the outer eye distance
     marks.annotators = 3  # who mark faces; each face is marked by one of them
 
+    marks.stem = ()  # widths of the encoder's first convolutions; (): as its size has them
+    marks.shift = 2  # pixels by which training pictures are moved, each way
     marks.head = "heatmaps"  # 'heatmaps' | 'coordinates'
     marks.loss = "l2"  # 'l2' | 'l1' | 'wing', of the points
     marks.target = 0.08  # deviation of the maps' targets, of the eye distance; 0: no such loss
@@ -35,19 +37,23 @@ def landmark_config() -> ConfigDict:
     study = marks.study = ConfigDict()
     study.noises = ("isotropic", "contour", "bias", "annotators", "outliers", "drift")
     study.strengths = (0.1,)
-    study.remedies = ("plain", "wide", "wing", "contour", "consistency", "averaged", "distilled")
-    study.seeds = 3
+    # Of REMEDIES below: 'wing' under all noises, 'wing:none,outliers' under these. Plain training
+    # is always there, under all noises and under none.
+    study.remedies = ("wing", "maps", "contour", "consistency", "averaged", "distilled")
+    study.more_faces = ()  # other numbers of training faces, for plain training alone
+    study.seeds = 3  # how many: config.seed and the next
     return config
 
 
 # What each remedy changes, and what it is.
 REMEDIES: dict[str, tuple[dict, str]] = {
     "plain": ({}, "trained on the noisy points as they are"),
-    "wide": ({"target": 0.16}, "maps with targets twice as wide"),
+    "maps": ({"head": "heatmaps"}, "a map a point, its target a Gaussian; soft-argmax"),
+    "wide": ({"head": "heatmaps", "target": 0.16}, "maps with targets twice as wide"),
     "l1": ({"loss": "l1"}, "absolute errors, which outliers move less"),
     "wing": ({"loss": "wing"}, "Wing loss (Feng et al., CVPR 2018)"),
     "contour": ({"anisotropic": True}, "errors along the contour count half"),
-    "consistency": ({"consistency": 1.0}, "the same answer for a picture moved by some pixels"),
+    "consistency": ({"consistency": 0.05}, "the same answer for a picture moved by some pixels"),
     "averaged": ({"relabel": "averaged"}, "every face marked by all annotators, and averaged"),
     "distilled": (
         {"relabel": "distilled"},

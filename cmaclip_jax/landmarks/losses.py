@@ -49,12 +49,15 @@ def map_losses(logarithms, points, width):
     of the picture. Returns [B,N].
     """
     height, breadth = logarithms.shape[-2:]
-    y = (jnp.arange(height) + 0.5) / height
-    x = (jnp.arange(breadth) + 0.5) / breadth
-    distance = (x - points[..., None, None, 0]) ** 2 + (
-        y[:, None] - points[..., None, None, 1]
-    ) ** 2
-    targets = jnp.exp(-distance / (2 * width[:, None, None, None] ** 2))
-    total = jnp.sum(targets, axis=(-2, -1), keepdims=True)
-    targets = targets / jnp.maximum(total, 1e-6)  # a point off the picture teaches nothing
-    return -jnp.sum(targets * logarithms, axis=(-2, -1))
+    across = _bell((jnp.arange(breadth) + 0.5) / breadth, points[..., 0], width)  # [B,N,W]
+    down = _bell((jnp.arange(height) + 0.5) / height, points[..., 1], width)  # [B,N,H]
+    rows = jnp.sum(logarithms * across[..., None, :], axis=-1)  # [B,N,H]
+    return -jnp.sum(rows * down, axis=-1)
+
+
+def _bell(places, centres, width):
+    """A Gaussian at each of `centres` [B,N], over `places` [S], that sums to one: [B,N,S]."""
+    distance = (places - centres[..., None]) ** 2
+    bell = jnp.exp(-distance / (2 * width[:, None, None] ** 2))
+    total = jnp.sum(bell, axis=-1, keepdims=True)
+    return bell / jnp.maximum(total, 1e-6)  # a point far off the picture teaches nothing

@@ -11,7 +11,7 @@ from cmaclip_jax.landmarks.layouts import Layout
 from cmaclip_jax.landmarks.losses import POINTWISE, loosened, map_losses
 from cmaclip_jax.models.objectives import Batch, Sums
 
-SHIFT = 2  # pixels by which a second look may be moved, each way
+SHIFT = 2  # pixels by which a second look may be moved from the first, each way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Landmarks:
     anisotropic: whether errors along the contour count less than those across it.
     target: deviation of the maps' targets as a share of the face's size; 0 has no such loss.
     consistency: weight of agreeing with oneself on a picture that is moved by some pixels.
+    shift: pixels by which every picture is moved, each way, and its points with it.
     """
 
     model: Detector
@@ -31,6 +32,7 @@ class Landmarks:
     anisotropic: bool = False
     target: float = 0.05
     consistency: float = 0.0
+    shift: int = 0
 
     def init(self, rng, batch: Batch):
         """Fresh parameters; only the batch's shapes matter."""
@@ -39,12 +41,17 @@ class Landmarks:
     def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]:
         """The mean over examples of the mean over known points."""
         image, examples = batch["image"], jnp.maximum(jnp.sum(batch["weight"]), 1)
-        shift = jax.random.randint(rng, (len(image), 2), -SHIFT, SHIFT + 1)
-        looks = [image, moved(image, shift)] if self.consistency else [image]
+        rows, pixels = len(image), jnp.array(image.shape[2:0:-1])  # width, height
+        first_rng, second_rng = jax.random.split(rng)
+        shift = _shifts(first_rng, rows, self.shift)
+        more = _shifts(second_rng, rows, SHIFT)
+        looks = [moved(image, shift, self.shift)]
+        if self.consistency:
+            looks.append(moved(image, shift + more, self.shift + SHIFT))
         points, aux = self.model.apply({"params": params}, jnp.concatenate(looks), train=True)
-        first, rows = points[: len(image)], len(image)
+        first = points[:rows]
         known = jnp.isfinite(batch["points"]).all(axis=-1)  # [B,N]
-        told = jnp.where(known[..., None], batch["points"], 0.5)
+        told = jnp.where(known[..., None], batch["points"] + shift[:, None] / pixels, 0.5)
         losses = self._pointwise(first, told, batch["size"])
         if self.target and aux["maps"] is not None:
             width = self.target * batch["size"]
@@ -53,8 +60,7 @@ class Landmarks:
         summed = jnp.sum(each * batch["weight"])
         sums = {"loss/points": (summed, examples)}
         if self.consistency:
-            pixels = jnp.array(image.shape[2:0:-1])  # width, height
-            apart = points[rows:] - shift[:, None] / pixels - first
+            apart = points[rows:] - more[:, None] / pixels - first
             apart = jnp.abs(apart).sum(axis=-1).mean(axis=-1) / batch["size"]
             agreement = jnp.sum(apart * batch["weight"])
             sums["loss/consistency"] = (agreement, examples)
@@ -77,12 +83,22 @@ class Landmarks:
         return POINTWISE[self.loss_name](error)
 
 
-def moved(image, shift):
-    """Every picture [B,H,W,3] moved by its `shift` [B,2] (x, y, in whole pixels); edges repeat."""
-    padded = jnp.pad(image, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+def _shifts(rng, rows: int, reach: int):
+    """Whole pixels, each way: [B,2]."""
+    return jax.random.randint(rng, (rows, 2), -reach, reach + 1)
+
+
+def moved(image, shift, reach: int):
+    """Every picture [B,H,W,3] moved by its `shift` [B,2] (x, y, in whole pixels); edges repeat.
+
+    reach: the largest shift that there can be.
+    """
+    if not reach:
+        return image
+    padded = jnp.pad(image, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
 
     def cut(picture, by):
-        start = (SHIFT - by[1], SHIFT - by[0], 0)
+        start = (reach - by[1], reach - by[0], 0)
         return jax.lax.dynamic_slice(picture, start, image.shape[1:])
 
     return jax.vmap(cut)(padded, shift)

@@ -1,4 +1,4 @@
-"""Pictures of faces with their points: drawn, from a folder, or from TFDS; and batches of them."""
+"""Pictures of faces with their points, drawn or cut out of larger ones; and batches of them."""
 
 import dataclasses
 import itertools
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cmaclip_jax.data.images import open_image
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks.faces import Faces
@@ -16,7 +17,6 @@ from cmaclip_jax.landmarks.metrics import face_sizes
 from cmaclip_jax.landmarks.tracks import read_points
 from cmaclip_jax.models.objectives import Batch
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MARGIN = 0.25  # of the box around the points, on every side of it
 
 
@@ -35,6 +35,10 @@ class Marked:
         """The distance of the outer eye corners [N], or what stands for it."""
         return face_sizes(self.points, layout_of(self.points.shape[1]))
 
+    def first(self, count: int) -> "Marked":
+        """The first so many of them."""
+        return Marked(self.images[:count], self.points[:count])
+
     def with_points(self, points: np.ndarray) -> "Marked":
         """The same pictures as somebody else has marked them."""
         return dataclasses.replace(self, points=points)
@@ -52,35 +56,31 @@ def drawn_videos(faces: Faces, first: int, count: int, frames: int) -> list[Mark
     return [Marked(images, points / faces.size) for images, points in videos]
 
 
-def folder_of_faces(folder: Path, size: int) -> Marked:
-    """Pictures with a `.pts` file of the same name beside each, cut around the points."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    pairs = [(file, file.with_suffix(".pts")) for file in files]
-    pairs = [(file, marks) for file, marks in pairs if marks.exists()]
-    if not pairs:
-        raise UserError(f"{folder} holds no picture with a .pts file of its name beside it")
-    marked = [
-        cut_out(Image.open(file), read_points(marks).points[0], size) for file, marks in pairs
-    ]
-    images, points = zip(*marked, strict=True)
-    return Marked(np.stack(images), np.stack(points))
+def read_face(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A picture u8 [H,W,3], and the points [P,2] in pixels of the `.pts` file beside it."""
+    marks = file.with_suffix(".pts")
+    track = read_points(marks)
+    if track.missing_frames:
+        raise UserError(f"{marks} holds no points; take it away, or the picture's name from it")
+    return np.asarray(open_image(file)), track.points[0]
 
 
-def cut_out(picture: Image.Image, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The square around the points [P,2] in pixels, as u8 [S,S,3], and the points in it, 0 to 1."""
+def cut_out(picture: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The square around the points [P,2] in pixels, as u8 [S,S,3], and the points in it, 0 to 1.
+
+    Where it leaves the picture, the picture's edge repeats.
+    """
     low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
     side = max((high - low).max(), 1.0) * (1 + 2 * MARGIN)
     corner = (low + high - side) / 2
-    box = (*corner, *(corner + side))
-    square = picture.convert("RGB").resize((size, size), Image.BILINEAR, box=_inside(box, picture))
-    corner, extent = np.array(_inside(box, picture)).reshape(2, 2)
-    return np.asarray(square), (points - corner) / (extent - corner)
-
-
-def _inside(box, picture: Image.Image) -> tuple[float, ...]:
-    """The part of a box that the picture has."""
-    left, top, right, bottom = box
-    return max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height)
+    height, width = picture.shape[:2]
+    before = np.maximum(np.ceil(-corner), 0).astype(int)
+    after = np.maximum(np.ceil(corner + side - (width, height)), 0).astype(int)
+    (left, top), (right, bottom) = before, after
+    padded = np.pad(picture, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    box = (*(corner + before), *(corner + before + side))
+    square = Image.fromarray(padded).resize((size, size), Image.BILINEAR, box=box)
+    return np.asarray(square), (points - corner) / side
 
 
 def train_batches(

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +18,28 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.losses import POINTWISE
 from cmaclip_jax.landmarks.pictures import Marked
 from cmaclip_jax.landmarks.training import answers, train_detector
+from cmaclip_jax.training import open_workdir
 
-CLEAN = "none"
+CLEAN, PLAIN = "none", "plain"
 RESULT = "result.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One cell of the table: what was done to the annotations, and what against it."""
+    """One line of the table: what was done to the annotations, and what against it.
+
+    noise: one of KINDS, or CLEAN. faces: how many are trained on.
+    """
 
     noise: str
     strength: float
     remedy: str
+    faces: int
 
     @property
     def name(self) -> str:
-        return f"{self.noise}-{self.strength:g}-{self.remedy}" if self.noise else CLEAN
+        strength = f"-{self.strength:g}" if self.noise != CLEAN else ""
+        return f"{self.noise}{strength}-{self.remedy}-{self.faces}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,61 +51,107 @@ class Faces:
     videos: list[Marked]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudyRun:
+    """An arm with a seed: an ordinary run in a folder of its own, and what it found."""
+
+    arm: Arm
+    seed: int
+    config: ConfigDict
+    folder: Path
+
+    def judged(self) -> Judged | None:
+        """What it wrote when it was done; UserError for the folder of another config."""
+        kept = self.folder / RESULT
+        if not kept.exists():
+            return None
+        open_workdir(self.folder, self.config)
+        return Judged(**json.loads(kept.read_text()))
+
+    def __str__(self):
+        return f"{self.arm.name}, seed {self.seed}"
+
+
 def arms(config: ConfigDict) -> list[Arm]:
-    """What a study compares; UserError where its config names what there is not."""
-    study = config.landmarks.study
-    for known, wanted, field in (
-        (KINDS, study.noises, "study.noises"),
-        (REMEDIES, study.remedies, "study.remedies"),
-        (HEADS, (config.landmarks.head,), "head"),
-        (POINTWISE, (config.landmarks.loss,), "loss"),
-    ):
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise UserError(
-                f"config.landmarks.{field} has no {unknown[0]!r}; there is {', '.join(known)}"
-            )
-    cells = itertools.product(study.noises, study.strengths, study.remedies)
-    return [Arm("", 0.0, "plain"), *(Arm(*cell) for cell in cells)]
+    """What a study compares; UserError where its config names what there is not.
+
+    Plain training is under every noise and under none, also with `study.more_faces`.
+    """
+    fields, study = config.landmarks, config.landmarks.study
+    _check(KINDS, study.noises, "study.noises")
+    _check(HEADS, (fields.head,), "head")
+    _check(POINTWISE, (fields.loss,), "loss")
+    remedies = dict(_remedy(text, study.noises) for text in (PLAIN, *study.remedies))
+    remedies[PLAIN] = (CLEAN, *study.noises)
+    found = []
+    for noise in (CLEAN, *study.noises):
+        for strength in study.strengths if noise != CLEAN else (0.0,):
+            own = [name for name, noises in remedies.items() if noise in noises]
+            found += [Arm(noise, strength, name, fields.train) for name in own]
+            found += [Arm(noise, strength, PLAIN, count) for count in study.more_faces]
+    return list(dict.fromkeys(found))
 
 
-def run_study(
-    config: ConfigDict, faces: Faces, workdir: Path, say: Callable[[str], None]
-) -> Iterator[tuple[Arm, int, Judged]]:
-    """Every arm with every seed, seed by seed; what is there already is not trained again."""
-    seeds = range(config.seed, config.seed + config.landmarks.study.seeds)
-    wanted = [(arm, seed) for seed in seeds for arm in arms(config)]
-    for number, (arm, seed) in enumerate(wanted, 1):
-        folder = workdir / arm.name / f"seed-{seed}"
-        kept = folder / RESULT
-        if kept.exists():
-            yield arm, seed, Judged(**json.loads(kept.read_text()))
-            continue
-        say(f"{number} of {len(wanted)}: {arm.name}, seed {seed}")
-        judged = _run(arm_config(config, arm, seed), faces, folder)
-        kept.write_text(json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
-        yield arm, seed, judged
+def _remedy(text: str, noises: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """'wing:none,outliers' is Wing loss under these two, 'wing' under all noises of the study."""
+    name, _, under = text.partition(":")
+    _check(REMEDIES, (name,), "study.remedies")
+    wanted = tuple(under.split(",")) if under else noises
+    _check((CLEAN, *KINDS), wanted, "study.remedies")
+    return name, wanted
 
 
-def arm_config(config: ConfigDict, arm: Arm, seed: int) -> ConfigDict:
-    """The config of one run of the study."""
+def _check(known, wanted, field: str) -> None:
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UserError(
+            f"config.landmarks.{field} has no {unknown[0]!r}; there is {', '.join(known)}"
+        )
+
+
+def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun]:
+    """Every arm with every seed, seed by seed, so that a study that was stopped has all arms."""
+    count = config.landmarks.study.seeds
+    if count < 1:
+        raise UserError(f"config.landmarks.study.seeds={count} must be at least 1")
+    seeds = range(config.seed, config.seed + count)
+    return [run_of(config, arm, seed, workdir) for seed in seeds for arm in arms(config)]
+
+
+def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun:
+    """One run of a study: its config says nothing of the other runs."""
     config = config.copy_and_resolve_references()
+    with config.unlocked():
+        del config.landmarks["study"]
     config.seed = seed
-    config.landmarks.noise, config.landmarks.strength = arm.noise, arm.strength
+    config.landmarks.noise = arm.noise if arm.noise != CLEAN else ""
+    config.landmarks.strength, config.landmarks.train = arm.strength, arm.faces
     config.landmarks.update(REMEDIES[arm.remedy][0])
-    return config
+    return StudyRun(arm, seed, config, workdir / arm.name / f"seed-{seed}")
 
 
-def _run(config: ConfigDict, faces: Faces, folder: Path) -> Judged:
-    """Annotates, trains, and judges."""
-    told = faces.train.with_points(told_points(config, faces.train))
-    if config.landmarks.relabel == "distilled":
-        plain = config.copy_and_resolve_references()
-        plain.landmarks.relabel = ""
-        teacher = train_detector(plain, told, folder / "teacher")
-        answered = answers(teacher, faces.train.images)
-        told = told.with_points(annotating.distilled(told.points, answered))
-    detector = train_detector(config, told, folder)
+def train_and_judge(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Path) -> Judged:
+    """Annotates, trains and judges; what was found is kept in the run's folder.
+
+    config: the study's.
+    """
+    try:
+        judged = _judged(config, run, faces, workdir)
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+    (run.folder / RESULT).write_text(json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
+    return judged
+
+
+def _judged(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Path) -> Judged:
+    truth = faces.train.first(run.arm.faces)
+    told = truth.with_points(told_points(run.config, truth))
+    if run.config.landmarks.relabel == "distilled":
+        plain = dataclasses.replace(run.arm, remedy=PLAIN)
+        teacher_run = run_of(config, plain, run.seed, workdir)  # mostly there already
+        teacher = train_detector(teacher_run.config, told, teacher_run.folder)
+        told = told.with_points(annotating.distilled(told.points, answers(teacher, truth.images)))
+    detector = train_detector(run.config, told, run.folder)
     return judge_detector(functools.partial(answers, detector), faces.test, faces.videos)
 
 

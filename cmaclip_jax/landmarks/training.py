@@ -1,5 +1,6 @@
 """A detector from a config: trained by the one loop, and asked about pictures."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -32,7 +33,8 @@ class Trained:
 def build_objective(config: ConfigDict, points: int, size: int) -> Landmarks:
     """The detector and the loss that `config.landmarks` describes."""
     fields = config.landmarks
-    encoder = image_encoder(config.model.image, image_size=size, unroll=config.model.unroll)
+    own = {"stem": tuple(fields.stem), "patch_hidden": 0} if fields.stem else {}
+    encoder = image_encoder(config.model.image, image_size=size, unroll=config.model.unroll, **own)
     return Landmarks(
         model=Detector(encoder, points, fields.head),
         layout=layout_of(points),
@@ -40,25 +42,28 @@ def build_objective(config: ConfigDict, points: int, size: int) -> Landmarks:
         anisotropic=fields.anisotropic,
         target=fields.target,
         consistency=fields.consistency,
+        shift=fields.shift,
     )
 
 
 def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
-    """Trains on these pictures and points, or goes on where a run in that folder was stopped."""
+    """Trains on these pictures and points, or goes on where a run in that folder was stopped.
+
+    What there is to say while it does goes to `train.log` in that folder.
+    """
     open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
     objective = build_objective(config, told.points.shape[1], told.images.shape[1])
     size = config.train.batch_size
-    watcher = Watcher(workdir, config.train.steps, size, Console(stderr=True))
 
     def batches(start: int, params: Any):
         return train_batches(told, config.seed, size, start, host_rows(mesh, size))
 
     example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
-    try:
-        state = train(config, objective, mesh, example, batches, workdir, watcher)
-    finally:
-        watcher.close()
+    with (workdir / "train.log").open("a", buffering=1) as log:
+        watcher = Watcher(workdir, config.train.steps, size, Console(file=log, width=100))
+        with contextlib.closing(watcher):
+            state = train(config, objective, mesh, example, batches, workdir, watcher)
     return Trained(objective, state.best_params)
 
 

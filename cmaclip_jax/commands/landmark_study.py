@@ -1,0 +1,82 @@
+"""cmaclip landmarks study: which annotation noise hurts a detector, and which remedy helps."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.errors import UserError
+
+STUDY = """\
+Trains detectors of facial landmarks on points that were made worse on purpose, by several kinds of
+noise and with several remedies, each with several seeds; judges them by the true points; and puts
+accuracy and stability in one table: study.md, study.json and study.png in DIR. Each is an ordinary
+run in DIR/NOISE-STRENGTH-REMEDY-FACES/seed-N. The same command again goes on where it was stopped;
+the files are there as soon as all arms are done with the first seed.
+
+Reconstructed from the abstract of arXiv:2007.15269: metrics, noises and remedies are our choice.
+
+  --config=FILE            configs/landmarks.py; `landmarks.study` in it says what is compared
+  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/landmarks/config.py lists them all
+                           for example --config.landmarks.study.noises="('bias','outliers')"
+"""
+
+
+WIDE = 110  # of the table where no terminal says how wide it may be
+
+
+def run_study(arguments: list[str]) -> None:
+    """Reads the arguments and compares."""
+    parser = make_parser("landmarks study", STUDY)
+    parser.add_argument("--workdir", help="the study's folder (default: runs/CONFIG-study)")
+    options, rest = parser.parse_known_args(arguments)
+    config, name = read_named_config(rest)
+    if "landmarks" not in config:
+        raise UserError(f"{name} is no config of landmarks; use --config=configs/landmarks.py")
+    study(config, Path(options.workdir or f"runs/{name}-study"))
+
+
+def study(config, workdir: Path) -> list:
+    """Trains what is not there yet; returns the rows of the table."""
+    from rich.console import Console  # what is below takes seconds to import
+
+    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.landmarks import study_report as report
+    from cmaclip_jax.landmarks.sources import open_faces
+    from cmaclip_jax.landmarks.study import runs_of, train_and_judge
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = WIDE
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    runs = runs_of(config, workdir)
+    results = {run: judged for run in runs if (judged := run.judged())}
+    missing = [run for run in runs if run not in results]
+    say(f"{len(runs)} runs, {len(results)} of them done before")
+    faces = open_faces(config, max(run.arm.faces for run in runs)) if missing else None
+    for run, left in with_time_left(missing):
+        say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
+        results[run] = train_and_judge(config, run, faces, workdir)
+        if run.seed not in [other.seed for other in runs if other not in results]:
+            report.write_report(workdir, report.table_rows(runs, results))
+    rows = report.table_rows(runs, results)
+    paths = report.write_report(workdir, rows)
+    console.print()
+    console.print(text_table(report.table_cells(rows), "Landmarks from noisy annotations"))
+    for line in (report.ABOUT, *report.remarks(rows)):
+        say(line)
+    say(f"written to {', '.join(map(str, paths))}")
+    return rows
+
+
+def with_time_left(runs: Sequence) -> Iterator[tuple]:
+    """The runs, each with ', 4:30 left' as the runs before it went; the first without."""
+    from cmaclip_jax.training.progress import time_left
+
+    start = time.monotonic()
+    for done, run in enumerate(runs):
+        seconds = (time.monotonic() - start) / max(done, 1) * (len(runs) - done)
+        yield run, f", about {time_left(seconds)} left" if done else ""

@@ -1,0 +1,129 @@
+"""The faces that a study takes: drawn, from a folder, or TFDS's `the300w_lp`.
+
+Of real faces nobody has a video whose truth is known, so theirs are made: a camera that moves a
+little films a still picture, and where its points go is known exactly. That choice is ours.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.landmarks.faces import Faces as Drawn
+from cmaclip_jax.landmarks.layouts import layout_of
+from cmaclip_jax.landmarks.pictures import Marked, cut_out, drawn_faces, drawn_videos, read_face
+from cmaclip_jax.landmarks.study import Faces
+from cmaclip_jax.models import image_encoder
+
+SOURCES = ("drawn", "folder", "the300w_lp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+APART = 10**6  # drawn faces to judge by begin here, far from those to train on
+# How far the camera goes, each way: shares of the picture, radians, and a share of the scale.
+SWAY = {"x": 0.04, "y": 0.04, "roll": 0.12, "zoom": 0.05}
+SPEED = (0.3, 2.0)  # swings a second, at 50 frames a second, as drawn faces move
+
+
+def open_faces(config: ConfigDict, count: int) -> Faces:
+    """The faces of `config.landmarks.source`, as large as the encoder takes them.
+
+    count: how many to train on.
+    """
+    fields = config.landmarks
+    size = config.data.image_size or image_encoder(config.model.image).image_size
+    if fields.source not in SOURCES:
+        raise UserError(
+            f"config.landmarks.source has no {fields.source!r}; there is {', '.join(SOURCES)}"
+        )
+    if fields.source == "drawn":
+        drawn = Drawn(0, size, fields.occluded, fields.sensor)
+        return Faces(
+            drawn_faces(drawn, 0, count),
+            drawn_faces(drawn, APART, fields.test),
+            drawn_videos(drawn, APART, fields.videos, fields.frames),
+        )
+    if not fields.path:
+        raise UserError(
+            f"config.landmarks.source={fields.source!r} needs a place; say "
+            "--config.landmarks.path=FOLDER"
+        )
+    if fields.source == "folder":
+        files = _Files(Path(os.path.expanduser(fields.path)))
+    else:
+        from cmaclip_jax.data.face_points import FacePoints  # imports TensorFlow
+
+        files = FacePoints(fields.path)
+    return _real_faces(fields, files, size, count)
+
+
+class _Files(Sequence):
+    """Pictures with a `.pts` file of the same name beside each, anywhere in a folder."""
+
+    def __init__(self, folder: Path):
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        self._files = [file for file in files if file.with_suffix(".pts").exists()]
+        if not self._files:
+            raise UserError(f"{folder} holds no picture with a .pts file of its name beside it")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return read_face(self._files[index])
+
+
+def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> Faces:
+    """Faces in an order drawn once: the first to judge by, of the others as many as are asked."""
+    wanted = fields.test + count
+    if len(faces) < wanted:
+        raise UserError(
+            f"{fields.path} holds {len(faces):,} faces, and landmarks.train and landmarks.test ask "
+            f"for {wanted:,}; lower them"
+        )
+    order = np.random.default_rng(0).permutation(len(faces))[:wanted]
+    found = [cut_out(*faces[int(number)], size) for number in order]
+    if len({points.shape for _, points in found}) > 1:
+        raise UserError(f"{fields.path} has faces of several numbers of points; keep those of one")
+    images, points = (np.stack(part) for part in zip(*found, strict=True))
+    if layout_of(points.shape[1]) is None:
+        raise UserError(
+            f"{fields.path} has faces of {points.shape[1]} points, a layout that is not known here"
+        )
+    test = Marked(images[: fields.test], points[: fields.test])
+    videos = [
+        filmed(test.images[number], test.points[number], fields.frames, number, fields.sensor)
+        for number in range(min(fields.videos, fields.test))
+    ]
+    return Faces(Marked(images[fields.test :], points[fields.test :]), test, videos)
+
+
+def filmed(
+    image: np.ndarray, points: np.ndarray, frames: int, seed: int, sensor: float = 0.0
+) -> Marked:
+    """A still u8 [S,S,3] with its points [P,2] as a moving camera sees it; edges repeat.
+
+    sensor: deviation of the noise that every pixel of every frame gets, in grey levels.
+    """
+    random, size = np.random.default_rng((seed, 3)), len(image)
+    times = np.arange(frames) / 50
+    swings = {
+        name: reach
+        * np.sin(2 * np.pi * random.uniform(*SPEED) * times + random.uniform(0, 2 * np.pi))
+        for name, reach in SWAY.items()
+    }
+    margin = math.ceil(size / 4)
+    wide = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), "edge"))
+    images, moved = [], []
+    for x, y, roll, zoom in zip(*swings.values(), strict=True):
+        turn = (1 + zoom) * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+        moved.append((points - 0.5) @ turn.T + 0.5 + (x, y))
+        back = np.linalg.inv(turn)  # from a pixel of the frame to one of the still
+        start = size / 2 + margin - back @ (np.array([0.5 + x, 0.5 + y]) * size)
+        places = (*back[0], start[0], *back[1], start[1])
+        frame = wide.transform((size, size), Image.AFFINE, places, resample=Image.BILINEAR)
+        images.append(np.asarray(frame, np.float32) + random.normal(0, sensor, image.shape))
+    return Marked(np.clip(np.round(images), 0, 255).astype(np.uint8), np.stack(moved))

@@ -1,0 +1,209 @@
+"""The table and the picture of a study, from what its finished runs found."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from cmaclip_jax.landmarks.config import REMEDIES
+from cmaclip_jax.landmarks.judging import Judged
+from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm, StudyRun
+
+# What is shown of `Judged`, and what it is called.
+MEASURES = {
+    "nme": "error",
+    "motion_error": "wrong motion",
+    "midpoint_jitter": "jitter in video",
+    "still_jitter": "jitter of stills",
+}
+MARKS = {"better": "+", "worse": "-", "": " "}
+STABILITY = ("motion_error", "midpoint_jitter")  # the two metrics of video
+ABOUT = """\
+Percent of the outer eye distance: mean ± sample standard deviation over seeds; less is better.
+error: of the points of stills (NME). wrong motion: of a video's points from frame to frame, against
+the truth. jitter in video: deviation from the midpoint of the neighbours in time, needs no truth.
+jitter of stills: of one face looked at again, moved by up to 2 pixels and back.
++, -: better or worse than plain training under the same noise, seed against seed, by more than the
+standard deviation of that difference. A plain line is compared with plain training without noise
+on as many faces."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An arm, what it is compared with (None: nothing), and what its finished seeds found."""
+
+    arm: Arm
+    against: Arm | None
+    found: dict[int, Judged]
+    other: dict[int, Judged]
+
+    def values(self, measure: str) -> list[float]:
+        return [getattr(judged, measure) for judged in self.found.values()]
+
+    def mean(self, measure: str) -> float:
+        return statistics.fmean(self.values(measure))
+
+    def spread(self, measure: str) -> float | None:
+        """The sample standard deviation; None for one seed."""
+        values = self.values(measure)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def gains(self, measure: str) -> list[float]:
+        """By how much it is less than what it is compared with, for every seed that both have."""
+        both = [seed for seed in self.found if seed in self.other]
+        return [getattr(self.other[x], measure) - getattr(self.found[x], measure) for x in both]
+
+    def verdict(self, measure: str) -> str:
+        """'better', 'worse', or '' where the seeds do not agree well enough, or are too few."""
+        gains = self.gains(measure)
+        if self.against is None or len(gains) < 2:
+            return ""
+        mean, deviation = statistics.fmean(gains), statistics.stdev(gains)
+        return "" if abs(mean) <= deviation else "better" if mean > 0 else "worse"
+
+
+def table_rows(runs: Sequence[StudyRun], results: dict[StudyRun, Judged]) -> list[Row]:
+    """A row for every arm with results, in the order of the arms."""
+    found: dict[Arm, dict[int, Judged]] = {}
+    for run in runs:
+        if run in results:
+            found.setdefault(run.arm, {})[run.seed] = results[run]
+    rows = []
+    for arm in found:
+        against = None
+        if arm.remedy != PLAIN:
+            against = dataclasses.replace(arm, remedy=PLAIN)
+        elif arm.noise != CLEAN:
+            against = Arm(CLEAN, 0.0, PLAIN, arm.faces)
+        rows.append(Row(arm, against, found[arm], found.get(against, {})))
+    return rows
+
+
+def table_cells(rows: list[Row]) -> Iterator[list[str]]:
+    """The table as text: its head, and a line for every row."""
+    yield ["noise", "faces", "remedy", *MEASURES.values()]
+    for row in rows:
+        own = [_cell(row, measure) for measure in MEASURES]
+        yield [noise_of(row.arm), f"{row.arm.faces:,}", row.arm.remedy, *own]
+
+
+def noise_of(arm: Arm) -> str:
+    """'isotropic 0.2', or 'none'."""
+    return f"{arm.noise} {arm.strength:g}" if arm.noise != CLEAN else arm.noise
+
+
+def _cell(row: Row, measure: str) -> str:
+    spread, verdict = row.spread(measure), row.verdict(measure)
+    text = f"{100 * row.mean(measure):.2f}"
+    text += "" if spread is None else f" ±{100 * spread:.2f}"
+    return f"{text} {MARKS[verdict]}"
+
+
+def remarks(rows: list[Row]) -> list[str]:
+    """What the marks say: which remedies gain both, which noise costs accuracy; and by chance."""
+    lines = []
+    for rest, wanted in (
+        ("in accuracy and in both metrics of video", ("nme", *STABILITY)),
+        ("in accuracy", ("nme",)),
+    ):
+        names = [
+            f"{row.arm.remedy} under {row.arm.noise}"
+            for row in rows
+            if row.arm.remedy != PLAIN and all(row.verdict(x) == "better" for x in wanted)
+        ]
+        lines.append(f"better than plain training {rest}: {', '.join(names) or 'none'}")
+    for row in rows:
+        if row.arm.remedy == PLAIN and row.against and row.gains("nme"):
+            more = -100 * statistics.fmean(row.gains("nme"))
+            lines.append(
+                f"plain, {row.arm.faces:,} faces, {noise_of(row.arm)}: "
+                f"{more:+.2f} points of error against no noise"
+            )
+    seeds = max((len(row.gains("nme")) for row in rows), default=0)
+    if seeds > 1:
+        chance = student.sf(seeds**0.5, seeds - 1)
+        lines.append(
+            f"with {seeds} seeds and no difference at all, {chance:.0%} of the cells would be "
+            "marked better, and as many worse"
+        )
+    return lines
+
+
+def write_report(folder: Path, rows: list[Row]) -> list[Path]:
+    """Writes study.md, study.json and study.png into the study's folder."""
+    paths = [folder / f"study.{kind}" for kind in ("md", "json", "png")]
+    paths[0].write_text(markdown(rows))
+    paths[1].write_text(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    draw(rows).savefig(paths[2])
+    return paths
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table, what it means, and what the remedies are."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(rows))
+    line = "|" + "|".join("---" if x in (0, 2) else "---:" for x in range(3 + len(MEASURES))) + "|"
+    used = dict.fromkeys(row.arm.remedy for row in rows)
+    legend = [f"- {name}: {REMEDIES[name][1]}" for name in used]
+    said = [f"- {remark}" for remark in remarks(rows)]
+    return "\n".join([ABOUT, "", head, line, *body, "", *said, "", *legend]) + "\n"
+
+
+def _plain(row: Row) -> dict:
+    """A row as JSON."""
+    return dataclasses.asdict(row.arm) | {
+        measure: {
+            "mean": row.mean(measure),
+            "sd": row.spread(measure),
+            "seeds": {str(seed): getattr(judged, measure) for seed, judged in row.found.items()},
+            "verdict": row.verdict(measure),
+        }
+        for measure in (*MEASURES, "failures")
+    }
+
+
+def draw(rows: list[Row]):
+    """A panel a measure, a line an arm: each seed a dot, the mean with its spread a bar."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((13, 1.3 + 0.21 * len(rows)), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(MEASURES), sharey=True)
+    noises = list(dict.fromkeys(row.arm.noise for row in rows))
+    for axes, (measure, name) in zip(panels, MEASURES.items(), strict=True):
+        for height, row in enumerate(rows):
+            colour = f"C{noises.index(row.arm.noise)}"
+            values = [100 * value for value in row.values(measure)]
+            axes.plot(values, [height] * len(values), "o", color=colour, alpha=0.35, ms=4, mew=0)
+            axes.errorbar(
+                100 * row.mean(measure),
+                height,
+                xerr=100 * (row.spread(measure) or 0),
+                fmt="s" if row.arm.remedy == PLAIN else "|",
+                **{"color": colour, "ms": 5 if row.arm.remedy == PLAIN else 9, "capsize": 2},
+            )
+        for height, (row, before) in enumerate(zip(rows[1:], rows, strict=False)):
+            if row.arm.noise != before.arm.noise:
+                axes.axhline(height + 0.5, color="lightgrey", lw=0.8, zorder=0)
+        clean = next((row for row in rows if row.arm.noise == CLEAN), None)
+        if clean:
+            axes.axvline(100 * clean.mean(measure), color="grey", ls=":", lw=1, zorder=0)
+        axes.set_title(f"{name} ({measure})", fontsize=9, loc="left")
+        axes.set_xlabel("% of the outer eye distance", fontsize=8)
+        axes.set_xlim(left=0)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [_label(row.arm) for row in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.suptitle(
+        "Landmarks from noisy annotations: mean ± sample standard deviation over seeds (dots); "
+        "squares: plain training; dotted: plain training without noise",
+        fontsize=9,
+    )
+    return figure
+
+
+def _label(arm: Arm) -> str:
+    return f"{noise_of(arm)}, {arm.faces:,} faces: {arm.remedy}"
