@@ -32,8 +32,14 @@ class Marked:
 
     @property
     def sizes(self) -> np.ndarray:
-        """The distance of the outer eye corners [N], or what stands for it."""
-        return face_sizes(self.points, layout_of(self.points.shape[1]))
+        """How large every face is, in units of the outer eye distance of the median face: [N].
+
+        From the spread of all points: an eye corner that somebody put in the wrong place would
+        make a face seem small, and its errors count many times over.
+        """
+        spreads = face_sizes(self.points, None)
+        eyes = face_sizes(self.points, layout_of(self.points.shape[1]))
+        return spreads * np.nanmedian(eyes / spreads)
 
     def first(self, count: int) -> "Marked":
         """The first so many of them."""

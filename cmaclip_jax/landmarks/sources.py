@@ -77,7 +77,11 @@ class _Files(Sequence):
 
 
 def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> Faces:
-    """Faces in an order drawn once: the first to judge by, of the others as many as are asked."""
+    """Faces in an order drawn once: the first to judge by, of the others as many as are asked.
+
+    Where one photograph is there several times, as every one of `the300w_lp` in several poses, a
+    face to judge by may resemble one that was learnt: compare arms, and not with other papers.
+    """
     wanted = fields.test + count
     if len(faces) < wanted:
         raise UserError(

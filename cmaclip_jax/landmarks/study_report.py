@@ -191,7 +191,6 @@ def draw(rows: list[Row]):
             axes.axvline(100 * clean.mean(measure), color="grey", ls=":", lw=1, zorder=0)
         axes.set_title(f"{name} ({measure})", fontsize=9, loc="left")
         axes.set_xlabel("% of the outer eye distance", fontsize=8)
-        axes.set_xlim(left=0)
         axes.tick_params(labelsize=8)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
