@@ -31,6 +31,7 @@ setup(
         "h5py",
         "pyarrow",
         "etils[epath]",
+        "importlib_resources",  # TFDS takes it for granted where it builds a data set by its name
         "array_record; sys_platform == 'linux'",
         "tensorflow-datasets>=4.9.10",
         # tf.data alone is used; the CPU build leaves the accelerator to JAX.

@@ -182,6 +182,15 @@ def test_averaging_takes_the_noise_out_and_leaves_the_bias():
     assert not np.allclose(offsets[0], offsets[1])
 
 
+def test_an_eye_corner_in_the_wrong_place_hardly_makes_a_face_small():
+    faces = drawn_faces(Drawn(0, 32), 0, 20)
+    true = faces.sizes
+    assert np.median(true / face_sizes(faces.points, IBUG_68)) == pytest.approx(1, abs=0.02)
+    points = faces.points.copy()
+    points[3, 36] = points[3, 45] + 0.01  # as if the eyes were one
+    np.testing.assert_allclose(faces.with_points(points).sizes, true, rtol=0.05)
+
+
 def test_a_face_is_cut_out_square_and_the_edge_repeats_where_it_leaves_the_picture():
     picture = np.zeros((40, 60, 3), np.uint8)
     picture[:, :, 2] = 50  # the last row and column continue outwards
