@@ -103,7 +103,7 @@ def _cell(row: Row, measure: str) -> str:
 
 
 def remarks(rows: list[Row]) -> list[str]:
-    """What the marks say: which remedies gain both, which noise costs accuracy; and by chance."""
+    """What the marks say: which remedies gain both, what noise costs; and what chance would do."""
     lines = []
     for rest, wanted in (
         ("in accuracy and in both metrics of video", ("nme", *STABILITY)),
@@ -115,13 +115,7 @@ def remarks(rows: list[Row]) -> list[str]:
             if row.arm.remedy != PLAIN and all(row.verdict(x) == "better" for x in wanted)
         ]
         lines.append(f"better than plain training {rest}: {', '.join(names) or 'none'}")
-    for row in rows:
-        if row.arm.remedy == PLAIN and row.against and row.gains("nme"):
-            more = -100 * statistics.fmean(row.gains("nme"))
-            lines.append(
-                f"plain, {row.arm.faces:,} faces, {noise_of(row.arm)}: "
-                f"{more:+.2f} points of error against no noise"
-            )
+    lines += costs(rows)
     seeds = max((len(row.gains("nme")) for row in rows), default=0)
     if seeds > 1:
         chance = student.sf(seeds**0.5, seeds - 1)
@@ -130,6 +124,28 @@ def remarks(rows: list[Row]) -> list[str]:
             "marked better, and as many worse"
         )
     return lines
+
+
+def costs(rows: list[Row]) -> Iterator[str]:
+    """A line a noise: how much larger the error is than in the same training without noise.
+
+    Averaging without noise is plain training.
+    """
+    clean = {(row.arm.remedy, row.arm.faces): row for row in rows if row.arm.noise == CLEAN}
+    noises = dict.fromkeys(noise_of(row.arm) for row in rows if row.arm.noise != CLEAN)
+    for noise in noises:
+        parts = []
+        for row in rows:
+            remedy = PLAIN if row.arm.remedy == "averaged" else row.arm.remedy
+            other = clean.get((remedy, row.arm.faces))
+            if noise_of(row.arm) != noise or other is None:
+                continue
+            found = dataclasses.replace(row, other=other.found).gains("nme")
+            if found:
+                spread = f" ±{100 * statistics.stdev(found):.2f}" if len(found) > 1 else ""
+                cost = f"{-100 * statistics.fmean(found):+.2f}{spread}"
+                parts.append(f"{row.arm.remedy} ({row.arm.faces:,} faces) {cost}")
+        yield f"what {noise} adds to the error of the same training without it: {', '.join(parts)}"
 
 
 def write_report(folder: Path, rows: list[Row]) -> list[Path]:
