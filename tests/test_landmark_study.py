@@ -161,7 +161,7 @@ def test_marks_are_of_differences_seed_by_seed():
     assert rows["wing"].verdict("nme") == ""
     assert rows["l1"].verdict("motion_error") == ""  # as much as before
     said = study_report.remarks([rows["clean"], rows["plain"], rows["l1"], rows["wing"]])
-    assert "better than plain training in accuracy: l1 under bias" in said
+    assert "better than plain training in accuracy alone: l1 under bias 0.2" in said
     assert "better than plain training in accuracy and in both metrics of video: none" in said
     adds = "what bias 0.2 adds to the error of the same training without it: "
     assert f"{adds}plain (8 faces) +9.00 ±4.00" in said  # nothing to compare the others with
