@@ -308,7 +308,7 @@ def test_frames_are_compared_by_name_where_both_have_names():
     truth = Track(points, every, ("0001", "0002"))
     judge(Track(points, every, ("1.jpg", "2.jpg")), truth)
     judge(Track(points, every, ("0", "1"), named=False), truth)
-    with pytest.raises(UserError, match=r"a frame '3\.jpg' where the truth has '0002'"):
+    with pytest.raises(UserError, match=r"a frame '3\.jpg' and the truth '0002' in its place"):
         judge(Track(points, every, ("1.jpg", "3.jpg")), truth)
 
 

@@ -5,14 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.landmark_noise import run_noise
 from cmaclip_jax.commands.landmark_study import run_study
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Measures the stability of the facial landmarks of a video, with a ground truth or without one; and
-studies which noise of annotations hurts a detector of landmarks, and which remedy helps.
+Measures the stability of the facial landmarks of a video, with a ground truth or without one;
+learns the noise of annotations from faces that several annotated; and studies which noise hurts a
+detector of landmarks, and which remedy helps.
 
   cmaclip landmarks stability --predictions=FILE [--truth=FILE] [--plot=FILE.png] [--json]
+  cmaclip landmarks noise --annotations=FILE --annotations=FILE [...] [--output=FILE.json] [--json]
   cmaclip landmarks study --config=configs/landmarks.py [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 cmaclip landmarks VERB --help says what a verb takes.
@@ -133,4 +136,4 @@ def check_plot(path: Path) -> None:
         raise UserError(f"--plot={path}: its folder is not there; make it first")
 
 
-VERBS = {"stability": run_stability, "study": run_study}
+VERBS = {"stability": run_stability, "noise": run_noise, "study": run_study}

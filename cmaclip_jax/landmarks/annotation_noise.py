@@ -17,9 +17,9 @@ from scipy.stats import chi2, normaltest
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks.consensus import Residuals, residuals_of
 from cmaclip_jax.landmarks.contour import out_of_frame, tangents
+from cmaclip_jax.landmarks.corruption import filled_sizes
 from cmaclip_jax.landmarks.heavy_tails import FREEDOMS, gaussian_logs, student_logs, tabulate
 from cmaclip_jax.landmarks.layouts import LAYOUTS, Layout
-from cmaclip_jax.landmarks.metrics import face_sizes
 
 FAMILIES = ("gaussian", "student")
 LEVEL = 0.95  # of the confidence intervals
@@ -61,11 +61,7 @@ class NoiseModel:
         annotators: [N] whose biases come on top; None for none.
         """
         points = np.asarray(points, np.float64)
-        if points.shape[1] != len(self.deviations):
-            raise UserError(
-                f"the noise is of {len(self.deviations)} points and the faces have "
-                f"{points.shape[1]}; fit it on annotations of these points"
-            )
+        self.check_points(points.shape[1])
         noise = rng.standard_normal(points.shape)
         across = self.correlation * noise[..., 0]
         across += np.sqrt(1 - self.correlation**2) * noise[..., 1]
@@ -76,8 +72,16 @@ class NoiseModel:
         if annotators is not None:
             noise += self.biases.swapaxes(0, 1)[np.asarray(annotators)]
         layout = next((known for known in LAYOUTS if known.name == self.layout), None)
-        size = face_sizes(points, layout)[:, None, None]
+        size = filled_sizes(points, layout)
         return points + out_of_frame(noise, tangents(points, layout)) * size
+
+    def check_points(self, count: int) -> None:
+        """UserError where faces of so many points cannot have this noise."""
+        if count != len(self.deviations):
+            raise UserError(
+                f"the noise is of {len(self.deviations)} points and the faces have {count}; fit "
+                "it on annotations of these points"
+            )
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON, every number in full; NaN becomes null."""
@@ -96,7 +100,7 @@ def load(path: str | Path) -> NoiseModel:
         }
         gain = tuple(np.nan if value is None else value for value in fields["gain"])
         return NoiseModel(**arrays | {"gain": gain})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no saved model of annotation noise; save it again") from error
 
 
@@ -185,15 +189,19 @@ def _chi_square(residuals: Residuals, deviations: np.ndarray, level: float) -> n
 
 def _bootstrap(residuals: Residuals, level: float, seed: int) -> np.ndarray:
     """Intervals from faces drawn again with replacement: [P,2,2]."""
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return np.moveaxis(np.quantile(redrawn(residuals, seed), tails, axis=0), 0, -1)
+
+
+def redrawn(residuals: Residuals, seed: int) -> np.ndarray:
+    """Deviations of faces drawn again with replacement, many times: [resamples,P,2]."""
     faces = residuals.values.shape[1]
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(faces, np.full(faces, 1 / faces), RESAMPLES)  # [resamples, faces]
     squares = np.nansum(residuals.raw**2, axis=0).reshape(faces, -1)
     found = (drawn @ squares).reshape(RESAMPLES, -1, 2)
     freedom = drawn @ residuals.repeats * residuals.kept  # [resamples, P]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    deviations = np.sqrt(found / np.maximum(freedom, 1e-9)[..., None])
-    return np.moveaxis(np.quantile(deviations, tails, axis=0), 0, -1)
+    return np.sqrt(found / np.maximum(freedom, 1e-9)[..., None])
 
 
 def _normality(residuals: Residuals) -> np.ndarray:

@@ -91,7 +91,8 @@ def corrupt(
         raise UserError(f"the strength of a noise is {strength}; it cannot be below 0")
     points = np.asarray(points, np.float64)
     more = {"who": who} if kind == "annotators" else {}
-    return points + strength * KINDS[kind](points, layout, seed, **more) * _sizes(points, layout)
+    noise = strength * KINDS[kind](points, layout, seed, **more)
+    return points + noise * filled_sizes(points, layout)
 
 
 def _white(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -105,7 +106,7 @@ def _offsets(seed, count: int) -> np.ndarray:
     return offsets / np.sqrt((offsets**2).sum(-1).mean())
 
 
-def _sizes(points: np.ndarray, layout: Layout | None) -> np.ndarray:
+def filled_sizes(points: np.ndarray, layout: Layout | None) -> np.ndarray:
     """Sizes of the faces, that of the others where one has none (an eye is missing): [N,1,1]."""
     sizes = face_sizes(points, layout)
     known = np.isfinite(sizes)

@@ -62,25 +62,25 @@ def judge(predictions: Track, truth: Track | None = None) -> Stability:
     )
 
 
-def check_same(predictions: Track, truth: Track) -> None:
-    """Both should hold the same points of the same frames."""
+def check_same(
+    predictions: Track, truth: Track, one: str = "the predictions", other: str = "the truth"
+) -> None:
+    """Both should hold the same points of the same frames; `one` and `other` are their names."""
     (frames, points, _), (wanted, count, _) = predictions.points.shape, truth.points.shape
     if points != count:
-        raise UserError(
-            f"the predictions have {points} points and the truth {count}; give both in one layout"
-        )
+        raise UserError(f"{one} have {points} points and {other} {count}; give both in one layout")
     if frames != wanted:
         raise UserError(
-            f"the predictions have {frames} frames and the truth {wanted}; give the same frames, "
-            "and leave the points of one without a face empty"
+            f"{one} have {frames} frames and {other} {wanted}; give the same frames, and leave "
+            "the points of one without a face empty"
         )
     if not (predictions.named and truth.named):
         return
     pairs = zip(predictions.names, truth.names, strict=True)
     if odd := next((pair for pair in pairs if _bare(pair[0]) != _bare(pair[1])), None):
         raise UserError(
-            f"the predictions have a frame {odd[0]!r} where the truth has {odd[1]!r}; name the "
-            "same frames alike"
+            f"{one} have a frame {odd[0]!r} and {other} {odd[1]!r} in its place; name the same "
+            "frames alike"
         )
 
 
