@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from test_landmark_study import CONFIG, arguments
 from test_main import mistake
 
-from cmaclip_jax.landmarks import annotation_noise
-from cmaclip_jax.landmarks.contour import out_of_frame, tangents
+from cmaclip_jax.config import read_config
+from cmaclip_jax.landmarks import annotating, annotation_noise, study
+from cmaclip_jax.landmarks.config import landmark_config
+from cmaclip_jax.landmarks.contour import into_frame, out_of_frame, tangents
 from cmaclip_jax.landmarks.faces import Faces as Drawn
 from cmaclip_jax.landmarks.layouts import IBUG_68, LAYOUTS
 from cmaclip_jax.landmarks.metrics import face_sizes
@@ -116,3 +119,98 @@ def test_annotators_who_did_not_mark_the_same_are_refused(files, tmp_path, capsy
     lost = tmp_path / "none/found.json"
     assert "in a folder that is there" in mistake(capsys, *command(files, output=lost))
     assert not output.exists()
+
+
+@pytest.fixture(scope="module")
+def fitted(files, tmp_path_factory):
+    """The file of their noise."""
+    path = tmp_path_factory.mktemp("fitted") / "noise.json"
+    assert main(command(files, output=path)) == 0
+    return path
+
+
+def config_of(path, **fields):
+    config = landmark_config()
+    config.landmarks.update({"noise": "fitted", "noise_model": str(path), **fields})
+    return config
+
+
+def framed(marks, truth):
+    """Displacements as (along, across), shares of the eye distance: [N,68,2]."""
+    size = face_sizes(truth, IBUG_68)[:, None, None]
+    return into_frame((marks - truth) / size, tangents(truth, IBUG_68))
+
+
+def test_simulated_annotators_err_as_the_real_ones_do(fitted):
+    truth = drawn_faces(Drawn(4, 32), 0, 300).points
+    model = annotation_noise.load(fitted)
+    marks = annotating.fitted_marks(truth, model, 5, seed=1)
+    away = np.stack([framed(own, truth) for own in marks])  # [5,N,68,2]
+    spread = np.sqrt(np.stack([own.var(0) for own in away]).mean(0))
+    np.testing.assert_allclose(spread, model.deviations, rtol=0.12)
+    np.testing.assert_allclose(away.mean(1).mean(1)[[0, 3]], [BIASES[0]] * 2, atol=5e-4)
+    np.testing.assert_allclose(away.mean(1).mean(1)[[1, 4]], [BIASES[1]] * 2, atol=5e-4)
+    alike = np.corrcoef(away[0].ravel(), away[3].ravel())[0, 1]  # the same biases, other draws
+    assert alike < 0.4
+    np.testing.assert_array_equal(marks[:2], annotating.fitted_marks(truth, model, 2, seed=1))
+    assert not np.allclose(marks, annotating.fitted_marks(truth, model, 5, seed=2))
+
+
+def test_training_is_told_the_points_under_the_fitted_noise(fitted):
+    train = drawn_faces(Drawn(4, 32), 0, 60)
+    marks = annotating.fitted_marks(train.points, annotation_noise.load(fitted), 3, seed=0)
+    told = study.told_points(config_of(fitted), train)
+    who = [(own == told).all((1, 2)) for own in marks]  # [3,N]
+    assert np.sum(who, axis=0).tolist() == [1] * 60  # a face is marked by one of them
+    assert min(own.sum() for own in who) > 5
+    mean = study.told_points(config_of(fitted, relabel="averaged"), train)
+    np.testing.assert_allclose(mean, marks.mean(0))
+    unseen = train.points.copy()
+    unseen[0, 36] = np.nan  # an eye corner: the size is that of the other faces
+    told = study.told_points(config_of(fitted), train.with_points(unseen))
+    np.testing.assert_array_equal(np.isnan(told), np.isnan(unseen))
+
+
+def small_study(path, **changes):
+    """Arguments of a study that has the fitted noise."""
+    fields = {"noises": "('bias','fitted')", "remedies": "('averaged:fitted',)"} | changes
+    fields = {f"landmarks__study__{name}": value for name, value in fields.items()}
+    return arguments(**fields, landmarks__noise_model=path)
+
+
+def test_a_study_has_the_fitted_noise_once_and_as_strong_as_it_is(fitted, tmp_path):
+    config = read_config(small_study(fitted, strengths="(0.1,0.2)"))
+    runs = study.runs_of(config, tmp_path)
+    names = [run.arm.name for run in runs if run.arm.noise == "fitted" and run.seed == 0]
+    assert names == ["fitted-plain-8", "fitted-averaged-8", "fitted-plain-12"]
+    for run in runs:  # what has nothing to do with it does not change with it
+        assert ("noise_model" in run.config.landmarks) == (run.arm.noise == "fitted")
+    own = next(run for run in runs if run.arm.noise == "fitted").config.landmarks
+    assert (own.noise, own.noise_model) == ("fitted", str(fitted))
+
+
+@pytest.mark.slow
+def test_a_study_trains_under_the_fitted_noise(fitted, tmp_path, capsys):
+    small = small_study(fitted, noises="('fitted',)", more_faces="()", seeds=1)
+    assert main(["landmarks", "study", *small, f"--workdir={tmp_path}"]) == 0
+    rows = {row["noise"]: row for row in json.loads((tmp_path / "study.json").read_text())}
+    assert rows["fitted"]["nme"]["mean"] > 0
+    assert "| fitted | 8 | averaged |" in (tmp_path / "study.md").read_text()
+    said = capsys.readouterr().err
+    assert "what fitted adds to the error" in said
+
+
+def test_a_study_without_its_noise_trains_nothing(fitted, tmp_path, capsys):
+    fields = json.loads(fitted.read_text())
+    short = tmp_path / "short.json"
+    names = ("deviations", "intervals", "correlation", "freedom", "biases", "normality")
+    short.write_text(json.dumps(fields | {name: fields[name][:29] for name in names}))
+    for path, said in (
+        ("", "the noise 'fitted' needs --config.landmarks.noise_model=FILE.json"),
+        (tmp_path / "none.json", "none.json: it is not there"),
+        (short, "the noise is of 29 points and the faces have 68"),
+        (CONFIG.partition("=")[2], "is no saved model of annotation noise"),
+    ):
+        wanted = [*small_study(path), f"--workdir={tmp_path / 'study'}"]
+        assert said in mistake(capsys, "landmarks", "study", *wanted)
+        assert not (tmp_path / "study").exists()

@@ -43,7 +43,7 @@ def study(config, workdir: Path) -> list:
     from cmaclip_jax.commands.figures import text_table
     from cmaclip_jax.landmarks import study_report as report
     from cmaclip_jax.landmarks.sources import open_faces
-    from cmaclip_jax.landmarks.study import runs_of, train_and_judge
+    from cmaclip_jax.landmarks.study import check_fitted, runs_of, train_and_judge
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -56,7 +56,9 @@ def study(config, workdir: Path) -> list:
     results = {run: judged for run in runs if (judged := run.judged())}
     missing = [run for run in runs if run not in results]
     say(f"{len(runs)} runs, {len(results)} of them done before")
-    faces = open_faces(config, max(run.arm.faces for run in runs)) if missing else None
+    if missing:
+        faces = open_faces(config, max(run.arm.faces for run in runs))
+        check_fitted(config, faces.train.points.shape[1])
     for run, left in with_time_left(missing):
         say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
         results[run] = train_and_judge(config, run, faces, workdir)

@@ -1,9 +1,43 @@
 """What annotators make of true points, and what is made of their marks before training."""
 
+from pathlib import Path
+
 import numpy as np
 
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.landmarks.annotation_noise import NoiseModel, load
 from cmaclip_jax.landmarks.corruption import corrupt
 from cmaclip_jax.landmarks.layouts import Layout
+
+FITTED = "fitted"  # the noise that `landmarks.noise_model` holds
+
+
+def read_fitted(path: str) -> NoiseModel:
+    """The noise that `cmaclip landmarks noise` wrote to `path`."""
+    where = "--config.landmarks.noise_model=FILE.json, which `cmaclip landmarks noise` writes"
+    if not path:
+        raise UserError(f"the noise {FITTED!r} needs {where}")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"no noise was fitted to {path}: it is not there; name {where}")
+    return load(file)
+
+
+def fitted_marks(truth: np.ndarray, model: NoiseModel, annotators: int, seed: int) -> np.ndarray:
+    """All annotators' marks under a fitted noise: truth [N,P,2] -> [A,N,P,2].
+
+    Each draws on his own. Those beyond the annotators of the model have the biases of the first
+    again.
+    """
+    known = model.biases.shape[1]
+    return np.stack(
+        [
+            model.sample(
+                np.random.default_rng((seed, number)), truth, np.full(len(truth), number % known)
+            )
+            for number in range(annotators)
+        ]
+    )
 
 
 def marks(

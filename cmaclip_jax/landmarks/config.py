@@ -21,7 +21,9 @@ def landmark_config() -> ConfigDict:
     marks.occluded = 0.2  # share of the drawn faces that something hides a part of
     marks.sensor = 4.0  # noise of every pixel of what is drawn or filmed, in grey levels
 
-    marks.noise = ""  # of the annotations; see landmarks/corruption.py; '': none
+    # Of the annotations: '' (none), one of landmarks/corruption.py, or 'fitted' (noise_model).
+    marks.noise = ""
+    marks.noise_model = ""  # what `cmaclip landmarks noise` wrote; as strong as it was measured
     marks.strength = 0.05  # its root mean square, as a share of the outer eye distance
     marks.annotators = 3  # who mark faces; each face is marked by one of them
 
@@ -36,7 +38,7 @@ def landmark_config() -> ConfigDict:
 
     study = marks.study = ConfigDict()
     study.noises = ("isotropic", "contour", "bias", "annotators", "outliers", "drift")
-    study.strengths = (0.1,)
+    study.strengths = (0.1,)  # of all noises but 'fitted'
     # Of REMEDIES below: 'wing' under all noises, 'wing:none,outliers' under these. Plain training
     # is always there, under all noises and under none.
     study.remedies = ("wing", "maps", "contour", "consistency", "averaged", "distilled")

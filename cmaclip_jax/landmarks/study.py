@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks import annotating
+from cmaclip_jax.landmarks.annotating import FITTED
 from cmaclip_jax.landmarks.config import REMEDIES
 from cmaclip_jax.landmarks.corruption import KINDS
 from cmaclip_jax.landmarks.detector import HEADS
@@ -21,6 +22,7 @@ from cmaclip_jax.landmarks.training import answers, train_detector
 from cmaclip_jax.training import open_workdir
 
 CLEAN, PLAIN = "none", "plain"
+NOISES = (*KINDS, FITTED)
 RESULT = "result.json"
 
 
@@ -28,7 +30,8 @@ RESULT = "result.json"
 class Arm:
     """One line of the table: what was done to the annotations, and what against it.
 
-    noise: one of KINDS, or CLEAN. faces: how many are trained on.
+    noise: one of NOISES, or CLEAN. strength: 0 for what has none, CLEAN and FITTED.
+    faces: how many are trained on.
     """
 
     noise: str
@@ -38,8 +41,13 @@ class Arm:
 
     @property
     def name(self) -> str:
-        strength = f"-{self.strength:g}" if self.noise != CLEAN else ""
-        return f"{self.noise}{strength}-{self.remedy}-{self.faces}"
+        return f"{self.noise_named('-')}-{self.remedy}-{self.faces}"
+
+    def noise_named(self, between: str = " ") -> str:
+        """'isotropic 0.2'; 'none' and 'fitted' have no strength."""
+        if self.noise in (CLEAN, FITTED):
+            return self.noise
+        return f"{self.noise}{between}{self.strength:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +86,14 @@ def arms(config: ConfigDict) -> list[Arm]:
     Plain training is under every noise and under none, also with `study.more_faces`.
     """
     fields, study = config.landmarks, config.landmarks.study
-    _check(KINDS, study.noises, "study.noises")
+    _check(NOISES, study.noises, "study.noises")
     _check(HEADS, (fields.head,), "head")
     _check(POINTWISE, (fields.loss,), "loss")
     remedies = dict(_remedy(text, study.noises) for text in (PLAIN, *study.remedies))
     remedies[PLAIN] = (CLEAN, *study.noises)
     found = []
     for noise in (CLEAN, *study.noises):
-        for strength in study.strengths if noise != CLEAN else (0.0,):
+        for strength in study.strengths if noise not in (CLEAN, FITTED) else (0.0,):
             own = [name for name, noises in remedies.items() if noise in noises]
             found += [Arm(noise, strength, name, fields.train) for name in own]
             found += [Arm(noise, strength, PLAIN, count) for count in study.more_faces]
@@ -97,7 +105,7 @@ def _remedy(text: str, noises: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     name, _, under = text.partition(":")
     _check(REMEDIES, (name,), "study.remedies")
     wanted = tuple(under.split(",")) if under else noises
-    _check((CLEAN, *KINDS), wanted, "study.remedies")
+    _check((CLEAN, *NOISES), wanted, "study.remedies")
     return name, wanted
 
 
@@ -123,6 +131,8 @@ def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         del config.landmarks["study"]
+        if arm.noise != FITTED:
+            del config.landmarks["noise_model"]
     config.seed = seed
     config.landmarks.noise = arm.noise if arm.noise != CLEAN else ""
     config.landmarks.strength, config.landmarks.train = arm.strength, arm.faces
@@ -155,12 +165,23 @@ def _judged(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Path) -> J
     return judge_detector(functools.partial(answers, detector), faces.test, faces.videos)
 
 
+def check_fitted(config: ConfigDict, points: int) -> None:
+    """Refuses a fitted noise that is not there, or of other points, before anything is trained."""
+    if FITTED in config.landmarks.study.noises:
+        annotating.read_fitted(config.landmarks.noise_model).check_points(points)
+
+
 def told_points(config: ConfigDict, train: Marked) -> np.ndarray:
     """The training points as the config's annotators have marked them: [N,P,2]."""
-    fields, layout = config.landmarks, layout_of(train.points.shape[1])
-    marks = annotating.marks(
-        train.points, fields.noise, fields.strength, fields.annotators, config.seed, layout
-    )
+    fields, truth = config.landmarks, train.points
+    if fields.noise == FITTED:
+        model = annotating.read_fitted(fields.noise_model)
+        marks = annotating.fitted_marks(truth, model, fields.annotators, config.seed)
+    else:
+        layout = layout_of(truth.shape[1])
+        marks = annotating.marks(
+            truth, fields.noise, fields.strength, fields.annotators, config.seed, layout
+        )
     if fields.relabel == "averaged":
         return annotating.averaged(marks)
     return annotating.one_each(marks, config.seed)

@@ -88,12 +88,7 @@ def table_cells(rows: list[Row]) -> Iterator[list[str]]:
     yield ["noise", "faces", "remedy", *MEASURES.values()]
     for row in rows:
         own = [_cell(row, measure) for measure in MEASURES]
-        yield [noise_of(row.arm), f"{row.arm.faces:,}", row.arm.remedy, *own]
-
-
-def noise_of(arm: Arm) -> str:
-    """'isotropic 0.2', or 'none'."""
-    return f"{arm.noise} {arm.strength:g}" if arm.noise != CLEAN else arm.noise
+        yield [row.arm.noise_named(), f"{row.arm.faces:,}", row.arm.remedy, *own]
 
 
 def _cell(row: Row, measure: str) -> str:
@@ -124,7 +119,7 @@ def remarks(rows: list[Row]) -> list[str]:
 
 
 def _named(rows: list[Row]) -> str:
-    return ", ".join(f"{row.arm.remedy} under {noise_of(row.arm)}" for row in rows) or "none"
+    return ", ".join(f"{row.arm.remedy} under {row.arm.noise_named()}" for row in rows) or "none"
 
 
 def costs(rows: list[Row]) -> Iterator[str]:
@@ -133,13 +128,13 @@ def costs(rows: list[Row]) -> Iterator[str]:
     Averaging without noise is plain training.
     """
     clean = {(row.arm.remedy, row.arm.faces): row for row in rows if row.arm.noise == CLEAN}
-    noises = dict.fromkeys(noise_of(row.arm) for row in rows if row.arm.noise != CLEAN)
+    noises = dict.fromkeys(row.arm.noise_named() for row in rows if row.arm.noise != CLEAN)
     for noise in noises:
         parts = []
         for row in rows:
             remedy = PLAIN if row.arm.remedy == "averaged" else row.arm.remedy
             other = clean.get((remedy, row.arm.faces))
-            if noise_of(row.arm) != noise or other is None:
+            if row.arm.noise_named() != noise or other is None:
                 continue
             found = dataclasses.replace(row, other=other.found).gains("nme")
             if found:
@@ -222,4 +217,4 @@ def draw(rows: list[Row]):
 
 
 def _label(arm: Arm) -> str:
-    return f"{noise_of(arm)}, {arm.faces:,} faces: {arm.remedy}"
+    return f"{arm.noise_named()}, {arm.faces:,} faces: {arm.remedy}"
