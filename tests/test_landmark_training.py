@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from tensorflow_datasets.core.registered import skip_registration
 from test_landmark_files import pts
@@ -22,6 +24,8 @@ from cmaclip_jax.landmarks.layouts import IBUG_68
 from cmaclip_jax.landmarks.metrics import face_sizes, typical_size
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, cut_out, drawn_faces, drawn_videos
+from cmaclip_jax.landmarks.training import answers, train_detector
+from cmaclip_jax.weights import read_weights
 
 WIDTH, CURVE = losses.WING_WIDTH, losses.WING_CURVE
 
@@ -323,3 +327,52 @@ def test_drawn_faces_to_judge_by_are_not_those_to_train_on():
     assert len({face.tobytes() for face in everyone}) == 7
     again = drawn_videos(Drawn(0, 16, 0.2, 4.0), sources.APART, 2, 5)
     np.testing.assert_array_equal(faces.videos[1].images, again[1].images)
+
+
+@pytest.fixture
+def wordless_clip(clip_folder, tmp_path):
+    """The small CLIP without its tokenizer."""
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder, ignore=shutil.ignore_patterns("*token*"))
+    return folder
+
+
+def pretrained_config(folder):
+    config = config_of(train=8, test=2, videos=1)
+    config.model.image = "tiny/12"  # another size, which says nothing here
+    config.model.pretrained = str(folder)
+    config.train.freeze = ("image/.*",)
+    config.train.steps, config.train.batch_size = 2, 8
+    return config
+
+
+def test_a_detector_begins_with_the_image_encoder_of_a_pretrained_clip(wordless_clip, tmp_path):
+    weights, config = read_weights(str(wordless_clip)), pretrained_config(wordless_clip)
+    faces = sources.open_faces(config, 8)
+    assert faces.train.images.shape[1] == weights.model.image.image_size == 16
+    trained = train_detector(config, faces.train, tmp_path / "run")
+    encoder = trained.objective.model.image
+    for field in ("width", "patch_size", "activation", "mean", "deviation"):
+        assert getattr(encoder, field) == getattr(weights.model.image, field), field
+    # The encoder is held still: what it has is what it began with.
+    found, wanted = (flatten_dict(x["image"], sep="/") for x in (trained.params, weights.params))
+    assert len(found) > 5
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert "left aside: nothing" in (tmp_path / "run/train.log").read_text()
+    assert answers(trained, faces.test.images).shape == (2, 68, 2)
+
+
+def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip):
+    config = pretrained_config(wordless_clip)
+    config.data.image_size = 32
+    assert sources.open_faces(config, 8).train.images.shape[1] == 32
+    for field, value, said in (
+        ("data.image_size", 20, "does not divide into patches of 8; use 16"),
+        ("landmarks.stem", (8,), r"add --config.landmarks.stem='\(\)'"),
+        ("model.pretrained", "nowhere", "no checkpoint at 'nowhere'"),
+    ):
+        wrong = config.copy_and_resolve_references()
+        wrong.update_from_flattened_dict({field: value})
+        with pytest.raises(UserError, match=said):
+            sources.open_faces(wrong, 8)

@@ -6,7 +6,10 @@ from cmaclip_jax.config import base_config
 
 
 def landmark_config() -> ConfigDict:
-    """The fields of `base_config` that speak of training, and `landmarks`; see there."""
+    """The fields of `base_config` that speak of training, and `landmarks`; see there.
+
+    `model.pretrained` gives the encoder of a CLIP; it needs no tokenizer here, and no stem.
+    """
     config = base_config()
     config.eval.every = 0
 

@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.faces import Faces as Drawn
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.pictures import Marked, cut_out, drawn_faces, drawn_videos, read_face
 from cmaclip_jax.landmarks.study import Faces
-from cmaclip_jax.models import image_encoder
 
 SOURCES = ("drawn", "folder", "the300w_lp")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -34,7 +34,7 @@ def open_faces(config: ConfigDict, count: int) -> Faces:
     count: how many to train on.
     """
     fields = config.landmarks
-    size = config.data.image_size or image_encoder(config.model.image).image_size
+    size = open_encoder(config)[0].image_size
     if fields.source not in SOURCES:
         raise UserError(
             f"config.landmarks.source has no {fields.source!r}; there is {', '.join(SOURCES)}"

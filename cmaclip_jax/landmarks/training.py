@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cmaclip_jax.landmarks.detector import Detector
+from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
-from cmaclip_jax.models import image_encoder
+from cmaclip_jax.models import ImageEncoder
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training import Watcher, open_workdir, train
 
@@ -30,11 +31,9 @@ class Trained:
     params: Any
 
 
-def build_objective(config: ConfigDict, points: int, size: int) -> Landmarks:
+def build_objective(config: ConfigDict, points: int, encoder: ImageEncoder) -> Landmarks:
     """The detector and the loss that `config.landmarks` describes."""
     fields = config.landmarks
-    own = {"stem": tuple(fields.stem), "patch_hidden": 0} if fields.stem else {}
-    encoder = image_encoder(config.model.image, image_size=size, unroll=config.model.unroll, **own)
     return Landmarks(
         model=Detector(encoder, points, fields.head),
         layout=layout_of(points),
@@ -53,7 +52,8 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     """
     open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
-    objective = build_objective(config, told.points.shape[1], told.images.shape[1])
+    encoder, pretrained = open_encoder(config)
+    objective = build_objective(config, told.points.shape[1], encoder)
     size = config.train.batch_size
 
     def batches(start: int, params: Any):
@@ -63,7 +63,10 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     with (workdir / "train.log").open("a", buffering=1) as log:
         watcher = Watcher(workdir, config.train.steps, size, Console(file=log, width=100))
         with contextlib.closing(watcher):
-            state = train(config, objective, mesh, example, batches, workdir, watcher)
+            state = train(
+                *(config, objective, mesh, example, batches, workdir, watcher),
+                pretrained=pretrained,
+            )
     return Trained(objective, state.best_params)
 
 
