@@ -363,7 +363,8 @@ def test_a_detector_begins_with_the_image_encoder_of_a_pretrained_clip(wordless_
     assert answers(trained, faces.test.images).shape == (2, 68, 2)
 
 
-def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip):
+def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
     config = pretrained_config(wordless_clip)
     config.data.image_size = 32
     assert sources.open_faces(config, 8).train.images.shape[1] == 32
@@ -371,6 +372,7 @@ def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip):
         ("data.image_size", 20, "does not divide into patches of 8; use 16"),
         ("landmarks.stem", (8,), r"add --config.landmarks.stem='\(\)'"),
         ("model.pretrained", "nowhere", "no checkpoint at 'nowhere'"),
+        ("model.pretrained", str(tmp_path / "run"), "cmaclip convert --source=.*run --output=DIR"),
     ):
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})

@@ -1,6 +1,7 @@
 """The detector's image encoder: of a size, or that of somebody's trained CLIP."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -38,5 +39,10 @@ def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
 @functools.lru_cache(maxsize=1)
 def _pretrained(source: str) -> tuple[ImageEncoder, Any]:
     """Read once for all runs of a study; a detector reads no words and needs no tokenizer."""
+    if (Path(source).expanduser() / "checkpoints").is_dir():
+        raise UserError(
+            f"{source} is a run; make a CLIP of it first: cmaclip convert --source={source} "
+            "--output=DIR"
+        )
     weights = read_weights(source)
     return weights.model.image, {"image": weights.params["image"]}
