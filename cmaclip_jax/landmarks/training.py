@@ -17,7 +17,7 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
-from cmaclip_jax.parallel.mesh import host_rows, make_mesh
+from cmaclip_jax.parallel.mesh import check_batch, host_rows, make_mesh
 from cmaclip_jax.training import Watcher, open_workdir, train
 
 ASKED = 200  # pictures at once
@@ -52,6 +52,7 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     """
     open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
+    check_batch(mesh, config.train.batch_size, config.train.accumulate)
     encoder, pretrained = open_encoder(config)
     objective = build_objective(config, told.points.shape[1], encoder)
     size = config.train.batch_size
