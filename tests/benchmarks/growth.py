@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--size", default="B/32")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=4, help="of each point")
+    parser.add_argument("--rounds", type=int, default=10, help="blocks that are timed of each")
     parser.add_argument("--grows", default=",".join(GROWS))
     parser.add_argument("--output", type=Path, default=Path("growth.png"))
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def measure(name: str, options) -> list[dict[str, float]]:
             Task(f"t{i}", tuple(map(str, range(work["classes"])))) for i in range(work["tasks"])
         ]
         part = train_step(config_of(work, options), tasks, jax.devices())
-        timing = interleaved({name: part.turns}, options.seconds)[name]
+        timing = interleaved({name: part.turns}, options.seconds, options.rounds)[name]
         points.append(
             {"value": value, "seconds": timing.median, "operations": part.operations}
             | {"low": min(timing.blocks), "high": max(timing.blocks)}
