@@ -21,7 +21,7 @@ MAY_IMPORT = {
         *("assembly", "inputs", "run", "towers", "trained"),
         *("data", "training", "evaluation", "parallel", *FLOOR),
     },
-    "landmarks": {"models", "weights", "training", "data", "parallel", "evaluation", *FLOOR},
+    "landmarks": {"towers", "models", "training", "data", "parallel", "evaluation", *FLOOR},
     "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
     "measuring": {"planning", "inputs", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),

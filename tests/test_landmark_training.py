@@ -18,6 +18,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks import annotating, losses, sources
 from cmaclip_jax.landmarks.config import landmark_config
 from cmaclip_jax.landmarks.detector import centres
+from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.faces import Faces as Drawn
 from cmaclip_jax.landmarks.judging import VIEWS, judge_detector
 from cmaclip_jax.landmarks.layouts import IBUG_68
@@ -25,6 +26,7 @@ from cmaclip_jax.landmarks.metrics import face_sizes, typical_size
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, cut_out, drawn_faces, drawn_videos
 from cmaclip_jax.landmarks.training import answers, train_detector
+from cmaclip_jax.towers import read_clip
 from cmaclip_jax.weights import read_weights
 
 WIDTH, CURVE = losses.WING_WIDTH, losses.WING_CURVE
@@ -363,8 +365,17 @@ def test_a_detector_begins_with_the_image_encoder_of_a_pretrained_clip(wordless_
     assert answers(trained, faces.test.images).shape == (2, 68, 2)
 
 
-def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip, tmp_path):
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
+def test_the_encoder_of_a_run_of_ours_is_taken_as_well(finished_run):
+    encoder, params = open_encoder(pretrained_config(finished_run))
+    weights = read_clip(str(finished_run))
+    assert encoder.width == weights.model.image.width
+    for found, wanted in zip(
+        jax.tree.leaves(params["image"]), jax.tree.leaves(weights.params["image"]), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip):
     config = pretrained_config(wordless_clip)
     config.data.image_size = 32
     assert sources.open_faces(config, 8).train.images.shape[1] == 32
@@ -372,7 +383,6 @@ def test_a_pretrained_encoder_takes_other_pictures_and_no_stem(wordless_clip, tm
         ("data.image_size", 20, "does not divide into patches of 8; use 16"),
         ("landmarks.stem", (8,), r"add --config.landmarks.stem='\(\)'"),
         ("model.pretrained", "nowhere", "no checkpoint at 'nowhere'"),
-        ("model.pretrained", str(tmp_path / "run"), "cmaclip convert --source=.*run --output=DIR"),
     ):
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})

@@ -1,14 +1,13 @@
 """The detector's image encoder: of a size, or that of somebody's trained CLIP."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, image_encoder
-from cmaclip_jax.weights import read_weights
+from cmaclip_jax.towers import read_clip
 
 
 def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
@@ -39,10 +38,5 @@ def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
 @functools.lru_cache(maxsize=1)
 def _pretrained(source: str) -> tuple[ImageEncoder, Any]:
     """Read once for all runs of a study; a detector reads no words and needs no tokenizer."""
-    if (Path(source).expanduser() / "checkpoints").is_dir():
-        raise UserError(
-            f"{source} is a run; make a CLIP of it first: cmaclip convert --source={source} "
-            "--output=DIR"
-        )
-    weights = read_weights(source)
+    weights = read_clip(source)
     return weights.model.image, {"image": weights.params["image"]}
