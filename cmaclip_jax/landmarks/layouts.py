@@ -4,6 +4,7 @@ Every index counts from 0 in the order of the public annotations of that name.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 Contour = tuple[tuple[int, ...], bool]  # the points in their order, and whether it is closed
 
@@ -15,6 +16,7 @@ class Layout:
     eyes: the outer corners, that on the left of the picture first; None where there are none.
     contours: a point that stands on several takes its neighbours from the first of them.
     mirrored: which point a point becomes when the picture is mirrored.
+    parts: the face's parts by name, each point in one of them.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Layout:
     eyes: tuple[int, int] | None
     contours: tuple[Contour, ...]
     mirrored: tuple[int, ...]
+    parts: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def line(first: int, last: int) -> Contour:
@@ -47,8 +50,13 @@ def facing(first: int, last: int, other: int) -> list[tuple[int, int]]:
     return [(point, other - number) for number, point in enumerate(range(first, last + 1))]
 
 
+def parts(**points: Iterable[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """A layout's `parts`, in this order."""
+    return tuple((name, tuple(own)) for name, own in points.items())
+
+
 def without_jaw(layout: Layout, jaw: int) -> Layout:
-    """The same face without its first points, which are its first contour."""
+    """The same face without its first points, which are its first contour and its first part."""
     contours = layout.contours[1:]
     return Layout(
         f"ibug{layout.count - jaw}",
@@ -56,6 +64,7 @@ def without_jaw(layout: Layout, jaw: int) -> Layout:
         tuple(point - jaw for point in layout.eyes),
         tuple((tuple(point - jaw for point in points), closed) for points, closed in contours),
         tuple(point - jaw for point in layout.mirrored[jaw:]),
+        tuple((name, tuple(point - jaw for point in points)) for name, points in layout.parts[1:]),
     )
 
 
@@ -77,6 +86,13 @@ IBUG_68 = Layout(
         *(*facing(48, 50, 54), (59, 55), (58, 56)),
         *((60, 64), (61, 63), (67, 65)),
     ),
+    parts(
+        jaw=range(17),
+        brows=range(17, 27),
+        nose=range(27, 36),
+        eyes=range(36, 48),
+        lips=range(48, 68),
+    ),
 )
 
 WFLW_98 = Layout(
@@ -97,6 +113,13 @@ WFLW_98 = Layout(
         *(*facing(76, 78, 82), (87, 83), (86, 84)),
         *(*facing(88, 89, 92), (95, 93)),
     ),
+    parts(
+        jaw=range(33),
+        brows=range(33, 51),
+        nose=range(51, 60),
+        eyes=(*range(60, 76), 96, 97),
+        lips=range(76, 96),
+    ),
 )
 
 COFW_29 = Layout(
@@ -115,6 +138,7 @@ COFW_29 = Layout(
         *((8, 9), (10, 11), (12, 14), (13, 15), (16, 17)),
         *((18, 19), (22, 23)),
     ),
+    parts(brows=range(8), eyes=range(8, 18), nose=range(18, 22), lips=range(22, 28), chin=(28,)),
 )
 
 LAYOUTS = (COFW_29, without_jaw(IBUG_68, 17), IBUG_68, WFLW_98)

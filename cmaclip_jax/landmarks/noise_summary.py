@@ -11,41 +11,10 @@ from cmaclip_jax.landmarks.layouts import Layout
 REJECTED = 0.05  # a point is not Gaussian where chance would give its residuals more rarely
 AXES = ("along", "across")
 
-# The points of every part, by the layout's name.
-PARTS: dict[str, dict[str, Sequence[int]]] = {
-    "ibug68": {
-        "jaw": range(17),
-        "brows": range(17, 27),
-        "nose": range(27, 36),
-        "eyes": range(36, 48),
-        "lips": range(48, 68),
-    },
-    "ibug51": {
-        "brows": range(10),
-        "nose": range(10, 19),
-        "eyes": range(19, 31),
-        "lips": range(31, 51),
-    },
-    "wflw98": {
-        "jaw": range(33),
-        "brows": range(33, 51),
-        "nose": range(51, 60),
-        "eyes": (*range(60, 76), 96, 97),
-        "lips": range(76, 96),
-    },
-    "cofw29": {
-        "brows": range(8),
-        "eyes": range(8, 18),
-        "nose": range(18, 22),
-        "lips": range(22, 28),
-        "chin": (28,),
-    },
-}
-
 
 def parts_of(layout: Layout | None, count: int) -> dict[str, Sequence[int]]:
     """Which points every part has; all are one where the layout is not known."""
-    return PARTS[layout.name] if layout else {"all": range(count)}
+    return dict(layout.parts) if layout else {"all": range(count)}
 
 
 def part_rows(
