@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 
+from cmaclip_jax import process
 from cmaclip_jax.errors import Interrupted, UserError
 
 VERBS = {
@@ -29,15 +30,11 @@ VERBS = {
 
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster says
 
-# TensorFlow only feeds us here, and has much to say when it is imported.
-QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    for name, value in (QUIET_TENSORFLOW | kept_programs()).items():
-        os.environ.setdefault(name, value)
+    process.prepare()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     cluster, arguments = cluster_option(arguments)
@@ -67,20 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         if cluster and not debug:
             leave_without(error)
         raise
-
-
-def kept_programs() -> dict[str, str]:
-    """Where JAX keeps what it has compiled, for this user's next run; nowhere if that is no place.
-
-    The environment variable decides, if it is set; empty, it keeps nothing.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.path.join(home, "cmaclip_jax", "compiled")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError:
-        return {}
-    return {"JAX_COMPILATION_CACHE_DIR": folder}
 
 
 def cluster_option(arguments: list[str]) -> tuple[str, list[str]]:

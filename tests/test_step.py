@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import initial, make_batch, make_model, make_objective, small_config
 
@@ -15,7 +16,12 @@ from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.optimizer import make_optimizer, make_schedule, rate_factors
+from cmaclip_jax.training.optimizer import (
+    clipped_adam,
+    make_optimizer,
+    make_schedule,
+    rate_factors,
+)
 from cmaclip_jax.training.state import create_state, start_from, state_template
 from cmaclip_jax.training.step import interleaved_parts, make_train_step
 
@@ -192,6 +198,23 @@ def test_schedule_warms_up_and_follows_a_cosine_to_zero():
     np.testing.assert_allclose(
         [schedule(s) for s in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])
+def test_clipped_adam_is_optaxs_clipping_and_adam(clip):
+    limit = optax.clip_by_global_norm(clip) if clip else optax.identity()
+    theirs = optax.chain(limit, optax.scale_by_adam(0.9, 0.98, eps=1e-6))
+    ours = clipped_adam(clip, 0.9, 0.98, 1e-6)
+    random = np.random.default_rng(0)
+    params = {"a": np.zeros((5, 7), np.float32), "b": np.zeros(3, np.float32)}
+    state = their_state = theirs.init(params)
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(state)
+    for _ in range(5):
+        gradients = jax.tree.map(lambda x: random.normal(size=x.shape).astype(x.dtype), params)
+        found, state = jax.jit(ours.update)(gradients, state)
+        wanted, their_state = jax.jit(theirs.update)(gradients, their_state)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+        jax.tree.map(close, (found, state), (wanted, their_state))
 
 
 def test_clipping_bounds_the_norm():

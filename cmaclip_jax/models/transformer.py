@@ -43,7 +43,8 @@ class QueriesKeysValues(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         project = functools.partial(jnp.einsum, "bsd,dcnh->bscnh")
         if read is None:
-            return jnp.moveaxis(project(x, kernel) + bias, 2, 0)
+            parts = jnp.split(project(x, kernel) + bias, 3, axis=2)  # each [B,S,1,N,H]
+            return tuple(part.squeeze(2) for part in parts)
         asked = project(take_positions(x, read), kernel[:, :1]) + bias[:1]
         said = project(x, kernel[:, 1:]) + bias[1:]
         return asked[:, :, 0], said[:, :, 0], said[:, :, 1]

@@ -30,13 +30,66 @@ def make_optimizer(settings: ConfigDict, params) -> optax.GradientTransformation
     rates = jax.tree.map(
         lambda rate, still: 0.0 if still else rate, rate_factors(settings, params), frozen
     )
-    clip = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
-    adam = optax.scale_by_adam(settings.b1, settings.b2, settings.epsilon)
+    adam = clipped_adam(settings.clip, settings.b1, settings.b2, settings.epsilon)
     return optax.chain(
-        optax.masked(optax.chain(clip, adam), jax.tree.map(lambda still: not still, frozen)),
+        optax.masked(adam, jax.tree.map(lambda still: not still, frozen)),
         optax.stateless(lambda updates, p: jax.tree.map(_decayed, updates, p, decay)),
         optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates)),
         optax.scale_by_learning_rate(make_schedule(settings)),
+    )
+
+
+def clipped_adam(clip: float, b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, where `clip` is not 0, and `optax.scale_by_adam` behind it.
+
+    The same numbers and the same state, so written that every parameter's step and moments are
+    read from four arrays and written to three in a single pass. XLA for CPUs writes down, and
+    reads again, whatever two results share; so the three of them share nothing here.
+    """
+    limit = optax.clip_by_global_norm(clip) if clip else optax.identity()
+    init = optax.chain(limit, optax.scale_by_adam(b1, b2, epsilon)).init
+
+    def update(gradients, state, params=None):
+        del params
+        limited, adam = state
+        count = optax.safe_increment(adam.count)
+        scale = _clipping(gradients, clip)
+        first, second = (1 - decay**count for decay in (b1, b2))
+
+        def mean_of(gradient, mean):
+            return b1 * mean + gradient * ((1 - b1) * scale)
+
+        def square_of(gradient, square):
+            clipped = gradient * scale
+            return b2 * square + (1 - b2) * (clipped * clipped)
+
+        def direction(*moments):
+            gradient, mean, square = _apart(*moments)
+            root = jnp.sqrt(square_of(gradient, square) / second)
+            return mean_of(gradient, mean) / first / (root + epsilon)
+
+        new = optax.ScaleByAdamState(
+            count=count,
+            mu=jax.tree.map(mean_of, gradients, adam.mu),
+            nu=jax.tree.map(square_of, gradients, adam.nu),
+        )
+        return jax.tree.map(direction, gradients, adam.mu, adam.nu), (limited, new)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _clipping(gradients, clip: float):
+    """What clipping multiplies all gradients with."""
+    if not clip:
+        return 1.0
+    norm = optax.global_norm(gradients)
+    return jnp.where(norm < clip, 1.0, clip / norm)
+
+
+def _apart(*arrays):
+    """The same arrays, but on a CPU no result of theirs is taken from an equal one of others."""
+    return jax.lax.platform_dependent(
+        *arrays, cpu=lambda *same: jax.lax.optimization_barrier(same), default=lambda *same: same
     )
 
 

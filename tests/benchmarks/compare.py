@@ -13,6 +13,11 @@ import json
 import sys
 from collections.abc import Callable
 
+from cmaclip_jax import process
+
+# isort: split
+process.prepare()  # as our command does, before JAX is imported
+
 import jax
 import numpy as np
 import torch

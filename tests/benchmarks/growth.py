@@ -10,6 +10,11 @@ import json
 import math
 from pathlib import Path
 
+from cmaclip_jax import process
+
+# isort: split
+process.prepare()  # as our command does, before JAX is imported
+
 import jax
 import numpy as np
 

@@ -1,0 +1,65 @@
+"""What this process is set to before JAX and TensorFlow are imported; for itself alone.
+
+What the user's environment says counts: a variable that is set stays, XLA_FLAGS is added to, and
+CMACLIP_PLAIN=1 leaves both the flags and the memory of a CPU as they would be without us.
+"""
+
+import ctypes
+import glob
+import os
+
+PLAIN = "CMACLIP_PLAIN"
+
+# TensorFlow only feeds us here, and has much to say when it is imported.
+QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+# Lets AdamW's three results leave one pass over what they are made of (see `optimizer.py`).
+# It is no option of a single program, only of the process.
+OPTIONS, FUSED = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
+
+ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd")
+
+# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
+KEPT_MEMORY = {-1: -1, -4: 0, -8: 1}
+
+
+def prepare() -> None:
+    """Sets everything; to be called once, before JAX is imported."""
+    for name, value in (QUIET_TENSORFLOW | kept_programs()).items():
+        os.environ.setdefault(name, value)
+    if computes_on_cpu() and not os.environ.get(PLAIN):
+        flags = os.environ.get("XLA_FLAGS", "")
+        if OPTIONS not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {OPTIONS}={FUSED}".strip()
+        keep_memory()
+
+
+def kept_programs() -> dict[str, str]:
+    """Where JAX keeps what it has compiled, for this user's next run; nowhere if that is no place.
+
+    The environment variable decides, if it is set; empty, it keeps nothing.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(home, "cmaclip_jax", "compiled")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return {}
+    return {"JAX_COMPILATION_CACHE_DIR": folder}
+
+
+def computes_on_cpu() -> bool:
+    """Whether JAX will compute on the CPU here, as far as can be told without asking it."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return wanted == "cpu" or not (wanted or any(map(glob.glob, ACCELERATORS)))
+
+
+def keep_memory() -> None:
+    """Makes malloc keep what is freed: a step's temporaries lie where those of the last one lay.
+
+    Else every step of a large model gives a gigabyte back and has it cleared and mapped anew.
+    Only glibc can be told.
+    """
+    malloc_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for option, value in KEPT_MEMORY.items() if malloc_option else ():
+        malloc_option(option, value)

@@ -1,0 +1,108 @@
+"""What a process is set to before JAX is imported, and what that brings."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cmaclip_jax import process
+
+# Bytes that the update of one parameter of 4 MiB needs beside its arguments.
+ROOM_OF_AN_UPDATE = """
+from cmaclip_jax import process
+process.prepare()
+import jax, jax.numpy as jnp, optax
+from cmaclip_jax.training.optimizer import clipped_adam
+
+adam = optax.chain(clipped_adam(1.0, 0.9, 0.98, 1e-6), optax.scale_by_learning_rate(1e-3))
+
+def step(params, state, gradients):
+    updates, new = adam.update(gradients, state, params)
+    bad = ~jnp.isfinite(optax.global_norm(gradients))
+    keep = lambda old, new: jnp.where(bad, old, new)
+    return jax.tree.map(keep, (params, state), (optax.apply_updates(params, updates), new))
+
+params = {"kernel": jnp.ones((1024, 1024))}
+arguments = params, adam.init(params), params
+program = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
+print(program.memory_analysis().temp_size_in_bytes)
+"""
+
+# Pages that came anew while a step's worth of memory was taken and given back, twice.
+NEW_PAGES = """
+import ctypes, resource, sys
+from cmaclip_jax import process
+process.prepare()
+
+def use(size):
+    ctypes.memset(block := libc.malloc(size), 1, size)
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+ctypes.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+before = use(2**28)
+print(use(2**28) - before)
+"""
+
+
+def printed(program: str, **environment: str) -> int:
+    """The number that a Python program prints, on a CPU, with nothing set but what is said."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", process.PLAIN)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def test_a_cpu_updates_a_parameter_in_one_pass_where_it_lies():
+    assert printed(ROOM_OF_AN_UPDATE) < 2**16
+    assert printed(ROOM_OF_AN_UPDATE, CMACLIP_PLAIN="1") >= 2**22
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
+def test_memory_that_was_used_once_is_used_again():
+    assert printed(NEW_PAGES) < 100
+    assert printed(NEW_PAGES, CMACLIP_PLAIN="1") > 10_000
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """An environment of our own to be changed, and a memory that is not."""
+    changed = {"HOME": "/nowhere", "JAX_PLATFORMS": "cpu"}
+    monkeypatch.setattr(os, "environ", changed)
+    monkeypatch.setattr(process, "keep_memory", lambda: None)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("given", "flags"),
+    [
+        ({}, "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"),
+        (
+            {"XLA_FLAGS": "--xla_dump_to=x"},
+            "--xla_dump_to=x --xla_backend_extra_options=xla_cpu_use_multi_output_fusion",
+        ),
+        ({"XLA_FLAGS": "--xla_backend_extra_options=a"}, "--xla_backend_extra_options=a"),
+        ({"CMACLIP_PLAIN": "1"}, None),
+        ({"JAX_PLATFORMS": "tpu"}, None),
+    ],
+)
+def test_flags_are_added_to_what_the_user_says(environment, given, flags):
+    environment.update(given)
+    process.prepare()
+    assert environment.get("XLA_FLAGS") == flags
+
+
+def test_an_accelerator_is_left_alone(environment, monkeypatch):
+    del environment["JAX_PLATFORMS"]
+    monkeypatch.setattr(process.glob, "glob", lambda pattern: [])
+    assert process.computes_on_cpu()
+    monkeypatch.setattr(process.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert not process.computes_on_cpu()
