@@ -1,11 +1,13 @@
 """The stack: however it runs, it computes the same thing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmaclip_jax.models.transformer import Attention, Stack, masked_softmax
+from cmaclip_jax.models.transformer import Attention, Stack, layers_apart, masked_softmax
 
 X = jax.random.normal(jax.random.key(1), (2, 5, 16))
 MASK = jnp.array([[True] * 5, [True, True, False, True, False]])
@@ -34,6 +36,22 @@ def test_unrolling_and_remat_change_nothing(fields):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), expected, actual
     )
+
+
+@pytest.mark.parametrize("with_maps", [False, True])
+def test_layers_that_lie_apart_answer_the_same(with_maps):
+    params = stack(causal=True).init(jax.random.key(0), X)
+    apart = layers_apart(params, unroll=3)
+    kernel = params["params"]["blocks"]["mlp_up"]["kernel"]
+    np.testing.assert_array_equal(apart["params"]["blocks"]["2"]["mlp_up"]["kernel"], kernel[2])
+    expected, actual = (
+        stack(causal=True, unroll=3).apply(given, X, MASK, with_maps=with_maps)
+        for given in (params, apart)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), actual, expected)
+    # What a loop runs stays stacked, and what lies apart stays apart.
+    assert jax.tree.structure(layers_apart(params, unroll=2)) == jax.tree.structure(params)
+    assert jax.tree.structure(layers_apart(apart, unroll=3)) == jax.tree.structure(apart)
 
 
 def test_remat_computes_activations_again():

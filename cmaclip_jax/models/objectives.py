@@ -22,6 +22,7 @@ import optax
 
 from cmaclip_jax.models.cma_clip import CMAClip
 from cmaclip_jax.models.contrastive_losses import softmax_losses
+from cmaclip_jax.models.transformer import layers_apart
 from cmaclip_jax.tasks import Task
 
 Batch = Mapping[str, Any]
@@ -89,7 +90,9 @@ class Classification:
         return total, {"loss": (total * examples, examples)} | sums
 
     def ready(self, params):
-        return params
+        """The layers that no loop runs each lie for themselves."""
+        unroll = {name: getattr(getattr(self.model, name, None), "unroll", 1) for name in params}
+        return {name: layers_apart(x, unroll[name]) for name, x in params.items()}
 
     def predict(self, params, batch: Batch, with_maps: bool = False):
         """Probabilities {task: [B,C]} and modality weights {task: [B,2]}.

@@ -1,7 +1,8 @@
 """The pre-norm transformer that every part of CMA-CLIP is made of.
 
-`Stack` keeps the parameters of its layers stacked along a leading axis, whether
+`Stack` makes the parameters of its layers stacked along a leading axis, whether
 it runs them as a loop or unrolled, so a checkpoint does not depend on how it ran.
+To answer, it also takes them as `layers_apart` leaves them.
 """
 
 import functools
@@ -179,6 +180,19 @@ class Stack(nn.Module):
     def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False):
         if self.layers == 0:
             return x, None
+        shared = {
+            "heads": self.heads,
+            "mlp_width": self.mlp_width,
+            "activation": self.activation,
+            "causal": self.causal,
+            "dropout": self.dropout,
+            "zero_output": self.zero_output,
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+        }
+        if FIRST in self.variables.get("params", {}).get("blocks", {}):
+            assert not train
+            return self._one_by_one(Block(**shared, parent=None), x, mask, with_maps)
         block = Block
         if self.remat != "none":
             block = nn.remat(
@@ -195,14 +209,32 @@ class Stack(nn.Module):
             length=self.layers,
             unroll=min(self.unroll, self.layers),
         )
-        return scanned(
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            causal=self.causal,
-            dropout=self.dropout,
-            zero_output=self.zero_output,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            name="blocks",
-        )(x, mask, train, with_maps)
+        return scanned(**shared, name="blocks")(x, mask, train, with_maps)
+
+    def _one_by_one(self, block: Block, x, mask, with_maps: bool):
+        """The same from parameters that lie apart."""
+        layers, maps = self.variables["params"]["blocks"], []
+        for index in range(self.layers):
+            x, found = block.apply({"params": layers[str(index)]}, x, mask, False, with_maps)
+            maps.append(found)
+        return x, jnp.stack(maps) if with_maps else None
+
+
+FIRST = "0"  # what the first of a stack's layers is called where they lie apart
+
+
+def layers_apart(params, unroll: int):
+    """Parameters whose stacks no loop runs, being no higher than `unroll`, are a tree a layer.
+
+    `blocks/mlp_up/kernel` [L,D,M] becomes `blocks/0/mlp_up/kernel` [D,M] and so on. A product
+    takes them as they are; a layer of a stack it takes after copying it, on a CPU in every step.
+    """
+    if not hasattr(params, "items"):
+        return params
+    if "blocks" not in params:
+        return {name: layers_apart(below, unroll) for name, below in params.items()}
+    height = jax.tree.leaves(params["blocks"])[0].shape[0]
+    if not 1 < height <= unroll or FIRST in params["blocks"]:
+        return params
+    layers = {str(i): jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(height)}
+    return {**params, "blocks": layers}
