@@ -138,13 +138,18 @@ class Shop:
         return self._drawn[index]
 
     def text(self, index: int) -> str | None:
-        return self[index].text
+        """The title alone: who wants many of them need not wait for pictures."""
+        drawn = self._drawn.get(index)
+        return drawn.text if drawn else self.draw(index, painted=False).text
 
     def labels(self, task: str) -> list[Label]:
         return [self[index].labels[task] for index in range(self.size)]
 
-    def draw(self, index: int) -> Record:
-        """The pair at `index`, which nothing but seed, split and index decides."""
+    def draw(self, index: int, painted: bool = True) -> Record:
+        """The pair at `index`, which nothing but seed, split and index decides.
+
+        painted: else it has no picture.
+        """
         random = np.random.default_rng((SPLITS.index(self.split), index, self.seed))
         shown = 1 if random.random() < self.single_share else self.articles
         things = draw_things(random, shown)
@@ -159,7 +164,8 @@ class Shop:
             "backdrop": backdrop,
             "contents": tuple(thing.article for thing in things),
         }
-        image = draw_picture(random, things, backdrop, self.image_size, self.articles)
+        scene = draw_scene(random, things, backdrop, self.articles)
+        image = paint(scene, self.image_size) if painted else None
         text = write_title(random, named.article, material)
         lot = random.random()
         unknown = random.random(len(labels)) < self.missing_labels
@@ -212,30 +218,52 @@ def write_title(random: np.random.Generator, article: str, material: str) -> str
     return title.upper() if random.random() < 0.1 else title
 
 
-def draw_picture(random, things, backdrop: str, size: int, articles: int) -> np.ndarray:
-    """uint8 [size,size,3]: the things in random cells of the grid that `articles` needs."""
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """All that chance decides of a picture.
+
+    grid: rows and columns of cells; slope: of the light, down and across; places: for every
+        thing its cell, how far it lies from that cell's corner, and how its colour differs.
+    """
+
+    things: list[Thing]
+    backdrop: str
+    grid: tuple[int, int]
+    slope: np.ndarray
+    places: list[tuple[int, np.ndarray, np.ndarray]]
+
+
+def draw_scene(random, things: list[Thing], backdrop: str, articles: int) -> Scene:
+    """The things in random cells of the grid that `articles` needs."""
     columns = int(np.ceil(np.sqrt(articles)))
     rows = int(np.ceil(articles / columns))
+    slope = random.uniform(-10, 10, 2).astype(np.float32)
+    cells = random.permutation(rows * columns)[: len(things)]
+    places = [(int(cell), random.integers(0, 3, 2), random.integers(-12, 13, 3)) for cell in cells]
+    return Scene(things, backdrop, (rows, columns), slope, places)
+
+
+def paint(scene: Scene, size: int) -> np.ndarray:
+    """The scene as uint8 [size,size,3]."""
+    rows, columns = scene.grid
     cell = size // columns
     side = cell - 2
-    canvas = draw_backdrop(random, backdrop, size)
-    cells = random.permutation(rows * columns)[: len(things)]
+    canvas = paint_backdrop(scene.backdrop, scene.slope, size)
     top = (size - rows * cell) // 2
-    for thing, position in zip(things, cells, strict=True):
-        y, x = divmod(int(position), columns)
-        y, x = (top + y * cell, x * cell) + random.integers(0, 3, 2)
+    for thing, (position, shift, tint) in zip(scene.things, scene.places, strict=True):
+        y, x = divmod(position, columns)
+        y, x = (top + y * cell, x * cell) + shift
         mask = silhouette(thing.article, side)[..., None]  # [side,side,1]
-        paint = np.array(COLOURS[thing.colour], np.float32) + random.integers(-12, 13, 3)
+        colour = np.array(COLOURS[thing.colour], np.float32) + tint
         white = pattern(thing.pattern, side)[..., None] * SHADES_OF_WHITE[thing.pattern]
-        surface = paint + white * (252 - paint)
+        surface = colour + white * (252 - colour)
         window = canvas[y : y + side, x : x + side]
         window += mask * (surface - window)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def draw_backdrop(random, name: str, size: int) -> np.ndarray:
-    """float32 [size,size,3]: the backdrop's colour under light from a random side."""
-    slope = random.uniform(-10, 10, 2).astype(np.float32)
+def paint_backdrop(name: str, slope: np.ndarray, size: int) -> np.ndarray:
+    """float32 [size,size,3]: the backdrop's colour under light from one side."""
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     light = slope[0] * ramp[:, None] + slope[1] * ramp[None, :]
     return np.array(BACKDROPS[name], np.float32) + light[..., None]
