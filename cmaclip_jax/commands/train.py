@@ -23,7 +23,6 @@ def run(arguments: list[str]) -> None:
 
 def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
-    from cmaclip_jax.commands.figures import report
     from cmaclip_jax.run import open_run  # takes seconds to import
 
     run = open_run(config, workdir)
@@ -33,4 +32,6 @@ def train_and_evaluate(config, workdir: Path) -> dict:
         outcome = run.outcome(state, split)
     finally:
         run.watcher.close()
+    from cmaclip_jax.commands.figures import report  # a second, which the first step need not wait
+
     return report(run, outcome, split, config.train.steps, run.watcher.console)
