@@ -32,6 +32,6 @@ def train_and_evaluate(config, workdir: Path) -> dict:
         outcome = run.outcome(state, split)
     finally:
         run.watcher.close()
-    from cmaclip_jax.commands.figures import report  # a second, which the first step need not wait
+    from cmaclip_jax.commands.figures import report  # slow to import, and wanted last
 
     return report(run, outcome, split, config.train.steps, run.watcher.console)

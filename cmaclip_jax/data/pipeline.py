@@ -80,7 +80,7 @@ def _stream(
                 failures[int(step)] = error  # tf.data would pass on no more than its text
                 raise
 
-        @tf.autograph.experimental.do_not_convert  # there is nothing to convert: 1 s saved
+        @tf.autograph.experimental.do_not_convert  # there is nothing in it to convert
         def in_graph(step):
             return _finish(load, *_call(in_python, _signature(load, rows), step))
 
