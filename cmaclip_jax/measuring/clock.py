@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 ROUNDS = 10  # blocks of turns that are timed, each as one
+WARMING = 4  # turns before that: the first ones touch memory that the kernel has yet to clear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def interleaved(
 
 def _turns(way: Callable[[int], None], seconds: float) -> int:
     """How many turns last so long, after those that warm up."""
-    way(1)
+    way(WARMING)
     return max(1, math.ceil(seconds / _timed(way, 1)))
 
 
