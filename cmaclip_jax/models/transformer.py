@@ -5,7 +5,6 @@ it runs them as a loop or unrolled, so a checkpoint does not depend on how it ra
 To answer, it also takes them as `layers_apart` leaves them.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cmaclip_jax.models.layout import hold_rows
+from cmaclip_jax.models.products import product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     # OpenAI's weights were trained with this cheap stand-in for GELU.
@@ -42,7 +42,10 @@ class QueriesKeysValues(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(width**-0.5), (width, *shape))
         bias = self.param("bias", nn.initializers.zeros_init(), shape)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        project = functools.partial(jnp.einsum, "bsd,dcnh->bscnh")
+
+        def project(x, kernel):
+            return product(x, kernel, (((2,), (0,)), ((), ())))  # bsd,dcnh->bscnh
+
         if read is None:
             parts = jnp.split(project(x, kernel) + bias, 3, axis=2)  # each [B,S,1,N,H]
             return tuple(part.squeeze(2) for part in parts)
@@ -75,7 +78,12 @@ class Attention(nn.Module):
         zero = nn.initializers.zeros_init()
         out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
         y = nn.DenseGeneral(
-            width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out"
+            width,
+            axis=(-2, -1),
+            kernel_init=out_init,
+            dtype=self.dtype,
+            dot_general=product,
+            name="out",
         )(y)
         return y, maps
 
@@ -147,12 +155,15 @@ class Block(nn.Module):
             self.mlp_width,
             kernel_init=nn.initializers.normal((2 * width) ** -0.5),
             dtype=self.dtype,
+            dot_general=product,
             name="mlp_up",
         )(y)
         y = ACTIVATIONS[self.activation](y)
         zero = nn.initializers.zeros_init()
         down_init = zero if self.zero_output else nn.initializers.normal(self.mlp_width**-0.5)
-        y = nn.Dense(width, kernel_init=down_init, dtype=self.dtype, name="mlp_down")(y)
+        y = nn.Dense(
+            width, kernel_init=down_init, dtype=self.dtype, dot_general=product, name="mlp_down"
+        )(y)
         return hold_rows(x + drop(y)), maps
 
 
