@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import make_batch, make_model, make_objective, small_config
 from flax import linen as nn
 from jax import lax
 
@@ -15,6 +15,7 @@ from cmaclip_jax.parallel.topology import open_topology
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.tasks import Task
 
+TOWERS = ("image", "text")
 DIMENSIONS = {1: (((2,), (0,)), ((), ())), 2: (((2, 3), (0, 1)), ((), ()))}
 
 
@@ -73,3 +74,19 @@ def test_a_step_in_bfloat16_asks_a_cpu_alone_for_float32():
     assert products_of_weights(on_cpu) == {"(bf16, bf16) -> f32", last}
     on_tpu = plan_run(config, tasks, open_topology("v5e:2x2").devices)
     assert products_of_weights(on_tpu) == {"(bf16, bf16) -> bf16", last}
+
+
+def test_what_is_ready_to_answer_needs_no_conversion_and_answers_the_same():
+    image, text = (getattr(make_model(), name).clone(dtype=jnp.bfloat16) for name in TOWERS)
+    sequence = make_model().sequence.clone(dtype=jnp.bfloat16)
+    objective = make_objective(make_model().clone(image=image, text=text, sequence=sequence))
+    params = objective.init(jax.random.key(0), make_batch())
+    ready = objective.ready(params)
+    kernels = {
+        leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path([ready[name] for name in TOWERS])
+        if "kernel" in jax.tree_util.keystr(path)
+    }
+    assert kernels == {jnp.dtype(jnp.bfloat16)}
+    expected, found = (jax.jit(objective.predict)(given, make_batch()) for given in (params, ready))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -22,7 +22,7 @@ import optax
 
 from cmaclip_jax.models.cma_clip import CMAClip
 from cmaclip_jax.models.contrastive_losses import softmax_losses
-from cmaclip_jax.models.transformer import layers_apart
+from cmaclip_jax.models.transformer import in_type, layers_apart
 from cmaclip_jax.tasks import Task
 
 Batch = Mapping[str, Any]
@@ -90,9 +90,15 @@ class Classification:
         return total, {"loss": (total * examples, examples)} | sums
 
     def ready(self, params):
-        """The layers that no loop runs each lie for themselves."""
-        unroll = {name: getattr(getattr(self.model, name, None), "unroll", 1) for name in params}
-        return {name: layers_apart(x, unroll[name]) for name, x in params.items()}
+        """In the type of the model, and the layers that no loop runs each for themselves."""
+
+        def of_part(name, part):
+            module = getattr(self.model, name, None)
+            if not hasattr(module, "unroll"):
+                return part
+            return in_type(layers_apart(part, module.unroll), module.dtype)
+
+        return {name: of_part(name, part) for name, part in params.items()}
 
     def predict(self, params, batch: Batch, with_maps: bool = False):
         """Probabilities {task: [B,C]} and modality weights {task: [B,2]}.

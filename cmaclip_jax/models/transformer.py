@@ -249,3 +249,15 @@ def layers_apart(params, unroll: int):
         return params
     layers = {str(i): jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(height)}
     return {**params, "blocks": layers}
+
+
+def in_type(params, dtype):
+    """Parameters in the type they are computed in, so that no answer waits for a conversion.
+
+    That changes no answer: what a norm scales with, which it uses in float32, stays.
+    """
+
+    def converted(path, leaf):
+        return leaf if "norm" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(converted, params)
