@@ -152,7 +152,7 @@ def with_features(
     track: Callable,
 ) -> tuple[Data | Features, str]:
     """What a run should read its batches from, and a line that says why; '' where nobody asks."""
-    if not isinstance(objective, Classification):
+    if not isinstance(objective, Classification) or not settings.freeze:
         return data, ""
     shapes = jax.eval_shape(objective.init, jax.random.key(0), data.encode.empty(1))
     frozen = flatten_dict(frozen_parameters(settings, shapes))

@@ -47,6 +47,15 @@ before = use(2**28)
 print(use(2**28) - before)
 """
 
+# How often Python looks for what can be thrown away while a hundred thousand objects are made.
+COLLECTIONS = """
+import gc
+from cmaclip_jax import process
+process.prepare()
+made = [[] for _ in range(100_000)]
+print(sum(generation["collections"] for generation in gc.get_stats()))
+"""
+
 
 def printed(program: str, **environment: str) -> int:
     """The number that a Python program prints, on a CPU, with nothing set but what is said."""
@@ -70,6 +79,11 @@ def test_a_cpu_updates_a_parameter_in_one_pass_where_it_lies():
 def test_memory_that_was_used_once_is_used_again():
     assert printed(NEW_PAGES) < 100
     assert printed(NEW_PAGES, CMACLIP_PLAIN="1") > 10_000
+
+
+def test_python_seldom_looks_through_what_stays():
+    assert printed(COLLECTIONS) < 50
+    assert printed(COLLECTIONS, CMACLIP_PLAIN="1") > 100
 
 
 @pytest.fixture
