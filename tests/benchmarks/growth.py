@@ -103,7 +103,7 @@ def summary(name: str, points) -> str:
     values, seconds, operations = (
         [point[field] for point in points] for field in ("value", "seconds", "operations")
     )
-    time, work = exponent(values, seconds), exponent(values, operations)
+    time, work = (round(exponent(values, y), 2) + 0.0 for y in (seconds, operations))
     return f"{TITLES[name]:20} time^{time:.2f}  arithmetic^{work:.2f}"
 
 
@@ -112,12 +112,12 @@ def draw(found, options) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
     figure, panels = pyplot.subplots(
-        rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False
+        rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False, sharey=True
     )
     for panel in panels.flat[len(found) :]:
         panel.axis("off")
@@ -128,11 +128,17 @@ def draw(found, options) -> None:
         work = np.array([point["operations"] for point in points])
         panel.errorbar(values, seconds, spread, marker="o", capsize=3, label="measured")
         panel.plot(values, work * seconds[-1] / work[-1], "--", label="the arithmetic alone")
-        panel.set(xscale="log", yscale="log", xlabel=TITLES[name], ylabel="seconds a step")
+        panel.set(xscale="log", yscale="log", xlabel=TITLES[name])
         panel.set_xticks(values, [f"{value:,}" for value in values])
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        panel.yaxis.set_tick_params(labelleft=True)
+        panel.grid(axis="y", alpha=0.3)
         panel.set_title(summary(name, points).split("  ", 1)[1].strip(), fontsize=9)
-        panel.legend(fontsize=8)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("seconds a step")
+    panels[0, 0].legend(fontsize=8)
     figure.suptitle(
         f"train step of {options.size}, {options.dtype}: {jax.devices()[0].device_kind}"
     )
