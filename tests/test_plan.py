@@ -244,8 +244,10 @@ def test_what_is_far_too_large_is_not_compiled(monkeypatch):
     assert "about 64.0 of 16.0 GiB" in skipped[0]
 
 
-def test_an_estimate_learns_from_what_was_compiled():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_estimate_learns_from_what_was_compiled(dtype):
     config = small_config()
+    config.model.dtype = dtype
     runs = {}
     for remat in fit_module.REMATS:
         config.model.remat = remat

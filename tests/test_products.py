@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_batch, make_model, make_objective, small_config
+from conftest import initial, make_batch, make_model, make_objective, small_config
 from flax import linen as nn
 from jax import lax
 
-from cmaclip_jax.models.products import product
+from cmaclip_jax.models.products import Dense, product
 from cmaclip_jax.parallel.topology import open_topology
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.tasks import Task
 
-TOWERS = ("image", "text")
+PARTS = ("image", "text", "sequence")
 DIMENSIONS = {1: (((2,), (0,)), ((), ())), 2: (((2, 3), (0, 1)), ((), ()))}
 
 
@@ -42,9 +42,9 @@ def test_a_product_and_its_gradients_are_rounded_once(axes):
         np.testing.assert_allclose(np.asarray(array, np.float64), wanted, rtol=2**-8, atol=1e-6)
 
 
-def test_layers_take_it():
+def test_a_layer_is_flaxs():
     x = jax.random.normal(jax.random.key(0), (2, 5, 6))
-    theirs, ours = (nn.Dense(4, dtype=jnp.bfloat16, dot_general=way) for way in (None, product))
+    theirs, ours = (layer(4, dtype=jnp.bfloat16) for layer in (nn.Dense, Dense))
     params = theirs.init(jax.random.key(1), x)
     close = np.testing.assert_allclose
     close(*(np.asarray(m.apply(params, x), np.float32) for m in (ours, theirs)), rtol=1e-2)
@@ -76,17 +76,23 @@ def test_a_step_in_bfloat16_asks_a_cpu_alone_for_float32():
     assert products_of_weights(on_tpu) == {"(bf16, bf16) -> bf16", last}
 
 
-def test_what_is_ready_to_answer_needs_no_conversion_and_answers_the_same():
-    image, text = (getattr(make_model(), name).clone(dtype=jnp.bfloat16) for name in TOWERS)
-    sequence = make_model().sequence.clone(dtype=jnp.bfloat16)
-    objective = make_objective(make_model().clone(image=image, text=text, sequence=sequence))
-    params = objective.init(jax.random.key(0), make_batch())
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_what_is_ready_to_answer_needs_no_conversion_and_answers_the_same(unroll):
+    how = {"dtype": jnp.bfloat16, "unroll": unroll}
+    model = make_model(layers=3, dtype=jnp.bfloat16)
+    parts = {name: getattr(model, name).clone(**how) for name in PARTS}
+    objective = make_objective(model.clone(**parts))
+    params = drawn_anew(initial(objective.model))
     ready = objective.ready(params)
-    kernels = {
-        leaf.dtype
-        for path, leaf in jax.tree_util.tree_leaves_with_path([ready[name] for name in TOWERS])
-        if "kernel" in jax.tree_util.keystr(path)
-    }
-    assert kernels == {jnp.dtype(jnp.bfloat16)}
+    for name in PARTS:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(ready[name]):
+            norm = "norm" in jax.tree_util.keystr(path)
+            assert leaf.dtype == (jnp.float32 if norm else jnp.bfloat16), path
     expected, found = (jax.jit(objective.predict)(given, make_batch()) for given in (params, ready))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def drawn_anew(params):
+    """Parameters of which none is a number that bfloat16 has."""
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + 0.1 * random.normal(size=x.shape).astype(x.dtype), params)

@@ -54,10 +54,12 @@ def test_layers_that_lie_apart_answer_the_same(with_maps):
     assert jax.tree.structure(layers_apart(apart, unroll=3)) == jax.tree.structure(apart)
 
 
-def test_remat_computes_activations_again():
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_remat_computes_activations_again(dtype):
     params = stack().init(jax.random.key(0), X)
 
     def saved(module):
+        module = module.clone(dtype=dtype)
         residuals = jax.vjp(lambda p: module.apply(p, X, MASK)[0], params)[1]
         return sum(x.size for x in jax.tree.leaves(residuals))
 

@@ -8,7 +8,7 @@ Both know that an example may lack its picture or its words.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cmaclip_jax.models.products import product
+from cmaclip_jax.models.products import Dense
 from cmaclip_jax.models.transformer import Block, Stack, masked_softmax, take_positions
 
 
@@ -102,9 +102,7 @@ class SequenceAttention(nn.Module):
         """
         tokens = jnp.where(present[:, None, None], tokens, 0)
         if self.width and self.width != tokens.shape[-1]:
-            tokens = nn.Dense(
-                self.width, dtype=self.dtype, dot_general=product, name=f"{name}_projection"
-            )(tokens)
+            tokens = Dense(self.width, dtype=self.dtype, name=f"{name}_projection")(tokens)
         kind = self.param(f"{name}_type", nn.initializers.normal(0.02), tokens.shape[-1:])
         return tokens + kind.astype(tokens.dtype)
 

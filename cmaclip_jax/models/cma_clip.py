@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from cmaclip_jax.models.attention import ModalityAttention, SequenceAttention, even_weights
 from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder, take_position
-from cmaclip_jax.models.products import product
+from cmaclip_jax.models.products import Dense
 from cmaclip_jax.models.transformer import ACTIVATIONS
 
 MODALITIES = ("image", "text")
@@ -31,8 +31,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         for index in range(self.layers):
-            width, name = self.width or x.shape[-1], f"hidden_{index}"
-            x = nn.Dense(width, dtype=self.dtype, dot_general=product, name=name)(x)
+            x = Dense(self.width or x.shape[-1], dtype=self.dtype, name=f"hidden_{index}")(x)
             x = ACTIVATIONS["gelu"](x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, name="logits")(x)

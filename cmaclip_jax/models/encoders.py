@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models.products import product
+from cmaclip_jax.models.products import Dense
 from cmaclip_jax.models.transformer import ACTIVATIONS, Stack
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -58,17 +58,9 @@ class ImageEncoder(nn.Module):
             x = ACTIVATIONS["gelu"](x)  # [B,H/2,W/2,width]
         x = patches(x, self.patch_size // 2 ** len(self.stem))  # [B,P,p*p*C]
         if self.patch_hidden:
-            x = nn.Dense(
-                self.patch_hidden, dtype=self.dtype, dot_general=product, name="patch_hidden"
-            )(x)
+            x = Dense(self.patch_hidden, dtype=self.dtype, name="patch_hidden")(x)
             x = ACTIVATIONS["gelu"](x)
-        x = nn.Dense(
-            self.width,
-            use_bias=False,
-            dtype=self.dtype,
-            dot_general=product,
-            name="patch_embedding",
-        )(x)
+        x = Dense(self.width, use_bias=False, dtype=self.dtype, name="patch_embedding")(x)
         init = nn.initializers.normal(self.width**-0.5)
         class_token = self.param("class_token", init, (self.width,))
         class_tokens = jnp.broadcast_to(class_token, (x.shape[0], 1, self.width))
@@ -166,14 +158,7 @@ def patches(image, size: int):
 def projection(features: int, width: int, dtype) -> nn.Dense:
     """CLIP's bias-free map into the width that the two towers share."""
     init = nn.initializers.normal(width**-0.5)
-    return nn.Dense(
-        features,
-        use_bias=False,
-        kernel_init=init,
-        dtype=dtype,
-        dot_general=product,
-        name="projection",
-    )
+    return Dense(features, use_bias=False, kernel_init=init, dtype=dtype, name="projection")
 
 
 def take_position(tokens, position):

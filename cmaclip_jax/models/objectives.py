@@ -90,7 +90,9 @@ class Classification:
         return total, {"loss": (total * examples, examples)} | sums
 
     def ready(self, params):
-        """In the type of the model, and the layers that no loop runs each for themselves."""
+        """Both towers and what joins them in the type that they compute in, layers that no loop
+        runs each for themselves; the heads as they are.
+        """
 
         def of_part(name, part):
             module = getattr(self.model, name, None)

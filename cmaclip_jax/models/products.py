@@ -1,4 +1,4 @@
-"""Products of activations and weights in bfloat16, which a CPU has to be asked for.
+"""Flax's dense layers, but with products in bfloat16 that a CPU has to be asked for.
 
 XLA for CPUs widens both operands of a product whose result is bfloat16, and computes in float32.
 Where the operands alone are bfloat16, it has a kernel that takes them as they are and sums in
@@ -8,22 +8,28 @@ forward and backward.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+PRODUCT = "product"  # by which a policy of what to keep knows those that are asked for
 
 
 def product(x, weight, dimension_numbers, precision=None, preferred_element_type=None):
-    """`lax.dot_general`, for the layers' argument of that name; see the module's docstring."""
+    """`lax.dot_general` of activations with weights; see the module's docstring."""
+    assert precision is None
+    assert preferred_element_type is None
     (x_axes, weight_axes), batch = dimension_numbers
     both = {jnp.dtype(x.dtype), jnp.dtype(weight.dtype)}
     if both != {jnp.dtype(jnp.bfloat16)} or not _on_cpu():
-        return lax.dot_general(x, weight, dimension_numbers, precision, preferred_element_type)
+        return lax.dot_general(x, weight, dimension_numbers)
     axes = len(x_axes)
     assert tuple(x_axes) == tuple(range(x.ndim - axes, x.ndim))
     assert tuple(weight_axes) == tuple(range(axes))
     assert not any(batch)
-    return _product(axes, x, weight)
+    return checkpoint_name(_product(axes, x, weight), PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -46,6 +52,9 @@ def _backward(axes: int, operands, gradient):
 
 _product.defvjp(_forward, _backward)
 
+Dense = functools.partial(nn.Dense, dot_general=product)
+DenseGeneral = functools.partial(nn.DenseGeneral, dot_general=product)
+
 
 def _rounded(a, b, a_axes, b_axes):
     """The product over these axes, summed in float32."""
@@ -55,6 +64,6 @@ def _rounded(a, b, a_axes, b_axes):
 
 
 def _on_cpu() -> bool:
-    """Whether what is traced now is for a CPU, whatever this machine is."""
+    """Whether what is traced now is for a CPU: that of the mesh, or, without one, what is here."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (device.platform if device else jax.default_backend()) == "cpu"

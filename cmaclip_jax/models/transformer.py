@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cmaclip_jax.models.layout import hold_rows
-from cmaclip_jax.models.products import product
+from cmaclip_jax.models.products import PRODUCT, Dense, DenseGeneral, product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     # OpenAI's weights were trained with this cheap stand-in for GELU.
@@ -24,7 +24,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    ),
 }
 
 
@@ -77,14 +80,9 @@ class Attention(nn.Module):
         maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
         zero = nn.initializers.zeros_init()
         out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
-        y = nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            kernel_init=out_init,
-            dtype=self.dtype,
-            dot_general=product,
-            name="out",
-        )(y)
+        y = DenseGeneral(width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out")(
+            y
+        )
         return y, maps
 
 
@@ -151,19 +149,16 @@ class Block(nn.Module):
         x = hold_rows((x if read is None else take_positions(x, read)) + drop(y))
 
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="mlp_norm")(x)
-        y = nn.Dense(
+        y = Dense(
             self.mlp_width,
             kernel_init=nn.initializers.normal((2 * width) ** -0.5),
             dtype=self.dtype,
-            dot_general=product,
             name="mlp_up",
         )(y)
         y = ACTIVATIONS[self.activation](y)
         zero = nn.initializers.zeros_init()
         down_init = zero if self.zero_output else nn.initializers.normal(self.mlp_width**-0.5)
-        y = nn.Dense(
-            width, kernel_init=down_init, dtype=self.dtype, dot_general=product, name="mlp_down"
-        )(y)
+        y = Dense(width, kernel_init=down_init, dtype=self.dtype, name="mlp_down")(y)
         return hold_rows(x + drop(y)), maps
 
 
@@ -254,7 +249,7 @@ def layers_apart(params, unroll: int):
 def in_type(params, dtype):
     """Parameters in the type they are computed in, so that no answer waits for a conversion.
 
-    That changes no answer: what a norm scales with, which it uses in float32, stays.
+    What a norm uses, in float32, stays; all else would be converted where it is used.
     """
 
     def converted(path, leaf):

@@ -54,7 +54,8 @@ def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
         def loss(params):
             return run.objective.loss(params, batch, jax.random.key(0))[0]
 
-        return jax.vjp(loss, params)[1]  # a tree: its leaves are what it keeps
+        with jax.sharding.use_abstract_mesh(run.mesh.abstract_mesh):
+            return jax.vjp(loss, params)[1]  # a tree: its leaves are what it keeps
 
     fewer, more = (
         _bytes(jax.eval_shape(backward, run.shapes.params, run.batch(size)))
