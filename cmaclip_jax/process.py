@@ -26,7 +26,7 @@ KEPT_MEMORY = {-1: -1, -4: 0, -8: 1}
 
 # Importing TensorFlow and tracing a step make millions of objects that stay. Left to itself Python
 # looks for garbage whenever there are 700 more (2,000 from 3.13 on): a fifth of a start.
-COLLECTED_EVERY = (20_000, 5, 5)
+COLLECTED_EVERY = (20_000, 10, 10)
 
 
 def prepare() -> None:
