@@ -17,10 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 PRODUCT = "product"  # by which a policy of what to keep knows those that are asked for
 
 
-def product(x, weight, dimension_numbers, precision=None, preferred_element_type=None):
+def product(x, weight, dimension_numbers, precision=None):
     """`lax.dot_general` of activations with weights; see the module's docstring."""
     assert precision is None
-    assert preferred_element_type is None
     (x_axes, weight_axes), batch = dimension_numbers
     both = {jnp.dtype(x.dtype), jnp.dtype(weight.dtype)}
     if both != {jnp.dtype(jnp.bfloat16)} or not _on_cpu():

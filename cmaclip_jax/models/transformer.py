@@ -80,10 +80,8 @@ class Attention(nn.Module):
         maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
         zero = nn.initializers.zeros_init()
         out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
-        y = DenseGeneral(width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out")(
-            y
-        )
-        return y, maps
+        out = DenseGeneral(width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out")
+        return out(y), maps
 
 
 def take_positions(x, positions):
