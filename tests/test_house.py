@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cmaclip_jax"
-FLOOR = {"tasks", "config", "errors"}
+FLOOR = {"tasks", "config", "errors", "files"}
 BELOW = {"models", "parallel", *FLOOR}
 MAY_IMPORT = {
     "models": FLOOR,
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
     "measuring": {"planning", "inputs", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),
-    "tasks": {"errors"},
+    "files": set(),
+    "tasks": {"errors", "files"},
     "config": {"errors"},
 }
 
