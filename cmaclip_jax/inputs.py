@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.augment import Augment
@@ -22,6 +23,7 @@ from cmaclip_jax.data.records import RecordError, Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import Tokenizer, train_tokenizer
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
 from cmaclip_jax.towers import Towers, with_sizes
 
@@ -41,6 +43,16 @@ class Data:
     sources: Sources
     bad: BadRecords
     rows: Callable[[int], np.ndarray] = np.arange
+
+    def over(self, mesh: Mesh) -> "Data":
+        """The same data for the devices of a mesh: this host reads the rows that its own hold.
+
+        A batch of an evaluation that does not divide over the devices becomes a smaller one,
+        which changes no figure.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.eval.batch_size = shared_rows(mesh, config.eval.batch_size)
+        return dataclasses.replace(self, config=config, rows=functools.partial(host_rows, mesh))
 
     def source(self, split: str) -> Source:
         """The records of a split."""

@@ -16,7 +16,7 @@ from cmaclip_jax.features import Features, with_features
 from cmaclip_jax.inputs import Data, open_data
 from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.cluster import leader_first, leads
-from cmaclip_jax.parallel.mesh import check_batch, host_rows, make_mesh
+from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.parallel.stopping import Watch
 from cmaclip_jax.towers import Towers, open_towers
 from cmaclip_jax.training import Watcher, open_workdir, train
@@ -89,7 +89,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
             open_workdir(workdir, config)
         towers = open_towers(config, workdir)
         data = open_data(config, workdir, towers)
-    data = dataclasses.replace(data, rows=functools.partial(host_rows, mesh))
+    data = data.over(mesh)
     objective = build_objective(config, data.encode, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
     try:

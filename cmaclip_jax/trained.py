@@ -14,7 +14,7 @@ from cmaclip_jax.assembly import build_objective
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, make_predict_step
 from cmaclip_jax.inputs import Data, kept_data, open_data
 from cmaclip_jax.models import Objective
-from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh
+from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.towers import open_towers
@@ -24,7 +24,8 @@ from cmaclip_jax.training.checkpoints import read_parameters
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """
-    data: without any source, unless it was opened to be evaluated.
+    data: in batches that the devices of `mesh` share, of which this host reads its own rows;
+        without any source, unless the run was opened to be evaluated.
     step: of the newest checkpoint, whose parameters these are, ready to predict.
     """
 
@@ -47,18 +48,13 @@ class Trained:
 
     def outcome(self, split: str, track: Callable = lambda batches, **_: batches) -> Outcome:
         """What the run answers to every pair of a split. `track` shows how far it is."""
-        size = self.config.eval.batch_size
+        size = self.data.config.eval.batch_size
         batches = track(
             self.data.eval_batches(split),
             what=f"evaluating {split}",
             total=-(-len(self.data.source(split)) // size),
         )
         return collect(self.predict_step, self.params, batches, self.mesh)
-
-    def rows(self, most: int) -> int:
-        """The largest number of rows up to `most` that the devices can share; one each at least."""
-        devices = batch_sharding(self.mesh).num_devices
-        return max(most // devices, 1) * devices
 
 
 def open_trained(
@@ -73,7 +69,7 @@ def open_trained(
     mesh = make_mesh(devices=devices)
     step, params = read_parameters(workdir)
     towers = open_towers(config, workdir)
-    data = (open_data if sources else kept_data)(config, workdir, towers)
+    data = (open_data if sources else kept_data)(config, workdir, towers).over(mesh)
     objective = build_objective(config, data.encode, towers)
     ready = jax.eval_shape(objective.ready, params)
     params = jax.jit(objective.ready, out_shardings=tree_shardings(ready, mesh))(params)

@@ -27,7 +27,7 @@ def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Train
         raise UserError(f"cannot write to {workdir} ({error.strerror}); name another") from error
     mesh = make_mesh(**config.mesh)
     towers = open_towers(config, None)
-    data = open_data(config, None, towers)
+    data = open_data(config, None, towers).over(mesh)
     objective = build_contrastive(config, data.encode, towers)
     init = functools.partial(objective.init, jax.random.key(0), data.encode.empty(1))
     drawn = jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init), mesh))()

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from test_main import QUICKSTART
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.main import cluster_option, main
 from cmaclip_jax.parallel.cluster import _parsed, lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
@@ -165,6 +167,77 @@ def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
     for name, task in expected.items():
         assert figures[name]["examples"] == task["examples"]
         assert figures[name]["accuracy"] == pytest.approx(task["accuracy"], abs=0.03)
+
+
+def on_hosts(hosts: int, *words: str) -> str:
+    """What several hosts, each with one device, say of a command."""
+    command = [sys.executable, str(LOCAL_POD), f"--hosts={hosts}", "--", *words]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+def assert_same_json(path, expected):
+    """Two files hold the same: counts and names exactly, other numbers to rounding."""
+    found, wanted = (json.loads(file.read_text()) for file in (path, expected))
+    (found, shape), (wanted, wanted_shape) = map(jax.tree.flatten, (found, wanted))
+    assert shape == wanted_shape
+    for here, there in zip(found, wanted, strict=True):
+        assert here == (pytest.approx(there, abs=1e-5) if isinstance(there, float) else there)
+
+
+FOLLOWER_SPEAKS = r"\[[1-9]\] (?!\[Gloo)"
+# Batches of 10 pairs divide over none of these; nor does the split of 20.
+EVALUATE = ["evaluate", "--split=test", "--config.eval.batch_size=10"]
+EVALUATE += ["--precision=0.1", "--confidence=0.5", "--calibrate=val"]
+
+
+@pytest.fixture(scope="module")
+def judged(finished_run, tmp_path_factory):
+    """What one process writes of a finished run."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("judged") / "run")
+    assert main([*EVALUATE, f"--workdir={run}"]) == 0
+    return run
+
+
+@pytest.mark.parametrize("hosts", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_hosts_judge_every_pair_once(finished_run, judged, tmp_path, hosts):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    said = on_hosts(hosts, *EVALUATE, f"--workdir={run}")
+    assert "[0] written to" in said
+    assert not re.search(FOLLOWER_SPEAKS, said)
+    assert_same_json(run / "evaluation/test.json", judged / "evaluation/test.json")
+    assert_same_json(run / "thresholds.json", judged / "thresholds.json")
+    found, wanted = (read_outcome(path, "test") for path in (run, judged))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_several_hosts_judge_noisy_pairs_as_one_process_does(finished_run, tmp_path, hosts):
+    command = ["robustness", "--noises=blur,text.blank", "--severities=3"]
+    for count in (1, hosts):
+        shutil.copytree(finished_run, tmp_path / str(count) / "run")
+        words = [*command, f"--workdir={tmp_path / str(count) / 'run'}"]
+        said = on_hosts(count, *words)
+    assert "[0] written to" in said
+    assert not re.search(FOLLOWER_SPEAKS, said)
+    one, several = (tmp_path / str(count) / "run" for count in (1, hosts))
+    findings = [
+        json.loads((run / "robustness.json").read_text())["findings"] for run in (one, several)
+    ]
+    for here, there in zip(*findings, strict=True):
+        assert here["noise"] == there["noise"]
+        for task, figures in there["tasks"].items():
+            assert here["tasks"][task] == pytest.approx(figures, abs=1e-5)
+    assert (several / "robustness.md").read_text() == (one / "robustness.md").read_text()
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_judged_in_smaller_ones(judged):
+    """`judged` itself asked for ten pairs a batch over eight devices."""
+    figures = json.loads((judged / "evaluation/test.json").read_text())
+    assert figures["slices"]["all"]["examples"] == 20
 
 
 def test_hosts_that_do_not_come_are_named(tmp_path, monkeypatch, capsys):

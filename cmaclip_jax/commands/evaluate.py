@@ -53,14 +53,13 @@ def run(arguments: list[str]) -> None:
 
 def evaluate(options, overrides: list[str]) -> dict:
     """Evaluates a run, chooses its thresholds if that is wanted; returns what it wrote."""
-    from rich.console import Console  # what is below takes seconds to import
-
-    from cmaclip_jax.commands.figures import report
+    from cmaclip_jax.commands.figures import report  # what is below takes seconds to import
+    from cmaclip_jax.commands.following import leader_console
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.trained import open_trained
     from cmaclip_jax.training.workdir import saved_config
 
-    workdir, console = Path(options.workdir), Console(stderr=True)
+    workdir, console = Path(options.workdir), leader_console()
     config = with_overrides(saved_config(workdir), overrides)
     trained = open_trained(workdir, config, sources=True)
     split = options.split or trained.data.last_split()
@@ -73,12 +72,11 @@ def evaluate(options, overrides: list[str]) -> dict:
 
 def zero_shot(config, workdir: Path) -> dict:
     """Evaluates `model.pretrained` by its prompts; returns what it wrote."""
-    from rich.console import Console  # what is below takes seconds to import
-
-    from cmaclip_jax.commands.figures import report
+    from cmaclip_jax.commands.figures import report  # what is below takes seconds to import
+    from cmaclip_jax.commands.following import leader_console
     from cmaclip_jax.zero_shot import open_zero_shot
 
-    console = Console(stderr=True)
+    console = leader_console()
     trained = open_zero_shot(config, workdir, console)
     split = trained.data.last_split()
     return report(trained, trained.outcome(split, _tracker(console)), split, 0, console)
@@ -89,6 +87,7 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
     from cmaclip_jax.commands.figures import abstentions, threshold_table
     from cmaclip_jax.evaluation.evaluator import halves
     from cmaclip_jax.evaluation.thresholds import THRESHOLDS, calibrate, reached, write_thresholds
+    from cmaclip_jax.parallel.cluster import leads
 
     if options.calibrate == split:
         console.print(
@@ -106,7 +105,8 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
         fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
         rows.append(reached(thresholds[-1], *fresh))
     path = trained.workdir / THRESHOLDS
-    write_thresholds(path, thresholds)
+    if leads():
+        write_thresholds(path, thresholds)
     promise = f" in {options.confidence:.0%} of such choices" if options.confidence else ""
     for line in (
         f"accepted answers are to be right {options.precision:.4g} of the time{promise}; chosen on "

@@ -36,16 +36,16 @@ def run(arguments: list[str]) -> None:
 
 def robustness(options, overrides: list[str]) -> list:
     """Evaluates what is not known yet; returns what was found under every noise."""
-    from rich.console import Console  # what is below takes seconds to import
-
-    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.commands.figures import text_table  # what is below takes seconds to import
+    from cmaclip_jax.commands.following import leader_console
     from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
     from cmaclip_jax.trained import open_trained
     from cmaclip_jax.training.workdir import saved_config
 
-    noises, console = _noises(options), Console(stderr=True)
+    noises, console = _noises(options), leader_console()
     others = options.against.split(",") if options.against else []
     paths = (Path(path).resolve() for path in (options.workdir, *others))
     workdirs = list(dict.fromkeys(paths))
@@ -62,6 +62,8 @@ def robustness(options, overrides: list[str]) -> list:
             own = _findings(trained, split, noises, kept, bar, name)
             findings += [dataclasses.replace(finding, run=name) for finding in own]
             check_same_pairs(findings)
+    if not leads():
+        return findings
     paths = report.write_report(stem, split, findings)
     for name in names:
         own = [finding for finding in findings if finding.run == name]
@@ -122,6 +124,6 @@ def _progress(console, conditions: int):
 
     what = TextColumn("{task.description}")
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeLeft(), TextColumn("left "), what)
-    bar = Progress(*columns, console=console, disable=not sys.stderr.isatty())
+    bar = Progress(*columns, console=console, disable=console.quiet or not sys.stderr.isatty())
     bar.add_task("opening", total=conditions)
     return bar

@@ -75,6 +75,12 @@ def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.
         )
 
 
+def shared_rows(mesh: Mesh, most: int) -> int:
+    """The largest number of rows up to `most` that divides over a mesh; one each at least."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return max(most // parts, 1) * parts
+
+
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Which rows of a batch this process makes, in their order: those that its devices hold.
 

@@ -14,7 +14,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
-from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.parallel.mesh import batch_sharding, shared_rows, to_device
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.trained import Trained, open_trained
 from cmaclip_jax.training.workdir import saved_config
@@ -87,11 +87,12 @@ class Classifier:
     @property
     def most(self) -> int:
         """The largest number of pairs that are answered at once."""
-        return self.trained.rows(self.trained.config.eval.batch_size)
+        return self.trained.data.config.eval.batch_size
 
     def read(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], list[str]]:
         """Pairs as a batch of one of the few sizes that are compiled for, and their notes."""
-        sizes = sorted({*map(self.trained.rows, (1, 8, 64)), self.most})
+        few = (shared_rows(self.trained.mesh, most) for most in (1, 8, 64))
+        sizes = sorted({*few, self.most})
         return self._read(pairs, next(size for size in sizes if size >= len(pairs)))
 
     def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:

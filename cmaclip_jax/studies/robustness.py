@@ -13,6 +13,7 @@ from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOIS
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
 from cmaclip_jax.inputs import Data
+from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.tasks import Task, read_tasks
 from cmaclip_jax.trained import Trained
 
@@ -100,7 +101,6 @@ def _noisy(trained: Trained, noise: Noise) -> Data:
     data = trained.data
     config = data.config.copy_and_resolve_references()
     config.data.noise.update(dataclasses.asdict(noise) | {"evaluate": True})
-    config.eval.batch_size = trained.rows(config.eval.batch_size)
     ledger = BadRecords(None, config.data.on_error, config.data.max_bad)
     return dataclasses.replace(data, config=config, bad=ledger)
 
@@ -189,8 +189,10 @@ class Kept:
         return [known[noise] for noise in noises if noise in known]
 
     def add(self, finding: Finding) -> None:
-        """One more, written at once."""
+        """Keeps one more; the first host writes all of them at once."""
         self._findings.append(finding)
+        if not leads():
+            return
         findings = list(map(dataclasses.asdict, self._findings))
         part = self._path.with_suffix(".part")
         content = {**self._about, "steps": self._steps, "findings": findings}
