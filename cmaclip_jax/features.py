@@ -26,6 +26,7 @@ from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import NO_NOISE
+from cmaclip_jax.files import write_text
 from cmaclip_jax.inputs import Data
 from cmaclip_jax.models import Classification, CMAClip, Objective
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -119,9 +120,7 @@ class Features:
         for array in files.values():
             array.flush()
         names = {"/".join(path): Path(array.filename).name for path, array in files.items()}
-        part = folder / f"{WHOLE}.part"
-        part.write_text(json.dumps({"pairs": pairs, "files": names}, indent=1))
-        part.replace(folder / WHOLE)
+        write_text(folder / WHOLE, json.dumps({"pairs": pairs, "files": names}, indent=1))
 
     def _encoder(self, params: Any) -> Callable:
         """`(params, batch) -> {image_tokens, text_tokens}` in bfloat16, jitted over the mesh."""

@@ -13,13 +13,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one. The path that is yielded keeps the suffix of
     `path`, by which writers such as numpy's choose a format.
+
+    path: may lie in a bucket, as a path of `etils.epath`.
     """
-    path = Path(path)
+    path = path if hasattr(path, "with_name") else Path(path)
     part = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        if "://" not in str(path):  # a bucket has what was written when the file is closed
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

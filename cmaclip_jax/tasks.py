@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 
 TASK_NAME = r"[\w .-]+"
 UNKNOWN = -1  # a label nobody gave: of one-label tasks the class, of many-label tasks the row
@@ -52,10 +53,10 @@ def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> tuple[Task, ...
 def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
     """Writes `tasks.json`, by which a run's outputs keep their meaning."""
     rows = [dataclasses.asdict(task) for task in tasks]
-    Path(path).write_text(json.dumps({"tasks": rows}, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({"tasks": rows}, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_tasks(path: str | Path) -> tuple[Task, ...]:
     """The tasks that `write_tasks` wrote."""
-    rows = json.loads(Path(path).read_text())["tasks"]
+    rows = json.loads(Path(path).read_text(encoding="utf-8"))["tasks"]
     return tuple(Task(row["name"], tuple(row["classes"]), row["many"]) for row in rows)

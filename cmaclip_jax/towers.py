@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
 from cmaclip_jax.training.checkpoints import read_parameters
 from cmaclip_jax.training.workdir import saved_config
@@ -50,7 +51,7 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
             f"--source={fields.pretrained} --tokenizer=FOLDER --output=DIR"
         )
     if kept:
-        kept.write_text(json.dumps(describe(weights.model), indent=2) + "\n")
+        write_text(kept, json.dumps(describe(weights.model), indent=2) + "\n")
     return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
 
 

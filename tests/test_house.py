@@ -72,3 +72,13 @@ def test_models_and_training_load_without_tensorflow():
         "assert not {'tensorflow', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+# What these write lies in a folder that gets its name when it is whole, or is a word for others.
+IN_PLACE = ("files.py", "clip_folder.py", "writer.py", "export.py", "shared_folder.py")
+
+
+def test_files_are_written_by_the_one_writer_of_whole_files():
+    for file in PACKAGE.rglob("*.py"):
+        if file.name not in IN_PLACE:
+            assert ".write_text(" not in file.read_text(), f"{file}: use cmaclip_jax.files"

@@ -16,8 +16,8 @@ def report(run, outcome: Outcome, split: str, step: int, console: Console) -> di
     figures = score(outcome, run.data.tasks, split, step, wanted.precisions, wanted.top_k)
     if not leads():
         return figures
-    path = write_score(run.workdir, figures)
     write_outcome(run.workdir, split, outcome)
+    path = write_score(run.workdir, figures)  # last: by this file a study takes a run for done
     if run.data.bad.reasons:
         line = f"not used as they were: {run.data.bad.summary()}"
         console.print(line, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from cmaclip_jax.commands.arguments import make_parser
 from cmaclip_jax.commands.landmark_noise import run_noise
 from cmaclip_jax.commands.landmark_study import run_study
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import whole_file
 
 HELP = """\
 Measures the stability of the facial landmarks of a video, with a ground truth or without one;
@@ -86,7 +87,8 @@ def stability(options):
         from cmaclip_jax.landmarks.stability_plot import draw
 
         figure = draw(found, predictions.layout, f"Stability of {Path(options.predictions).name}")
-        figure.savefig(options.plot)
+        with whole_file(options.plot) as part:
+            figure.savefig(part)
         if not options.json:
             print(f"written to {options.plot}")
     return found

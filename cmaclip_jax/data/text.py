@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import whole_file
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -71,7 +72,8 @@ class Tokenizer:
         """Writes a file that every reader of `tokenizer.json` understands."""
         if self.length:
             self.backend.enable_truncation(self.length)
-        self.backend.save(str(path))
+        with whole_file(path) as part:
+            self.backend.save(str(part))
         self.backend.no_truncation()
 
     def save_for_transformers(self, folder: Path, length: int) -> None:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, TOP_K, task_metrics
+from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -111,7 +112,9 @@ def halves(outcome: Outcome) -> tuple[Outcome, Outcome]:
 def write_outcome(workdir: str | Path, split: str, outcome: Outcome) -> Path:
     """Writes every answer to `evaluation/SPLIT.npz`: arrays named as in `Outcome`, by paths."""
     path = Path(workdir) / "evaluation" / f"{split}.npz"
-    np.savez_compressed(path, **flatten_dict(outcome, sep="/"))
+    path.parent.mkdir(exist_ok=True)
+    with whole_file(path) as part:
+        np.savez_compressed(part, **flatten_dict(outcome, sep="/"))
     return path
 
 
@@ -132,7 +135,7 @@ def write_score(workdir: str | Path, figures: dict) -> Path:
     """Writes `evaluation/SPLIT.json` of a run."""
     path = Path(workdir) / "evaluation" / f"{figures['split']}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(_one_line_lists(json.dumps(figures, indent=2)) + "\n")
+    write_text(path, _one_line_lists(json.dumps(figures, indent=2)) + "\n")
     return path
 
 

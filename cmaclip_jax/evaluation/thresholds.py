@@ -23,6 +23,7 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from scipy.stats import binom, nbinom
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.tasks import Task
 
 THRESHOLDS = "thresholds.json"  # in a run's folder
@@ -177,14 +178,12 @@ def reached(thresholds: TaskThresholds, probabilities, labels) -> dict:
 
 
 def write_thresholds(path: str | Path, thresholds: Iterable[TaskThresholds]) -> None:
-    """Writes the thresholds of a run's tasks; whoever reads sees the old file or all of the new."""
+    """Writes the thresholds of a run's tasks."""
     rows = [dataclasses.asdict(task) for task in thresholds]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     text = json.dumps({"thresholds": rows}, indent=2, ensure_ascii=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, text + "\n")
 
 
 def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:

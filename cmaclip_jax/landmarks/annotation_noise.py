@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import chi2, normaltest
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks.consensus import Residuals, residuals_of
 from cmaclip_jax.landmarks.contour import out_of_frame, tangents
 from cmaclip_jax.landmarks.corruption import filled_sizes
@@ -86,7 +87,7 @@ class NoiseModel:
     def save(self, path: str | Path) -> None:
         """Writes it as JSON, every number in full; NaN becomes null."""
         fields = {name: _plain(value) for name, value in vars(self).items()}
-        Path(path).write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(fields, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: str | Path) -> NoiseModel:

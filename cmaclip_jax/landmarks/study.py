@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks import annotating
 from cmaclip_jax.landmarks.annotating import FITTED
 from cmaclip_jax.landmarks.config import REMEDIES
@@ -149,7 +150,7 @@ def train_and_judge(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Pa
         judged = _judged(config, run, faces, workdir)
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
-    (run.folder / RESULT).write_text(json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
+    write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
     return judged
 
 

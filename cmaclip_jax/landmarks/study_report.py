@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.landmarks.config import REMEDIES
 from cmaclip_jax.landmarks.judging import Judged
 from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm, StudyRun
@@ -147,9 +148,10 @@ def costs(rows: list[Row]) -> Iterator[str]:
 def write_report(folder: Path, rows: list[Row]) -> list[Path]:
     """Writes study.md, study.json and study.png into the study's folder."""
     paths = [folder / f"study.{kind}" for kind in ("md", "json", "png")]
-    paths[0].write_text(markdown(rows))
-    paths[1].write_text(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
-    draw(rows).savefig(paths[2])
+    write_text(paths[0], markdown(rows))
+    write_text(paths[1], json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    with whole_file(paths[2]) as part:
+        draw(rows).savefig(part)
     return paths
 
 

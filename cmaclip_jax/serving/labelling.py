@@ -22,6 +22,7 @@ from cmaclip_jax.data.sources.table import joined_text, picture_path
 from cmaclip_jax.data.tables import NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS
+from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.serving.answer_files import (
     KINDS,
     answer_line,
@@ -151,7 +152,7 @@ class Labelling:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                _write_whole(file, lambda path: path.write_text(about))
+                write_text(file, about)
         except OSError as error:
             raise UserError(
                 f"cannot write beside {self.output} ({error.strerror}); name another --output"
@@ -192,9 +193,9 @@ class Labelling:
                 lines.append(line)
                 counts.add(answers, line[-1])
                 yield 1
-            text = json.dumps(vars(counts))
-            _write_whole(part.with_suffix(".counts"), lambda path, text=text: path.write_text(text))
-            _write_whole(part, lambda path, rows=lines: write_part(path, self._schema, rows))
+            write_text(part.with_suffix(".counts"), json.dumps(vars(counts)))
+            with whole_file(part) as unfinished:
+                write_part(unfinished, self._schema, lines)
 
     def _answered(self, rows: Sequence[Row | NoRow], first: int) -> Iterator[tuple]:
         """The line and the answers of every row."""
@@ -214,7 +215,8 @@ class Labelling:
 
     def _join(self) -> Counts:
         parts = [self._part(number, self._joining) for number in range(self._count)]
-        _write_whole(self.output, lambda path: join_parts(parts, self._schema, path))
+        with whole_file(self.output) as unfinished:
+            join_parts(parts, self._schema, unfinished)
         counts = Counts()
         for part in parts:
             told = json.loads(part.with_suffix(".counts").read_text())
@@ -222,10 +224,3 @@ class Labelling:
             counts += Counts(told["rows"], notes, accepted)
         shutil.rmtree(self._joining)
         return counts
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Whoever looks sees the whole file or none."""
-    own = path.with_name(f".{os.getpid()}.{path.name}")
-    write(own)
-    own.replace(path)

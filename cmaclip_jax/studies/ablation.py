@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.assembly import build_objective
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.inputs import Data, open_data
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
@@ -126,7 +127,7 @@ def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None])
             study.workdir.mkdir(parents=True, exist_ok=True)
             rate = steps_a_second(arm.config, study.workdir)
             kept["steps"][arm.name] = max(1, round(60 * minutes * rate))
-            path.write_text(json.dumps(kept, indent=2) + "\n")
+            write_text(path, json.dumps(kept, indent=2) + "\n")
         steps = kept["steps"][arm.name]
         say(f"{arm.name}: {steps:,} steps in {minutes:g} minutes")
         arms.append(dataclasses.replace(arm, config=changed(arm.config, {"train.steps": steps})))

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.studies.ablation import Study, StudyRun
 from cmaclip_jax.studies.variants import ABOUT
 
@@ -35,13 +36,14 @@ def table_rows(study: Study) -> list[dict]:
 def write_table(study: Study, rows: list[dict]) -> list[Path]:
     """Writes ablation.md, ablation.csv and ablation.png into the study's folder."""
     paths = [study.workdir / f"ablation.{kind}" for kind in ("md", "csv", "png")]
-    paths[0].write_text(markdown(study, rows))
-    with paths[1].open("w", newline="") as file:
+    write_text(paths[0], markdown(study, rows))
+    with whole_file(paths[1]) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
             writer.writerow(row | {"seeds": " ".join(map(str, row["seeds"]))})
-    draw(study, rows).savefig(paths[2])
+    with whole_file(paths[2]) as part:
+        draw(study, rows).savefig(part)
     return paths
 
 

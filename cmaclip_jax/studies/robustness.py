@@ -12,6 +12,7 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
+from cmaclip_jax.files import write_text
 from cmaclip_jax.inputs import Data
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.tasks import Task, read_tasks
@@ -194,10 +195,8 @@ class Kept:
         if not leads():
             return
         findings = list(map(dataclasses.asdict, self._findings))
-        part = self._path.with_suffix(".part")
         content = {**self._about, "steps": self._steps, "findings": findings}
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(self._path)
+        write_text(self._path, json.dumps(content, indent=1) + "\n")
 
 
 def _read(path: Path, about: dict) -> tuple[dict[str, int], list[Finding]]:

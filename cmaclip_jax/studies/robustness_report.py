@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.studies.robustness import CLEAN, Finding, degree, noise_name
 
 MEAN = "(mean)"  # over the tasks; no task can be called so
@@ -30,12 +31,13 @@ def run_names(workdirs: Sequence[Path]) -> list[str]:
 def write_report(stem: Path, split: str, findings: Sequence[Finding]) -> list[Path]:
     """Writes STEM.md, STEM.csv and STEM.png."""
     paths = [stem.with_suffix(kind) for kind in (".md", ".csv", ".png")]
-    paths[0].write_text(markdown(split, findings))
-    with paths[1].open("w", newline="") as file:
+    write_text(paths[0], markdown(split, findings))
+    with whole_file(paths[1]) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, *FIGURES))
         writer.writeheader()
         writer.writerows(csv_rows(findings))
-    draw(split, findings).savefig(paths[2])
+    with whole_file(paths[2]) as part:
+        draw(split, findings).savefig(part)
     return paths
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.rules import match_rules, path_name
 from cmaclip_jax.training.optimizer import frozen_parameters, rate_factors
 
@@ -40,7 +41,7 @@ def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [header, *rows]
     ]
-    path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
+    write_text(path, "\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def parameter_summary(rows: list[tuple[str, ...]]) -> Table:

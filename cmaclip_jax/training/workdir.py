@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 
 # What may change between a run and its continuation: it alters no update.
 MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "train.spike", "train.log_every", "data.max_bad")
@@ -38,7 +39,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
             shutil.rmtree(path / "features", ignore_errors=True)
-        file.write_text(text)
+        if not file.exists() or file.read_text() != text:
+            write_text(file, text)
     except OSError as error:
         raise UserError(
             f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"

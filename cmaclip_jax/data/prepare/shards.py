@@ -8,6 +8,7 @@ says that it is finished and what is in it.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import uuid
@@ -24,6 +25,7 @@ from cmaclip_jax.data.prepare.stored import make_features, shrink, to_example
 from cmaclip_jax.data.records import Record, RecordError, Sources
 from cmaclip_jax.data.tfds_fields import PREPARED
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.tasks import Task
 
 MANIFEST, FINISHED, BAD, PART = "manifest.json", "finished", "bad_records.jsonl", ".part"
@@ -145,8 +147,10 @@ class Preparation:
             description="Pairs of a picture and words, written by `cmaclip prepare`.",
             check_data=False,
         )
-        for part in (self.output / FINISHED).glob(f"*{PART}"):
-            part.unlink(missing_ok=True)
+        finished = self.output / FINISHED
+        begun = (finished.glob(f"*{PART}"), finished.glob(".*.json"))
+        for left in (*itertools.chain(*begun), *self.output.glob(f".*.{MANIFEST}")):
+            left.unlink(missing_ok=True)  # of a process that was killed
 
     def _picture(self, split: str, record: Record) -> bytes | None:
         if record.image is None:
@@ -247,7 +251,5 @@ def part_suffix() -> str:
 
 
 def write_json(file: epath.Path, values: Mapping) -> None:
-    """A JSON file that is there as a whole or not at all."""
-    part = file.parent / f"{file.name}{part_suffix()}"
-    part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    part.replace(file)
+    """Writes a JSON file."""
+    write_text(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

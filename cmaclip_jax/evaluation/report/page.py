@@ -7,6 +7,7 @@ from pathlib import Path
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.report.markup import Html, element, join, paragraph
 from cmaclip_jax.evaluation.report.style import STYLE
+from cmaclip_jax.files import write_text
 
 # Should a text ever come through unescaped, it may neither run nor fetch anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -56,12 +57,10 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: str | Path, text: str) -> Path:
-    """Writes a page; whoever looks sees the old one or all of the new."""
+    """Writes a page, whole or not at all."""
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise UserError(
             f"cannot write {str(path)!r} ({error.strerror}); name another file with --output"
