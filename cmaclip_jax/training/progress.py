@@ -1,9 +1,11 @@
 """What the person watching sees, and the figures that are kept: one place for both."""
 
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,27 @@ from rich.progress import BarColumn, Progress, TextColumn
 SECONDS_BETWEEN_LINES = 5.0  # where lines pile up instead of being rewritten
 
 
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Some steps that the device was asked for, and may not have done yet.
+
+    step: the last of them. steps: how many. collected: their figures, still on the device.
+    done: when the device was through with them. waited: seconds that were spent for input.
+    """
+
+    step: int
+    steps: int
+    collected: list[Any]
+    done: Future
+    waited: float
+
+
 class Watcher:
     """A live line on a terminal, plain lines elsewhere; metrics.jsonl and TensorBoard events.
 
     Figures are fetched one interval after they were computed, so that the device never
-    waits for a print. Only process 0 speaks and writes.
+    waits for a print. The device works behind the steps that it is asked for, so a thread notes
+    when it is through with an interval. Only process 0 speaks and writes.
     """
 
     def __init__(self, workdir: Path, steps: int, batch_size: int, console: Console | None = None):
@@ -26,9 +44,10 @@ class Watcher:
         self._speaks = jax.process_index() == 0
         self._steps, self._batch_size = steps, batch_size
         self._last_step = self._waited = self._quiet_until = 0
-        self._mark = time.perf_counter()
+        self._began = time.perf_counter()  # the interval that is shown next
+        self._clock = ThreadPoolExecutor(1, "clock")
         self._collected: list[Any] = []
-        self._pending: tuple[int, list[Any], dict] | None = None
+        self._pending: Interval | None = None
         self._bar = self._file = self._events = None
         if self._speaks:
             self._open(workdir)
@@ -49,8 +68,8 @@ class Watcher:
             self._task = self._bar.add_task("compiling the first step ...", total=self._steps)
 
     def resume(self, step: int, waited: float) -> None:
-        """Speed is measured from here, `step`, on: what went before was no training."""
-        self._last_step, self._waited, self._mark = step, waited, time.perf_counter()
+        """Training goes on from `step`: the time since the interval before was no training."""
+        self._last_step, self._waited, self._began = step, waited, time.perf_counter()
 
     def add(self, figures) -> None:
         """Keeps a step's figures, still on the device."""
@@ -58,26 +77,21 @@ class Watcher:
 
     def log(self, step: int, waited: float) -> bool:
         """Ends an interval and shows the one before; False if a bad step was in that one."""
-        if self._pending is None and self._collected:
-            # The first one since a pause: steps are only asked for as yet, and none is waited for.
-            jax.block_until_ready(self._collected[-1])
-        now = time.perf_counter()
-        seconds = max(now - self._mark, 1e-9)
-        steps = max(step - self._last_step, 1)
-        speed = {
-            "examples_per_second": steps * self._batch_size / seconds,
-            "input_wait": min((waited - self._waited) / seconds, 1.0),
-            "seconds_left": (self._steps - step) * seconds / steps,
-        }
-        ended = (step, self._collected, speed)
+        ended = Interval(
+            step,
+            max(step - self._last_step, 1),
+            self._collected,
+            self._clock.submit(_time_of, self._collected[-1:]),
+            waited - self._waited,
+        )
         shown, self._pending, self._collected = self._pending, ended, []
-        self._last_step, self._waited, self._mark = step, waited, now
-        return True if shown is None else self._show(*shown)
+        self._last_step, self._waited = step, waited
+        return True if shown is None else self._show(shown)
 
     def flush(self) -> bool:
         """Shows what is still pending; False if a bad step was in it."""
         shown, self._pending = self._pending, None
-        return True if shown is None else self._show(*shown)
+        return True if shown is None else self._show(shown)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Figures of a step into metrics.jsonl and TensorBoard."""
@@ -106,19 +120,27 @@ class Watcher:
         return told(items, say, what, total)
 
     def close(self) -> None:
+        self._clock.shutdown(wait=False)
         if self._bar:
             self._bar.stop()
         if self._speaks:
             self._file.close()
             self._events.close()
 
-    def _show(self, step: int, collected: list[Any], speed: dict[str, float]) -> bool:
-        collected = jax.device_get(collected)
+    def _show(self, interval: Interval) -> bool:
+        collected, step = jax.device_get(interval.collected), interval.step
+        seconds = max(interval.done.result() - self._began, 1e-9)
+        self._began += seconds
         if any(figures["bad"] for figures in collected):
             return False
         totals = jax.tree.map(lambda *x: sum(x), *[figures["sums"] for figures in collected])
         means = {f"train/{name}": float(n / max(d, 1)) for name, (n, d) in totals.items()}
         means["train/grad_norm"] = float(collected[-1]["grad_norm"])
+        speed = {
+            "examples_per_second": interval.steps * self._batch_size / seconds,
+            "input_wait": min(interval.waited / seconds, 1.0),
+            "seconds_left": (self._steps - step) * seconds / interval.steps,
+        }
         self.write(step, means | speed)
         line = (
             f"step {step:,}/{self._steps:,}  loss {means['train/loss']:.3f}  "
@@ -132,6 +154,12 @@ class Watcher:
             self._quiet_until = time.monotonic() + SECONDS_BETWEEN_LINES
             self.say(f"{step / self._steps:4.0%}  {line}")
         return True
+
+
+def _time_of(figures: list[Any]) -> float:
+    """Waits until the device has these, and says when that was."""
+    jax.block_until_ready(figures)
+    return time.perf_counter()
 
 
 def told(
