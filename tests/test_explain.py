@@ -160,6 +160,18 @@ def test_a_page_shows_the_rows_that_were_asked_for(explain, catalogue, finished_
     assert len(heats) == len(changes) - 4 + 1  # head, as it is, all words, picture; the sentence
 
 
+def test_a_page_lies_in_the_folder_of_the_run(
+    finished_run, catalogue, tmp_path, monkeypatch, capsys
+):
+    run, elsewhere = shutil.copytree(finished_run, tmp_path / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["explain", f"--workdir={run}", f"--input={catalogue}", "--rows=1"]) == 0
+    assert f"written to {run}/explain.html" in capsys.readouterr().err
+    check_page((run / "explain.html").read_text())
+    assert not list(elsewhere.iterdir())
+
+
 def test_a_page_without_heat_says_why(explain, monkeypatch):
     monkeypatch.setattr(explaining, "why_no_maps", lambda objective: "it has no such layers")
     page = explain("row:1")

@@ -69,8 +69,11 @@ def report(run, *more):
 def test_a_report_says_what_was_measured(run, text):
     page = check_page(text)
     figures = json.loads((run / "evaluation/test.json").read_text())
-    head, *rows = page.tables["Tasks"]
-    rows = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    rows: dict = {}
+    for name in ("Tasks", "What can be accepted"):
+        head, *lines = page.tables[name]
+        for line in lines:
+            rows.setdefault(line[0], {}).update(zip(head, line, strict=True))
     thresholds, outcome = read_thresholds(run / "thresholds.json"), read_kept(run).outcome
     for name, task in figures["tasks"].items():
         row = rows[name]
@@ -294,6 +297,17 @@ def test_a_run_whose_data_is_gone_is_reported_without_pictures(copy, tmp_path, c
     assert page.tables["Tasks"]
 
 
+def test_a_run_without_words_shows_its_pairs_as_well(copy):
+    wordless = "--config.data.text=none"
+    assert main(["evaluate", f"--workdir={copy}", wordless]) == 0
+    page = report(copy, wordless)
+    assert "None can be shown" not in page.text
+    assert "No heat: none of these has both a picture and words." in page.text
+    answers = [name for name in page.tables if name.startswith("Answers on ")]
+    assert len(answers) == 4
+    assert len(page.tables[answers[0]]) == 1 + len(TASKS)
+
+
 def test_another_split_another_file_and_mistakes(copy, tmp_path, capsys):
     command = ["report", f"--workdir={copy}"]
     assert main([*command, "--split=val", f"--output={tmp_path}/val.html"]) == 0
@@ -374,7 +388,14 @@ def test_a_browser_shows_all_of_it(text, tmp_path, width):
         "for (const x of document.querySelectorAll('details')) x.open = true;"
         "const broken = [...document.images].filter(x => !x.naturalWidth).length;"
         "const wide = document.documentElement.scrollWidth;"
-        "parent.postMessage([wide, innerWidth, broken].join(' '), '*')}</script></body>"
+        "const right = x => {const range = document.createRange(); range.selectNodeContents(x);"
+        " return range.getBoundingClientRect().right};"
+        "const regions = [...document.querySelectorAll('.wide')];"
+        "const cut = regions.filter(x => right(x.querySelector('caption')) > "
+        " x.getBoundingClientRect().right + 1).length;"
+        "const scrolled = regions.filter(x => x.scrollWidth > x.clientWidth + 1).length;"
+        "parent.postMessage([wide, innerWidth, broken, cut, scrolled].join(' '), '*')}"
+        "</script></body>"
     )
     policy = re.search(r"<meta http-equiv=[^>]+>", text)[0]
     (tmp_path / "page.html").write_text(text.replace(policy, "").replace("</body>", probe))
@@ -387,7 +408,10 @@ def test_a_browser_shows_all_of_it(text, tmp_path, width):
     command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=10000"]
     command += ["--window-size=1400,1000", frame.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    needed, there, broken = map(int, re.search(r"<title>([\d ]+)</title>", shown)[1].split())
+    found = map(int, re.search(r"<title>([\d ]+)</title>", shown)[1].split())
+    needed, there, broken, cut, scrolled = found
     assert there == width
     assert needed <= there  # nothing sticks out of the page
     assert broken == 0  # every picture is one
+    assert cut == 0  # every caption is seen whole
+    assert width < 1280 or scrolled == 0  # so is every table, where there is room

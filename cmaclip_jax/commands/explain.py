@@ -1,11 +1,13 @@
 """cmaclip explain: what the answers to some rows of a table rest on."""
 
+from pathlib import Path
+
 from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Writes a page about some rows of a table: the picture, what every task of a run answers, where each
-word looks in the picture, and how the answers change when a word is left out.
+Writes DIR/explain.html, a page about some rows of a table: the picture, what every task of the run in
+DIR answers, where each word looks in the picture, and how the answers change when a word is left out.
 
   --rows=3,17              numbers of rows, from 1, or ids; where a number is the id of another
                            row, write row:3 or id:3
@@ -17,7 +19,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("explain", HELP)
     add_table_arguments(parser)
     parser.add_argument("--rows", required=True, help="which rows, as 3,17")
-    parser.add_argument("--output", default="explain.html", help="the page to write")
+    parser.add_argument("--output", help="the page to write (default: DIR/explain.html)")
     explain(parser.parse_args(arguments))
 
 
@@ -41,7 +43,8 @@ def explain(options) -> None:
         f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir}"
     )
     text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_maps)
-    console.print(f"written to {write_page(options.output, text)}", highlight=False, soft_wrap=True)
+    path = write_page(options.output or Path(options.workdir) / "explain.html", text)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
 
 
 def chosen_rows(table, wanted: str) -> list[tuple]:

@@ -94,13 +94,13 @@ class Explainer:
 
     def _without(self, pair: Pair, picture, places, asked: Asked) -> list[tuple[str, np.ndarray]]:
         """The probabilities of what was answered when a word is left out, or a modality."""
-        words = [word for word, _ in places]
+        words, inputs = [word for word, _ in places], self.classifier.trained.config.model.inputs
         variants = [
             (word, Pair(picture, " ".join(words[:number] + words[number + 1 :])))
             for number, (word, at) in enumerate(places)
-            if at and len(words) > 1
+            if at and len(words) > 1 and inputs != "image"
         ]
-        if words and picture is not None:
+        if words and picture is not None and inputs == "both":
             variants += [("all words", Pair(picture, None)), ("the picture", Pair(None, pair.text))]
         if not asked or not variants:
             return []

@@ -40,10 +40,10 @@ class Gallery:
         return dict(zip(rows, shown, strict=True))
 
     def explain(self, outcome: Outcome, most: int) -> list[Explained]:
-        """Some complete pairs, spread evenly over those that were answered."""
-        complete = outcome["row"][(outcome["has_image"] > 0) & (outcome["has_text"] > 0)]
-        places = np.unique(np.linspace(0, len(complete) - 1, most).round().astype(int))
-        records = [self._record(int(row)) for row in complete[places]] if len(complete) else []
+        """Some of the pairs that were scored, spread evenly over them."""
+        rows = outcome["row"]
+        places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
+        records = [self._record(int(row)) for row in rows[places]]
         names = [record.id for record in records]
         truths = [
             {task: _named(label) for task, label in record.labels.items() if label is not None}

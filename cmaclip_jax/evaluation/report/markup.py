@@ -54,7 +54,7 @@ def table(
     ]
     whole = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", element("tr", *names)),
         element("tbody", *lines),
     )

@@ -171,9 +171,11 @@ def _differences(pair: Explained, after: np.ndarray) -> Iterable[Html]:
 
 def explained_pairs(pairs: Sequence[Explained], why_no_heat: str) -> Html:
     """Pairs with what they rest on, and how to read it."""
-    reading = [paragraph(f"No heat: {why_no_heat}.")] if why_no_heat else []
     if any(pair.sentence is not None for pair in pairs):
         reading = [paragraph(READING_HEAT)]
+    else:
+        why = why_no_heat or "none of these has both a picture and words"
+        reading = [paragraph(f"No heat: {why}.")]
     if any(pair.without for pair in pairs):
         reading.append(paragraph(READING_CHANGES))
     return join([*reading, *map(explained, pairs)])

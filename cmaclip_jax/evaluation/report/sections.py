@@ -124,21 +124,28 @@ def _steps(step: float) -> str:
 
 
 def task_table(kept: Kept) -> Html:
-    """One line per task."""
+    """How good each task is, and what of it can be accepted; two tables, so that both are seen."""
+    told = (
+        f"Figures of {kept.split} at step {kept.figures['step']:,}. Commonest: the accuracy of "
+        "always answering the commonest class. Recall at a precision: the share of all known "
+        "labels that is found while that share of the accepted answers is right."
+    )
+    if _has_accepted(kept):
+        told += _chosen_on(kept)
+    return join([paragraph(told), _quality(kept), weights_key(), _acceptance(kept)])
+
+
+def _quality(kept: Kept) -> Html:
+    """A line per task: how well it does, also on what lacks a picture or words."""
     figures = kept.figures
-    precisions = list(next(iter(figures["tasks"].values()))["recall_at_precision"])
     slices = {said: figures["slices"].get(name) for said, name in SLICES.items()}
     slices = {said: part for said, part in slices.items() if part}
-    recalls = [f"recall at precision {precision}" for precision in precisions]
-    stands = ["accepted", "right of these"] if kept.outcome and kept.thresholds else []
-    columns = [*COLUMNS, *recalls, *stands, *slices, "classes", "known", "commonest"]
+    columns = [*COLUMNS, *slices, "classes", "known", "commonest"]
     rows = [
         [
             task.name,
             share(*scored["modality_weights"].values()),
             *[figure(scored[name]) for name in COLUMNS.values()],
-            *[figure(value) for value in scored["recall_at_precision"].values()],
-            *(_accepted(kept, task) if stands else []),
             *[figure(part["tasks"][task.name]["accuracy"]) for part in slices.values()],
             str(len(task.classes)),
             f"{scored['examples']:,}",
@@ -148,16 +155,28 @@ def task_table(kept: Kept) -> Html:
     ]
     mean = [figure(figures["mean"].get(name)) for name in COLUMNS.values()]
     rows.append(["mean", "", *mean, *[""] * (len(columns) - len(mean))])
-    told = (
-        f"Figures of {kept.split} at step {figures['step']:,}. Commonest: the accuracy of always "
-        "answering the commonest class. Recall at a precision: the share of all known labels that "
-        "is found while that share of the accepted answers is right."
-    )
-    if stands:
-        told += _chosen_on(kept)
-    return join(
-        [paragraph(told), table("Tasks", ["task", "weights", *columns], rows), weights_key()]
-    )
+    return table("Tasks", ["task", "weights", *columns], rows)
+
+
+def _acceptance(kept: Kept) -> Html:
+    """A line per task: how much of it can be accepted at a precision, and how much is."""
+    precisions = next(iter(kept.figures["tasks"].values()))["recall_at_precision"]
+    stands = ["accepted", "right of these"] if _has_accepted(kept) else []
+    rows = [
+        [
+            task.name,
+            *[figure(value) for value in scored["recall_at_precision"].values()],
+            *(_accepted(kept, task) if stands else []),
+        ]
+        for task, scored in scored_tasks(kept)
+    ]
+    recalls = [f"recall at precision {precision}" for precision in precisions]
+    return table("What can be accepted", ["task", *recalls, *stands], rows)
+
+
+def _has_accepted(kept: Kept) -> bool:
+    """Whether there are thresholds, and answers to try them on."""
+    return bool(kept.outcome and kept.thresholds)
 
 
 def _chosen_on(kept: Kept) -> str:
@@ -221,5 +240,9 @@ def matrix(caption: str, classes: Sequence[str], counts: np.ndarray) -> Html:
         ]
         lines.append(element("tr", element("th", name, scope="row"), *cells))
     names = element("tr", *[element("th", n, scope="col") for n in ["truth \\ answer", *classes]])
-    whole = [element("caption", caption), element("thead", names), element("tbody", *lines)]
+    whole = [
+        element("caption", element("span", caption)),
+        element("thead", names),
+        element("tbody", *lines),
+    ]
     return scrolling(caption, element("table", *whole, class_="matrix"))

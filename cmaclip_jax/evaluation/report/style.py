@@ -61,9 +61,10 @@ svg text.named { fill: var(--text); }
 .key { display: flex; flex-wrap: wrap; gap: 0 1rem; }
 .key li { font-size: .875rem; display: flex; align-items: center; gap: .4rem; }
 .key svg { width: 1.6rem; flex: none; }
-.wide { overflow-x: auto; max-width: 100%; margin: .75rem 0; }
+.wide { overflow-x: auto; max-width: 100%; margin: .75rem 0; container-type: inline-size; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .3rem; }
+caption span { display: block; max-width: 100cqw; width: max-content; position: sticky; left: 0; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; overflow-wrap: normal; }
 thead th { vertical-align: bottom; }
@@ -115,5 +116,10 @@ summary span { color: var(--quiet); margin-right: .75rem; white-space: nowrap; }
 .heat img { position: absolute; inset: 0; width: 100%; height: 100%; border-radius: 0; }
 .heat img + img { image-rendering: pixelated; }
 img { display: block; }
+@media (max-width: 30rem) {
+  table { font-size: .85rem; }
+  th, td { padding: .25rem .35rem; }
+  .share { width: 3.5rem; }
+}
 @media print { .wide { overflow: visible; } nav { display: none; } }
 """
