@@ -117,8 +117,8 @@ summary span { color: var(--quiet); margin-right: .75rem; white-space: nowrap; }
 .heat img + img { image-rendering: pixelated; }
 img { display: block; }
 @media (max-width: 30rem) {
-  table { font-size: .85rem; }
-  th, td { padding: .25rem .35rem; }
+  table { font-size: .8rem; }
+  th, td, .matrix th, .matrix td { padding: .2rem .25rem; }
   .share { width: 3.5rem; }
 }
 @media print { .wide { overflow: visible; } nav { display: none; } }
