@@ -6,8 +6,9 @@ from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, ope
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Writes DIR/explain.html, a page about some rows of a table: the picture, what every task of the run in
-DIR answers, where each word looks in the picture, and how the answers change when a word is left out.
+Writes DIR/explain.html, a page about some rows of a table: the picture, what every task of a run
+answers, where each word looks in the picture, and how the answers change when a word is left out.
+DIR is the run's folder.
 
   --rows=3,17              numbers of rows, from 1, or ids; where a number is the id of another
                            row, write row:3 or id:3

@@ -118,7 +118,7 @@ summary span { color: var(--quiet); margin-right: .75rem; white-space: nowrap; }
 img { display: block; }
 @media (max-width: 30rem) {
   table { font-size: .8rem; }
-  th, td, .matrix th, .matrix td { padding: .2rem .25rem; }
+  th, td, .matrix th, .matrix td { padding: .2rem; }
   .share { width: 3.5rem; }
 }
 @media print { .wide { overflow: visible; } nav { display: none; } }
