@@ -85,6 +85,13 @@ def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) ->
         yield task, value
 
 
+def sequence_heads(wanted: int, width: int, encoder_head_width: int) -> int:
+    """What `model.sequence_heads` means for layers of this width; see its comment."""
+    if wanted > 0:
+        return wanted
+    return math.ceil(width / (encoder_head_width if wanted == -1 else 64))
+
+
 def build_model(config: ConfigDict, encode: Encoder, towers: Towers) -> CMAClip:
     """The network of a config, for these tasks and this vocabulary."""
     fields = config.model
@@ -95,7 +102,7 @@ def build_model(config: ConfigDict, encode: Encoder, towers: Towers) -> CMAClip:
             f"model.image={fields.image!r} and model.text={fields.text!r} do not share a width; "
             "name the same size in both"
         )
-    heads = fields.sequence_heads or math.ceil(width / 64)
+    heads = sequence_heads(fields.sequence_heads, width, text.width // text.heads)
     if width % heads:
         raise UserError(f"model.sequence_heads={heads} does not divide the width {width}")
     return CMAClip(

@@ -79,7 +79,8 @@ def base_config() -> ConfigDict:
     model.inputs = "both"  # 'both' | 'image' | 'text': the single-modality baselines
     model.sequence_layers = 2  # blocks of sequence-wise attention; 0 is late fusion
     model.sequence_width = 0  # their width; 0: CLIP's projection width
-    model.sequence_heads = 0  # their heads; 0: one for every 64 of width
+    # Their heads; 0: one for every 64 of width; -1: as wide as the text encoder's heads.
+    model.sequence_heads = 0
     model.sequence_zero = True  # whether they start as the identity, that is as late fusion
     model.modality = "attention"  # 'attention' | 'mean' | 'concat' of the two embeddings
     model.modality_per_modality = False  # one learned vector per modality, not one per task
@@ -104,7 +105,9 @@ def base_config() -> ConfigDict:
     train.b2 = 0.98  # AdamW's decay of the square
     train.epsilon = 1e-8  # AdamW's, beside the square's root
     train.clip = 1.0  # the largest global norm of a gradient; 0: unlimited
-    train.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0: none
+    # Decay of the averaged parameters that evaluation uses; it rises from 0.2 to this value with
+    # the number of updates. 0: no average.
+    train.ema = 0.0
     # Rules are (regex, value) over parameter paths such as image/stack/blocks/mlp_up/kernel;
     # of those that match, the first counts; one that matches nothing is an error.
     train.rates = ((".*", 1.0),)  # factors on the learning rate, encoders against new parts
@@ -184,7 +187,6 @@ NOT_NEGATIVE = [
     "data.augment.magnitude",
     "model.sequence_layers",
     "model.sequence_width",
-    "model.sequence_heads",
     "model.head_layers",
     "model.head_width",
     "train.clip",
@@ -247,6 +249,8 @@ def check_config(config: ConfigDict) -> None:
             "config.data.shop: there are 8 articles to show, and missing_images + missing_texts "
             "is 1 at most, since every pair has one of the two"
         )
+    if config.model.sequence_heads < -1:
+        raise UserError("config.model.sequence_heads needs 1 or more, or 0 or -1; see its comment")
     if config.data.text_length in (1, 2) or config.data.text_length < -1:
         raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0 or -1")
     if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):

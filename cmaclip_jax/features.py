@@ -169,6 +169,8 @@ def _why_not_kept(data: Data) -> str:
     view = data.view(training=True)
     if view.augment != Augment(magnitude=view.augment.magnitude):
         return "data.augment shows every pair differently each time"
+    if data.config.model.tower_dropout:
+        return "model.tower_dropout drops something else each time"
     if (view.noise, data.view(training=False).noise) != (NO_NOISE, NO_NOISE):
         return "data.noise shows pairs differently each time, or in training and evaluation"
     return "there are several hosts" if jax.process_count() > 1 else ""

@@ -26,7 +26,7 @@ def get_config():
     config.model.image = "small/16"  # 64x64 pixels, convolutions, 16 patches, 3 layers of 96
     config.model.text = "small/16"
     config.model.sequence_layers = 2
-    config.model.sequence_heads = 3
+    config.model.sequence_heads = -1  # as wide as the encoders' own heads
     config.model.unroll = 4  # on a CPU, few small layers run faster without a loop
     config.model.dropout = 0.2
     config.model.tower_dropout = 0.1

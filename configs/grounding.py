@@ -26,7 +26,7 @@ def get_config():
     config.model.image = "tiny/12"
     config.model.text = "tiny/12"
     config.model.sequence_layers = 2
-    config.model.sequence_heads = 4
+    config.model.sequence_heads = -1  # as wide as the encoders' own heads
     config.model.unroll = 2
 
     config.train.steps = 9_600

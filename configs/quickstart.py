@@ -17,7 +17,7 @@ def get_config():
     config.model.image = "tiny/12"  # 48x48 pictures in 16 patches, 2 layers of width 64
     config.model.text = "tiny/12"
     config.model.sequence_layers = 2
-    config.model.sequence_heads = 4
+    config.model.sequence_heads = -1  # as wide as the encoders' own heads
     config.model.unroll = 2  # on a CPU, two small layers run faster without a loop
 
     config.train.steps = 4_800

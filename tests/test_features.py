@@ -85,6 +85,7 @@ def test_an_interrupted_encoding_is_made_again_and_a_whole_one_is_read(
             "data.noise shows pairs",
         ),
         ({"data.noise.text": "blank"}, "data.noise shows pairs"),
+        ({"model.tower_dropout": 0.9}, "model.tower_dropout drops something else each time"),
         ({"train.freeze": ("image/.*",)}, None),
     ],
 )

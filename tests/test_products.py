@@ -9,6 +9,7 @@ import pytest
 from conftest import initial, make_batch, make_model, make_objective, small_config
 from flax import linen as nn
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from cmaclip_jax.models.products import Dense, product
 from cmaclip_jax.parallel.topology import open_topology
@@ -48,6 +49,29 @@ def test_a_layer_is_flaxs():
     params = theirs.init(jax.random.key(1), x)
     close = np.testing.assert_allclose
     close(*(np.asarray(m.apply(params, x), np.float32) for m in (ours, theirs)), rtol=1e-2)
+
+
+def test_gradients_under_shard_map_are_those_of_one_device():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    random = np.random.default_rng(0)
+    x, weight = (
+        jnp.asarray(random.normal(size=size), jnp.bfloat16) for size in ((16, 5, 6), (6, 3))
+    )
+
+    def loss(x, weight):
+        return jnp.sum(product(x, weight, DIMENSIONS[1]).astype(jnp.float32) ** 2)
+
+    shared = jax.shard_map(
+        lambda x, weight: jax.lax.psum(loss(x, weight), "data"),
+        mesh=mesh,
+        in_specs=(P("data"), P()),
+        out_specs=P(),
+    )
+    found, wanted = (jax.jit(jax.grad(f, (0, 1)))(x, weight) for f in (shared, loss))
+    for ours, alone in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(
+            *(np.asarray(array, np.float32) for array in (ours, alone)), rtol=2**-6, atol=0.1
+        )
 
 
 def test_float32_is_left_alone():

@@ -23,7 +23,12 @@ from cmaclip_jax.training.optimizer import (
     rate_factors,
 )
 from cmaclip_jax.training.state import create_state, start_from, state_template
-from cmaclip_jax.training.step import interleaved_parts, make_train_step
+from cmaclip_jax.training.step import (
+    accumulate,
+    averaging_decay,
+    interleaved_parts,
+    make_train_step,
+)
 
 
 def test_with_fsdp_parameters_travel_and_activations_stay():
@@ -116,18 +121,45 @@ def test_accumulation_equals_the_big_batch(parts, shape):
     assert_close(split_state.params, whole_state.params, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 3, 5, 7, 9, 11], [1, 3, 5, 7], []])
+def test_parts_count_by_their_examples(rows):
+    """Padding leaves the parts unequal: one has a single example, or none."""
+    objective, params = make_objective(), initial(make_model())
+    batch = make_batch(rows=12)
+    batch["weight"] = np.isin(np.arange(12), rows).astype(np.float32)
+    frozen = jax.tree.map(lambda _: False, params)
+
+    @functools.partial(jax.jit, static_argnames="parts")
+    def found(batch, parts):
+        return accumulate(objective, frozen, params, batch, jax.random.key(0), parts)
+
+    whole, split = found(batch, 1), found(batch, 2)
+    assert_close(split, whole, rtol=1e-4, atol=1e-6)
+    assert float(whole[1]["loss"][1]) == len(rows)
+
+
 def test_parts_of_a_batch_take_every_nth_row():
     parts = interleaved_parts(jnp.arange(8), 2)
     np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
 
 
 def test_average_of_parameters_follows_its_formula():
-    _, trajectory = run(ema=0.9)
+    _, trajectory = run(ema=0.27)
     average = trajectory[0].params
-    for state in trajectory[1:]:
-        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    for state, decay in zip(trajectory[1:], (2 / 11, 3 / 12, 0.27), strict=True):
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
     assert_close(trajectory[-1].ema, average, atol=1e-6)
     assert trajectory[-1].best_params is trajectory[-1].ema
+
+
+def test_the_average_forgets_where_it_began():
+    """A thousand updates that stay at 1: what is missing to 1 is the share of the start, 0."""
+    average = 0.0
+    for step in range(1, 1_001):
+        decay = averaging_decay(step, 0.998)
+        average = decay * average + (1 - decay) * 1.0
+    assert average == pytest.approx(1.0, abs=1e-6)
+    assert averaging_decay(100_000, 0.998) == pytest.approx(0.998)
 
 
 def test_frozen_parameters_stay_and_have_no_moments():
@@ -144,7 +176,7 @@ def test_frozen_parameters_stay_and_have_no_moments():
 
 
 def second_update(train, params, gradients):
-    """What the optimizer adds in its second step; in the first one the schedule is at 0."""
+    """What the optimizer adds in its second step; with a warm-up the first has a rate of 0."""
     optimizer = make_optimizer(train, params)
 
     @jax.jit
@@ -180,6 +212,18 @@ def test_layer_decay_shrinks_towards_the_input():
     assert np.all(factors["text"]["stack"]["blocks"]["mlp_up"]["kernel"] == 1.0)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_layer_decay_counts_the_last_layer_of_sequence_attention(layers):
+    params = initial(make_model(layers=layers))
+    sequence = rate_factors(settings(layer_decay=(("sequence/.*", 0.5),)), params)["sequence"]
+    assert sequence["last"]["mlp_up"]["kernel"] == 0.5
+    assert sequence["norm"]["scale"] == 1.0
+    assert sequence["image_type"] == sequence["text_type"] == 0.5 ** (layers + 1)
+    if layers > 1:
+        blocks = np.ravel(sequence["stack"]["blocks"]["mlp_up"]["kernel"])
+        np.testing.assert_allclose(blocks, [0.125, 0.25])
+
+
 def test_weight_decay_pulls_only_what_its_rules_say():
     """With gradients of zero, AdamW's update is the decay alone."""
     params = initial(make_model())
@@ -198,6 +242,13 @@ def test_schedule_warms_up_and_follows_a_cosine_to_zero():
     np.testing.assert_allclose(
         [schedule(s) for s in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6
     )
+
+
+def test_a_run_of_one_step_learns():
+    for train in (settings(steps=1, warmup=0.05), settings(steps=10, warmup=0.0)):
+        assert make_schedule(train)(0) == pytest.approx(train.learning_rate)
+    schedule = make_schedule(settings(steps=4, warmup=1.0))
+    assert [float(schedule(step)) for step in (0, 4)] == pytest.approx([0.0, 3e-3])
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])

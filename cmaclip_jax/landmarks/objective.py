@@ -40,7 +40,7 @@ class Landmarks:
 
     def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]:
         """The mean over examples of the mean over known points."""
-        image, examples = batch["image"], jnp.maximum(jnp.sum(batch["weight"]), 1)
+        image, examples = batch["image"], jnp.sum(batch["weight"])
         rows, pixels = len(image), jnp.array(image.shape[2:0:-1])  # width, height
         first_rng, second_rng = jax.random.split(rng)
         shift = _shifts(first_rng, rows, self.shift)
@@ -65,8 +65,7 @@ class Landmarks:
             agreement = jnp.sum(apart * batch["weight"])
             sums["loss/consistency"] = (agreement, examples)
             summed += self.consistency * agreement
-        total = summed / examples
-        return total, {"loss": (summed, examples)} | sums
+        return summed / jnp.maximum(examples, 1), {"loss": (summed, examples)} | sums
 
     def ready(self, params):
         return params

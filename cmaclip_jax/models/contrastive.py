@@ -48,8 +48,8 @@ class Contrastive:
             losses, known = sigmoid_losses(
                 image, text, aux["logit_scale"], aux["logit_bias"], complete
             )
-        examples, summed = jnp.maximum(jnp.sum(batch["weight"]), 1), jnp.sum(losses)
-        return summed / examples, {
+        examples, summed = jnp.sum(batch["weight"]), jnp.sum(losses)
+        return summed / jnp.maximum(examples, 1), {
             "loss": (summed, examples),
             "loss/contrastive": (summed, jnp.sum(known)),
         }

@@ -9,7 +9,8 @@ An objective is all that the training loop knows of a system:
 
 `sums` maps a name to (numerator, denominator): adding sums over parts of a batch and
 dividing once gives what the whole batch would have given. `loss` is a mean over the
-examples of the batch, so the mean of equal parts is the whole.
+examples of the batch, and the denominator of `sums["loss"]` is their number, so the loss of
+the whole batch is the mean of its parts' losses weighted by these numbers.
 """
 
 import dataclasses
@@ -70,7 +71,8 @@ class Classification:
         does not shout in the batches where it has one.
         """
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
-        examples = jnp.maximum(jnp.sum(batch["weight"]), 1)  # a batch of bad records has none
+        count = jnp.sum(batch["weight"])
+        examples = jnp.maximum(count, 1)  # where every record was bad, there is no example
         total, sums, task_weights = jnp.zeros(()), {}, dict(self.task_weights)
         for task in self.tasks:
             losses, known = self._task_losses(task, logits[task.name], batch)
@@ -87,7 +89,7 @@ class Classification:
             summed = jnp.sum(losses)
             total += self.contrastive * summed / examples
             sums["loss/contrastive"] = (summed, jnp.sum(known))
-        return total, {"loss": (total * examples, examples)} | sums
+        return total, {"loss": (total * examples, count)} | sums
 
     def ready(self, params):
         """Both towers and what joins them in the type that they compute in, layers that no loop

@@ -28,7 +28,22 @@ def product(x, weight, dimension_numbers, precision=None):
     assert tuple(x_axes) == tuple(range(x.ndim - axes, x.ndim))
     assert tuple(weight_axes) == tuple(range(axes))
     assert not any(batch)
-    return checkpoint_name(_product(axes, x, weight), PRODUCT)
+    return checkpoint_name(_product(axes, *_varying_alike(x, weight)), PRODUCT)
+
+
+def _varying_alike(x, weight):
+    """Both operands, varying over the same mesh axes where `shard_map` runs them.
+
+    Weights are mostly the same on all devices. Marked as varying, they get a gradient that JAX
+    sums over the devices; a custom gradient rule has to say so itself.
+    """
+    axes = jax.typeof(x).mat.varying | jax.typeof(weight).mat.varying
+
+    def marked(array):
+        missing = tuple(axes - jax.typeof(array).mat.varying)
+        return lax.pcast(array, missing, to="varying") if missing else array
+
+    return marked(x), marked(weight)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -12,11 +12,16 @@ from cmaclip_jax.parallel.rules import match_rules, path_name
 
 
 def make_schedule(settings: ConfigDict) -> optax.Schedule:
-    """From 0 up to the peak over the warm-up's share of the steps, then a cosine to 0."""
-    warmup = max(1, int(settings.warmup * settings.steps))
-    return optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, warmup, max(settings.steps, warmup + 1)
-    )
+    """From 0 up to the peak over the warm-up's share of the steps, then a cosine to 0.
+
+    A share of less than one step is no warm-up: the first update has the peak rate.
+    """
+    warmup = int(settings.warmup * settings.steps)
+    cosine = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps - warmup, 1))
+    if not warmup:
+        return cosine
+    rise = optax.linear_schedule(0.0, settings.learning_rate, warmup)
+    return optax.join_schedules([rise, cosine], [warmup])
 
 
 def make_optimizer(settings: ConfigDict, params) -> optax.GradientTransformation:
@@ -113,30 +118,43 @@ def rate_factors(settings: ConfigDict, params):
     depths = tower_depths(params)
 
     def factor(path, leaf, rate, decay):
-        return rate if decay == 1.0 else rate * decay ** layers_above(path_name(path), leaf, depths)
+        return (
+            rate if decay == 1.0 else rate * decay ** layers_from_end(path_name(path), leaf, depths)
+        )
 
     return jax.tree_util.tree_map_with_path(factor, params, factors, decays)
 
 
 def tower_depths(params) -> dict[str, int]:
-    """How many stacked layers each tower has, by its name."""
+    """How many layers each tower has, by its name.
+
+    A tower's layers are stacked in `stack/blocks`. The last layer of sequence-wise attention is
+    `last`, apart from its stack.
+    """
     depths = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        tower, _, rest = path_name(path).partition("/stack/blocks/")
-        if rest:
-            depths[tower] = leaf.shape[0]
-    return depths
+        name = path_name(path)
+        tower, _, stacked = name.partition("/stack/blocks/")
+        if stacked:
+            depths.setdefault(tower, {})["stack"] = leaf.shape[0]
+        tower, _, last = name.partition("/last/")
+        if last:
+            depths.setdefault(tower, {})["last"] = 1
+    return {tower: sum(parts.values()) for tower, parts in depths.items()}
 
 
-def layers_above(name: str, leaf, depths: dict[str, int]):
-    """How many layers of its tower lie above a parameter, 0 for what follows the last one.
+def layers_from_end(name: str, leaf, depths: dict[str, int]):
+    """How many layers of its tower a parameter is from the tower's end.
 
-    For the stacked parameters of a tower's blocks this is an array along their layer axis.
+    What follows the last layer is 0 away, the last layer 1, and what precedes the first layer
+    one more than the tower has layers. For stacked layers this is an array along their axis.
     """
     tower = next((tower for tower in depths if name.startswith(f"{tower}/")), None)
     if tower is None:
         return 0
+    depth = depths[tower]
     if name.startswith(f"{tower}/stack/blocks/"):
-        above = jnp.arange(depths[tower] - 1, -1, -1) + 1
-        return above.reshape(-1, *[1] * (leaf.ndim - 1))
-    return 0 if re.fullmatch(r".*/(post_norm|norm|projection)/.*", name) else depths[tower] + 1
+        return (depth - jnp.arange(leaf.shape[0])).reshape(-1, *[1] * (leaf.ndim - 1))
+    if name.startswith(f"{tower}/last/"):
+        return 1
+    return 0 if re.fullmatch(r"[^/]+/(post_norm|norm|projection)/.*", name) else depth + 1
