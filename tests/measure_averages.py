@@ -74,7 +74,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     options, rest = parser.parse_known_args()
     found = {}
-    for seed in range(options.seeds):
+    first = read_config(rest).seed
+    for seed in range(first, first + options.seeds):
         config = read_config([*rest, f"--config.seed={seed}"])
         for name, figures in train(config, options.workdir / f"seed-{seed}").items():
             found.setdefault(name, []).append(figures)
