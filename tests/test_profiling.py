@@ -63,16 +63,25 @@ def test_a_run_that_goes_on_or_ends_early_has_those_of_the_steps_it_made(
     assert (profiled_steps(tmp_path) if steps else list(tmp_path.iterdir())) == steps
 
 
-def test_profiling_may_be_asked_for_later_also_in_a_run_that_knew_none_of_it(tmp_path):
+def test_profiling_may_be_asked_for_later(tmp_path):
     config = small_config()
     open_workdir(tmp_path, config)
     (tmp_path / "checkpoints/2").mkdir(parents=True)
     config.profile.steps = 4
     open_workdir(tmp_path, config)
+
+
+def test_a_field_that_an_old_run_does_not_know_has_its_default_there(tmp_path):
+    config = small_config()
+    open_workdir(tmp_path, config)
+    (tmp_path / "checkpoints/2").mkdir(parents=True)
     saved = json.loads((tmp_path / "config.json").read_text())
-    del saved["profile"]
+    del saved["profile"], saved["model"]["remat"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     open_workdir(tmp_path, config)
+    config.model.remat = "full"
+    with pytest.raises(UserError, match=r"model\.remat is 'none' there and 'full' here"):
+        open_workdir(tmp_path, config)
 
 
 def test_steps_that_never_come_are_refused():

@@ -14,8 +14,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 
 # What may change between a run and its continuation: it alters no update.
-MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "train.spike", "train.log_every", "data.max_bad")
-MAY_CHANGE += ("profile",)  # which runs begun long ago do not have
+MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "profile.")
+MAY_CHANGE += ("train.spike", "train.log_every", "data.max_bad")
 # What a run makes before its first step, from its config.
 PREPARED = ("tasks.json", "tokenizer.json", "clip.json", "metrics.jsonl", "bad_records.jsonl")
 
@@ -34,7 +34,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         if any(step.name.isdigit() for step in path.glob("checkpoints/*")):
             if not file.exists():
                 raise UserError(f"{file} is missing beside checkpoints; name another --workdir")
-            _check_same(path, json.loads(file.read_text()), json.loads(text))
+            kept = saved_config(path).to_json_best_effort()
+            _check_same(path, json.loads(kept), json.loads(text))
         elif file.exists():
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
@@ -45,8 +46,6 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         raise UserError(
             f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"
         ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON; name another --workdir or remove it") from error
     return path
 
 
