@@ -20,12 +20,12 @@ from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import RecordError, Source, Sources
-from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.data.sources import cleaning_of, open_sources
 from cmaclip_jax.data.text import Tokenizer, train_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
-from cmaclip_jax.towers import Towers, with_sizes
+from cmaclip_jax.towers import Towers, run_tokenizer, with_sizes
 
 SAMPLED = 20_000  # texts that a tokenizer is trained on and a text length measured by
 
@@ -138,7 +138,9 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     for field, split in (("data.split", fields.split), ("eval.watch", watched)):
         if split and split not in sources:
             raise UserError(f"{field}={split!r}: this data has only {', '.join(sources)}")
-    tasks, tokenizer = _kept(workdir) or _made(config, workdir, sources[fields.split], towers)
+    tasks, tokenizer = _kept(workdir, config) or _made(
+        config, workdir, sources[fields.split], towers
+    )
     select_tasks(sources[fields.split].tasks, [task.name for task in tasks])
     config = with_sizes(config, towers, tokenizer.length)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
@@ -149,7 +151,7 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
 
 def kept_data(config: ConfigDict, workdir: Path, towers: Towers) -> Data:
     """What a run keeps of its data, its tasks and its tokenizer, without any records."""
-    kept = _kept(workdir)
+    kept = _kept(workdir, config)
     if kept is None:
         raise UserError(f"{workdir} is no whole run: it lacks tasks.json or tokenizer.json")
     tasks, tokenizer = kept
@@ -158,10 +160,10 @@ def kept_data(config: ConfigDict, workdir: Path, towers: Towers) -> Data:
     return Data(config, tasks, encode, {}, BadRecords())
 
 
-def _kept(workdir: Path | None) -> tuple[tuple[Task, ...], Tokenizer] | None:
+def _kept(workdir: Path | None, config: ConfigDict) -> tuple[tuple[Task, ...], Tokenizer] | None:
     """The tasks and the tokenizer that a run has made already."""
     if workdir and (workdir / "tasks.json").exists() and (workdir / "tokenizer.json").exists():
-        return read_tasks(workdir / "tasks.json"), Tokenizer.load(workdir / "tokenizer.json")
+        return read_tasks(workdir / "tasks.json"), run_tokenizer(workdir, config)
     return None
 
 
@@ -169,7 +171,9 @@ def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: To
     """Tasks and tokenizer for these records, kept in the workdir; and their text length."""
     tasks = select_tasks(training.tasks, config.data.labels)
     texts = functools.cache(lambda: list(_some_texts(training, SAMPLED)))
-    tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary)
+    cleaning = cleaning_of(config.data)
+    tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary, cleaning)
+    tokenizer.cleaning = cleaning or tokenizer.cleaning
     if config.data.text_length == -1:
         tokenizer.length = min(tokenizer.length_for(texts()), towers.text.length)
     if workdir:

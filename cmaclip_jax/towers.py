@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Encoder
-from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
+from cmaclip_jax.data.text import TITLES, Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
@@ -78,11 +78,19 @@ def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | 
     return tokenizer
 
 
+def run_tokenizer(workdir: Path, config: ConfigDict) -> Tokenizer:
+    """The tokenizer that a run has made, with the cleaning of its texts."""
+    tokenizer = Tokenizer.load(workdir / "tokenizer.json")
+    if config.data.source == "food101":  # early runs on it did not keep their cleaning
+        tokenizer.cleaning = TITLES
+    return tokenizer
+
+
 def _trained_clip(workdir: Path) -> Weights:
     """The encoders that a run has trained, from its newest checkpoint."""
     config = saved_config(workdir)
     towers = open_towers(config, workdir)
-    tokenizer = Tokenizer.load(workdir / "tokenizer.json")
+    tokenizer = run_tokenizer(workdir, config)
     fields = with_sizes(config, towers, tokenizer.length).data
     encode = Encoder((), tokenizer, fields.image_size, fields.text_length)
     image, text, _ = sized_encoders(config, towers, encode)

@@ -1,17 +1,27 @@
 """UPMC Food-101 as it is found on disks: five arrangements of files, and their dirt."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_export import ask
 
+import cmaclip_jax as cma
+from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.prepare.job import Job
+from cmaclip_jax.data.prepare.shards import Form
 from cmaclip_jax.data.records import hash_share
-from cmaclip_jax.data.sources import open_sources
-from cmaclip_jax.data.sources.food101 import VAL_SHARE, clean_title
+from cmaclip_jax.data.sources import cleaning_of, open_sources
+from cmaclip_jax.data.sources.food101 import VAL_SHARE
+from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.main import main
 
 CLASSES = ("apple_pie", "miso_soup")
 TRAIN = [f"{label}_{n}.jpg" for label in CLASSES for n in range(60)]
@@ -163,12 +173,30 @@ def test_validation_is_a_small_and_stable_share_of_training():
         ("[Recipe] Bob's pie [easy]", "[Recipe] Bob's pie [easy]"),
         (" two \n  lines ", "two lines"),
         ("crème 帽子", "crème 帽子"),
-        (" [[ ", None),
-        ("", None),
+        (" [[ ", ""),
+        ("", ""),
+        (r"[\t]Apple pie", "Apple pie"),
+        ("Apple [\t] pie", "Apple pie"),
+        (r"\n\tApple pie\r\n", "Apple pie"),
+        ("Pie Q&A; and M&M;'s", "Pie Q&A and M&M's"),
+        ("Q&amp;A; pie", "Q&A pie"),
+        ("the <em>best</em> pie<br />ever", "the best pie ever"),
+        ("&lt;b&gt;Pie&lt;/b&gt;", "Pie"),
+        ("Ap\u200bple pie\ufeff", "Apple pie"),
+        (r"Apple\xe2\x80\x8b &#8203;pie", "Apple pie"),
     ],
 )
 def test_titles_lose_the_dirt_of_this_data_set(title, clean):
     assert clean_title(title) == clean
+    assert clean_title(clean) == clean
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["size < 10 > 8", "I <heart> pie", "R&D, AT&T", r"AC\DC \table", "<3 pie", "[Recipe] [easy]"],
+)
+def test_ordinary_titles_stay_as_they_are(title):
+    assert clean_title(title) == title
 
 
 def test_malformed_rows_are_listed_and_left_out(tmp_path, ledger):
@@ -271,3 +299,86 @@ def test_errors_name_what_was_looked_for(tmp_path):
     write(tmp_path, "text.json", "{}")
     with pytest.raises(UserError, match=r"split\.json is not JSON"):
         open_food(tmp_path)
+
+
+def write_dirty(root):
+    """A small Food-101 as Kaggle has it, with titles as they stand in the real one."""
+    for split, numbers in {"train": range(30), "test": range(100, 108)}.items():
+        lines = []
+        for label in CLASSES:
+            for n in numbers:
+                name, words = f"{label}_{n}.jpg", label.replace("_", " ")
+                path = write(root, f"images/{split}/{label}/{name}", b"")
+                Image.new("RGB", (8, 8), (n, 90, 10)).save(path)
+                dirt = rf"[[{words} &amp;amp; caf\xc3\xa9 [\t]Q&A; no {n % 7} <em>fast</em>']"
+                lines.append(f'{name},"{dirt}",{label}\n')
+        write(root, f"texts/{split}_titles.csv", "".join(lines))
+
+
+@pytest.fixture(scope="module")
+def food_run(tmp_path_factory):
+    """The folder of a run on dirty titles, and the raw test pairs as (id, picture, title)."""
+    root = tmp_path_factory.mktemp("food")
+    write_dirty(root)
+    config = base_config()
+    config.data.source, config.data.path = "food101", str(root)
+    config.data.image_size, config.data.text_length = 16, 40
+    config.model.image = config.model.text = "test/8"
+    config.model.sequence_layers = 1
+    config.train.steps, config.train.batch_size, config.train.learning_rate = 6, 8, 1e-2
+    config.eval.every, config.eval.batch_size = 0, 16
+    train_and_evaluate(config, root / "run")
+    with (root / "texts/test_titles.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    pairs = [(name, f"images/test/{label}/{name}", title) for name, title, label in rows]
+    return root, pairs
+
+
+def test_raw_titles_are_answered_as_they_were_judged(food_run, tmp_path):
+    root, pairs = food_run
+    judged = read_outcome(root / "run", "test")["probabilities"]["category"]
+    model = cma.load(root / "run")
+    titles = [title for _, _, title in pairs]
+    answers = model.predict([str(root / path) for _, path, _ in pairs], titles)
+    told = [answer["category"].probability for answer in answers]
+    np.testing.assert_allclose(told, judged.max(axis=1), atol=1e-6)
+    places = model.trained.data.encode.tokenizer.places(titles[0], 40)
+    assert " ".join(word for word, _ in places) == "apple pie & café Q&A no 2 fast"
+    with (root / "ask.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "picture", "title"), *pairs])
+    command = ["predict", f"--workdir={root}/run", f"--input={root}/ask.csv"]
+    assert main([*command, f"--output={tmp_path}/out.csv"]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    told = [float(line["category_probability"]) for line in lines]
+    np.testing.assert_allclose(told, judged.max(axis=1), atol=1e-6)
+    assert model.predict(texts=["[[ "])[0]["category"].note == "neither picture nor words"
+
+
+def test_an_export_cleans_titles_as_the_run_does(food_run, tmp_path):
+    root, pairs = food_run
+    judged = read_outcome(root / "run", "test")["probabilities"]["category"][0].max()
+    assert main(["export", f"--workdir={root}/run", f"--output={tmp_path}/out"]) == 0
+    said = ask(tmp_path / "out", root / pairs[0][1], pairs[0][2])["category"]
+    assert float(said.split()[1]) == pytest.approx(judged, abs=1e-5)
+
+
+def test_a_run_that_kept_no_cleaning_still_cleans(food_run):
+    root, pairs = food_run
+    (root / "run/words.json").rename(root / "words.json")
+    try:
+        tokenizer = cma.load(root / "run").trained.data.encode.tokenizer
+        assert tokenizer.clean(pairs[0][2]) == "apple pie & café Q&A no 2 fast"
+    finally:
+        (root / "words.json").rename(root / "run/words.json")
+
+
+def test_what_is_prepared_from_it_is_cleaned_alike(food_run, tmp_path):
+    """Its own texts are clean already; those that a run on it is asked about are not."""
+    data = base_config().data
+    data.source, data.path = "food101", str(food_run[0])
+    Job.of(data, str(tmp_path / "ready"), Form(shards=1)).open()
+    data.source, data.path = "tfds", str(tmp_path / "ready")
+    assert cleaning_of(data) == "titles"
+    data.path = str(tmp_path)
+    assert cleaning_of(data) == ""

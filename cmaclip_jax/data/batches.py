@@ -35,7 +35,7 @@ class Encoder:
         """
         batch = self._without_pictures(len(records))
         batch["tokens"] = self.tokenizer(texts, self.text_length)
-        batch["has_text"][:] = [bool(text) for text in texts]
+        batch["has_text"][:] = [bool(self.tokenizer.clean(text)) for text in texts]
         for row, record in enumerate(records):
             if record is None:
                 continue

@@ -39,16 +39,18 @@ class PairReader:
         """A batch of `rows` rows, padded, and for every pair what it lacks and why, or ''."""
         batch = self.encode.empty(rows)
         pictures = list(self._pool.map(self._picture, pairs))
-        texts = [(pair.text or "").strip() for pair in pairs]
+        tokenizer = self.encode.tokenizer
+        texts = [pair.text for pair in pairs]
         notes = []
-        for row, ((picture, note), text) in enumerate(zip(pictures, texts, strict=True)):
+        there = [bool(tokenizer.clean(text)) for text in texts]
+        for row, ((picture, note), words) in enumerate(zip(pictures, there, strict=True)):
             if picture is not None:
                 batch["image"][row] = picture
-            batch["has_image"][row], batch["has_text"][row] = picture is not None, bool(text)
+            batch["has_image"][row], batch["has_text"][row] = picture is not None, words
             batch["weight"][row] = 1.0
-            lacks = note if text else NO_WORDS if not note else f"{note}; {NO_WORDS}"
+            lacks = note if words else NO_WORDS if not note else f"{note}; {NO_WORDS}"
             notes.append(NOTHING if lacks == f"{NO_PICTURE}; {NO_WORDS}" else lacks)
-        batch["tokens"][: len(pairs)] = self.encode.tokenizer(texts, self.encode.text_length)
+        batch["tokens"][: len(pairs)] = tokenizer(texts, self.encode.text_length)
         return batch, notes
 
     def _picture(self, pair: Pair) -> tuple[np.ndarray | None, str]:

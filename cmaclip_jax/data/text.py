@@ -2,17 +2,21 @@
 
 import functools
 import html
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import ftfy
 import numpy as np
 import tokenizers
 
+from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.files import whole_file
+from cmaclip_jax.files import whole_file, write_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = "words.json"  # beside a tokenizer: how texts are cleaned before it reads them
+TITLES = "titles"  # a name of CLEANINGS
 
 
 class Tokenizer:
@@ -22,9 +26,12 @@ class Tokenizer:
     highest id is where a text ends, by either of CLIP's pooling rules.
 
     length: of a text in tokens, as measured on the data it was made for; 0: not measured.
+    cleaning: by its name in CLEANINGS, what was done to the texts that it was made for and is
+        done to every text that it reads.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, cleaning: str = ""):
+        self.cleaning = cleaning
         self.length = (backend.truncation or {}).get("max_length", 0)
         backend.no_truncation()
         backend.no_padding()
@@ -44,12 +51,16 @@ class Tokenizer:
             row[1 : 1 + len(words[: length - 2])] = words[: length - 2]
         return ids
 
+    def clean(self, text: str | None) -> str:
+        """A text as it is read; '' where there are no words."""
+        return CLEANINGS[self.cleaning](text or "")
+
     def places(self, text: str | None, length: int) -> list[tuple[str, list[int]]]:
         """The words of a text as it is read, each with the positions of its tokens.
 
         A word that does not fit into `length` tokens has none.
         """
-        text = clean(text or "")
+        text = self.clean(text)
         words = text.split()
         word_at = [number for number, word in enumerate(words) for _ in f"{word} "]
         places: list[list[int]] = [[] for _ in words]
@@ -69,7 +80,13 @@ class Tokenizer:
         return -(-int(np.quantile(lengths, 0.999, method="higher")) // 8) * 8
 
     def save(self, path: str | Path) -> None:
-        """Writes a file that every reader of `tokenizer.json` understands."""
+        """Writes a file that every reader of `tokenizer.json` understands.
+
+        A cleaning, which such a file has no room for, is written beside it.
+        """
+        if self.cleaning:
+            beside = Path(path).with_name(WORDS)
+            write_text(beside, json.dumps({"cleaning": self.cleaning}) + "\n")
         if self.length:
             self.backend.enable_truncation(self.length)
         with whole_file(path) as part:
@@ -91,10 +108,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        return cls(tokenizers.Tokenizer.from_file(str(path)))
+        """What `save` wrote."""
+        return cls(tokenizers.Tokenizer.from_file(str(path)), saved_cleaning(Path(path).parent))
 
     def _words(self, texts: Sequence[str | None]) -> list[list[int]]:
-        cleaned = [clean(text or "") for text in texts]
+        cleaned = [self.clean(text) for text in texts]
         encodings = self.backend.encode_batch(cleaned, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -105,6 +123,23 @@ def clean(text: str) -> str:
     if not (text.isascii() and text.isprintable() and "&" not in text):  # else all is well
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def clean_as_title(text: str) -> str:
+    """A title without the dirt of web pages, then as any text."""
+    return clean(clean_title(text))
+
+
+CLEANINGS: dict[str, Callable[[str], str]] = {"": clean, TITLES: clean_as_title}
+
+
+def saved_cleaning(folder: Path) -> str:
+    """The cleaning that belongs to the tokenizer in a folder."""
+    try:
+        return json.loads((folder / WORDS).read_text(encoding="utf-8"))["cleaning"]
+    except FileNotFoundError:
+        return ""
 
 
 def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
@@ -123,10 +158,10 @@ def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
             return None
     except Exception as error:  # tokenizers raises nothing more exact
         raise UserError(f"the tokenizer in {folder} cannot be read ({error})") from error
-    return Tokenizer(backend)
+    return Tokenizer(backend, saved_cleaning(folder))
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, cleaning: str = "") -> Tokenizer:
     """A byte-level BPE of the run's own texts, lower-cased; for runs without CLIP's weights."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.normalizer = tokenizers.normalizers.Sequence(
@@ -139,10 +174,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(map(clean, texts), trainer)
+    backend.train_from_iterator(map(CLEANINGS[cleaning], texts), trainer)
     backend.add_special_tokens([START, END])  # last, so that they have the highest ids
     frame = [(token, backend.token_to_id(token)) for token in (START, END)]
     backend.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=frame
     )  # for whoever else reads the file; the frame of ours is made above
-    return Tokenizer(backend)
+    return Tokenizer(backend, cleaning)

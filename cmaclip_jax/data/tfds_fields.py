@@ -22,6 +22,7 @@ from cmaclip_jax.tasks import Task
 # The name of the data sets that `cmaclip prepare` writes. In them a many-label task without
 # classes has none of them; elsewhere nobody knows, and the label counts as unknown.
 PREPARED = "cmaclip"
+MANIFEST = "manifest.json"  # in them: what they were made from, and how
 HAS_IMAGE = "has_image"  # a feature of those: whether the picture is one or stands in for none
 
 # Text features that name a record; words such as 'tabby_17.jpg' would give the answer away.

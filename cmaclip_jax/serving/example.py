@@ -36,7 +36,7 @@ def main(picture: str, words: str) -> None:
         "image": (prepare(picture, size) if picture else np.zeros((size, size, 3), np.uint8))[None],
         "has_image": np.array([bool(picture)]),
         "tokens": tokenize(words, about)[None],
-        "has_text": np.array([bool(words.strip())]),
+        "has_text": np.array([bool(clean(words, about))]),
     }
     answers = jax.device_get(answer(parameters, batch))
     for task in tasks["tasks"]:
@@ -68,14 +68,19 @@ def tokenize(words: str, about: dict) -> np.ndarray:
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    ids = tokenizer.encode(clean(words), add_special_tokens=False).ids[: about["text_length"] - 2]
+    ids = tokenizer.encode(clean(words, about), add_special_tokens=False).ids
+    ids = ids[: about["text_length"] - 2]
     tokens = np.full(about["text_length"], about["end_token"], np.int32)
     tokens[0], tokens[1 : 1 + len(ids)] = about["start_token"], ids
     return tokens
 
 
-def clean(words: str) -> str:
-    """Repaired, HTML unescaped (twice), single spaces."""
+def clean(words: str, about: dict) -> str:
+    """Repaired, HTML unescaped (twice), single spaces; first as a web page's title, where it is."""
+    if about["cleaning"] == "titles":
+        from titles import clean_title  # beside this file where it is needed
+
+        words = clean_title(words)
     if not (words.isascii() and words.isprintable() and "&" not in words):
         try:
             from ftfy import fix_text

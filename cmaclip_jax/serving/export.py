@@ -4,6 +4,7 @@ model.stablehlo         the network as `jax.export` serialises it, for several p
 parameters.safetensors  its first argument; apart, since one module holds at most 2 GB
 export.json             its other inputs, its outputs, and how near it comes to the run itself
 tasks.json  tokenizer.json  thresholds.json (where the run has them)
+titles.py               how its texts are cleaned, where they are titles of web pages
 example.py              asks it about one picture and its words
 """
 
@@ -20,7 +21,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from safetensors.numpy import load_file
 
+from cmaclip_jax.data import titles
 from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -30,6 +33,7 @@ from cmaclip_jax.weights.layout import save_tensors
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
 OF_THE_RUN = ("tasks.json", "tokenizer.json", THRESHOLDS)
 EXAMPLE = Path(__file__).with_name("example.py")
+CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}  # what the example imports for a cleaning
 INPUTS = ("image", "has_image", "tokens", "has_text")
 COMPARED = (1, 3, 8)  # pairs at once
 # How far its answers may be from the run's own: the same network, but compiled on its own.
@@ -54,7 +58,8 @@ def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> di
         save_tensors(folder / PARAMETERS, flatten_dict(jax.device_get(trained.params), sep="/"))
         about = _describe(trained, module, _checked_difference(trained, folder))
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
-        for file in (*(trained.workdir / name for name in OF_THE_RUN), EXAMPLE):
+        of_the_run = (trained.workdir / name for name in OF_THE_RUN)
+        for file in (*of_the_run, EXAMPLE, *CLEANERS[about["cleaning"]]):
             if file.exists():
                 shutil.copyfile(file, folder / file.name)
         folder.replace(output)
@@ -132,6 +137,7 @@ def _describe(trained: Trained, module: export.Exported, difference: float) -> d
         "compute_dtype": _dtype(trained),
         "image_size": encode.image_size,
         "text_length": encode.text_length,
+        "cleaning": encode.tokenizer.cleaning,
         "start_token": encode.tokenizer.start,
         "end_token": encode.tokenizer.end,
         "inputs": inputs,

@@ -23,12 +23,12 @@ from cmaclip_jax.data.prepare.overheard import Entry, Overheard, replay
 from cmaclip_jax.data.prepare.record_writer import FORMATS, in_order, open_writer
 from cmaclip_jax.data.prepare.stored import make_features, shrink, to_example
 from cmaclip_jax.data.records import Record, RecordError, Sources
-from cmaclip_jax.data.tfds_fields import PREPARED
+from cmaclip_jax.data.tfds_fields import MANIFEST, PREPARED
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.tasks import Task
 
-MANIFEST, FINISHED, BAD, PART = "manifest.json", "finished", "bad_records.jsonl", ".part"
+FINISHED, BAD, PART = "finished", "bad_records.jsonl", ".part"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import Sources
 
-# Each is a module here with `open_splits(data, bad) -> {split: Source}`.
+# Each is a module here with `open_splits(data, bad) -> {split: Source}`. One whose texts need more
+# cleaning than others also has `cleaning_of(data)`, a name of data/text.py's CLEANINGS.
 KINDS = ("shop", "table", "food101", "fashion_gen", "tfds")
 
 
@@ -20,3 +21,9 @@ def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
     rows = sum(map(len, sources.values())) + lost
     bad.count("the data", rows, lost, rows)
     return sources
+
+
+def cleaning_of(data: ConfigDict) -> str:
+    """How the texts of the data that `config.data` describes are cleaned, by its name."""
+    kind = importlib.import_module(f"cmaclip_jax.data.sources.{data.source}")
+    return kind.cleaning_of(data) if hasattr(kind, "cleaning_of") else ""

@@ -6,9 +6,7 @@ the split of a pair depends on nothing but its own name, and is the same in all 
 """
 
 import dataclasses
-import html
 import os
-import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -16,14 +14,12 @@ from ml_collections import ConfigDict
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import SPLITS, Label, Record, Sources, hash_share
 from cmaclip_jax.data.sources.food101_layouts import Row, Rows, read_rows
+from cmaclip_jax.data.text import TITLES
+from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
 VAL_SHARE = 0.05  # of the training pairs, where nobody chose a validation split
-
-BYTE_ESCAPES = re.compile(r"(?:\\+x[0-9a-fA-F]{2})+")
-OPENING = re.compile(r"""^(?:\[\[['"]?|\[['"])""")
-CLOSING = re.compile(r"""['"]\]+$""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Food101:
         )
 
     def text(self, index: int) -> str | None:
-        return clean_title(self.rows[index].title) if self.with_text else None
+        return clean_title(self.rows[index].title) or None if self.with_text else None
 
     def labels(self, task: str) -> list[Label]:
         return [{"category": row.label}[task] for row in self.rows]
@@ -74,6 +70,11 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     }
 
 
+def cleaning_of(data: ConfigDict) -> str:
+    """Its titles come from web pages."""
+    return TITLES
+
+
 def with_validation(rows: Rows) -> Rows:
     """The same pairs, with a validation split taken from training where there was none."""
     if "val" in rows:
@@ -94,21 +95,3 @@ def with_known_classes(rows: Sequence[Row], split: str, task: Task, bad: BadReco
             row = dataclasses.replace(row, label=None)
         kept.append(row)
     return kept
-
-
-def clean_title(title: str) -> str | None:
-    r"""A title without the dirt of this data set; None where nothing is left.
-
-    HTML entities are often escaped twice, what is not ASCII may stand as literal bytes
-    (`caf\xc3\xa9`), and brackets and quotes of a list are left at the ends.
-    """
-    title = html.unescape(html.unescape(title))
-    title = BYTE_ESCAPES.sub(decode_escapes, title).strip()
-    title = CLOSING.sub("", OPENING.sub("", title))
-    return " ".join(title.split()) or None
-
-
-def decode_escapes(run: re.Match) -> str:
-    r"""The characters that a run of literal `\xNN` means; a space for those cut in half."""
-    found = bytes.fromhex(re.sub(r"\\+x", "", run.group()))
-    return found.decode("utf-8", errors="replace").replace("\N{REPLACEMENT CHARACTER}", " ")

@@ -6,19 +6,22 @@ number. Pictures stay encoded; whoever wants to see one decodes it.
 
 import collections
 import dataclasses
+import json
 import os
 import sys
 import threading
 from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
+from etils import epath
 from google.protobuf.message import DecodeError
 from ml_collections import ConfigDict
 
+from cmaclip_jax.data import sources
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.record_files import open_records
 from cmaclip_jax.data.records import Label, Record, RecordError, Sources
-from cmaclip_jax.data.tfds_fields import Fields, LabelField, find_fields, parse
+from cmaclip_jax.data.tfds_fields import MANIFEST, Fields, LabelField, find_fields, parse
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
@@ -48,6 +51,15 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
         fields = _with_classes(fields, labels)
         splits = {name: split.read_by(fields) for name, split in splits.items()}
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+def cleaning_of(data: ConfigDict) -> str:
+    """Of what `cmaclip prepare` wrote, that of the data which it was made from."""
+    manifest = epath.Path(data.path).expanduser() / MANIFEST
+    if data.tfds.name or not manifest.exists():
+        return ""
+    origin = json.loads(manifest.read_text()).get("data", {})
+    return sources.cleaning_of(ConfigDict(origin)) if "source" in origin else ""
 
 
 def open_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
