@@ -30,7 +30,8 @@ def base_config() -> ConfigDict:
     data.on_error = "skip"
     data.max_bad = 0.05  # a larger share of such records ends the run
     data.image_size = 0  # pixels a side; 0: what the encoder's size is made for
-    # Tokens a text, start and end included; 0: the encoder's own; -1: what the data needs.
+    # Tokens a text, start and end included; 0: the encoder's own; -1: what the data needs, up to
+    # 77 from scratch and to what pretrained weights have positions for.
     data.text_length = 0
     data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
     data.balance = ""  # the task whose classes are drawn evenly; '': every pair once an epoch

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
 from cmaclip_jax.towers import Towers, run_tokenizer, with_sizes
 
 SAMPLED = 20_000  # texts that a tokenizer is trained on and a text length measured by
+LONGEST = 77  # tokens that `data.text_length=-1` takes from scratch at most, as CLIP does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Data:
     """The data of a run. `bad` lists what could not be used as it was.
 
     rows: from the size of a batch to those of its rows that this host makes.
+    longest: the tokens that a text may have by pretrained weights; 0 from scratch.
     """
 
     config: ConfigDict
@@ -43,6 +46,7 @@ class Data:
     sources: Sources
     bad: BadRecords
     rows: Callable[[int], np.ndarray] = np.arange
+    longest: int = 0
 
     def over(self, mesh: Mesh) -> "Data":
         """The same data for the devices of a mesh: this host reads the rows that its own hold.
@@ -108,21 +112,30 @@ class Data:
             seed=self.config.seed,
         )
 
-    def share_cut(self) -> float:
-        """The share of the training texts that are longer than a text may be (a sample)."""
+    def texts_cut(self) -> str:
+        """How many of the training texts (a sample) are cut, and the flag that takes more.
+
+        '' where none is.
+        """
         texts = list(_some_texts(self.source(self.config.data.split), 1_000))
-        return self.encode.tokenizer.share_cut(texts, self.encode.text_length)
+        tokenizer, length = self.encode.tokenizer, self.encode.text_length
+        share = tokenizer.share_cut(texts, length)
+        if not share:
+            return ""
+        needed = min(tokenizer.length_for(texts), self.longest or sys.maxsize)
+        more = f"; a new run with --config.data.text_length={needed} reads more of them"
+        cut = f"{share:.1%} of the texts are longer than {length} tokens and are cut"
+        return cut + (more if needed > length else "")
 
     def lines(self) -> list[str]:
         """What was found, for the person who watches."""
         training = self.source(self.config.data.split)
         sizes = ", ".join(f"{len(source):,} {split}" for split, source in self.sources.items())
         tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in self.tasks)
-        length, cut = self.encode.text_length, self.share_cut()
         lines = [
             getattr(training, "description", ""),
             f"pairs: {sizes}; tasks (classes): {tasks}",
-            f"{cut:.1%} of the texts are longer than {length} tokens and are cut" if cut else "",
+            self.texts_cut(),
         ]
         return list(filter(None, lines))
 
@@ -144,7 +157,8 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     select_tasks(sources[fields.split].tasks, [task.name for task in tasks])
     config = with_sizes(config, towers, tokenizer.length)
     encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
-    data = Data(config, tasks, encode, sources, bad)
+    longest = towers.text.length if config.model.pretrained else 0
+    data = Data(config, tasks, encode, sources, bad, longest=longest)
     data.source(data.last_split())  # rather now than after the training
     return data
 
@@ -175,7 +189,8 @@ def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: To
     tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary, cleaning)
     tokenizer.cleaning = cleaning or tokenizer.cleaning
     if config.data.text_length == -1:
-        tokenizer.length = min(tokenizer.length_for(texts()), towers.text.length)
+        most = towers.text.length if config.model.pretrained else max(LONGEST, towers.text.length)
+        tokenizer.length = min(tokenizer.length_for(texts()), most)
     if workdir:
         write_tasks(workdir / "tasks.json", tasks)
         tokenizer.save(workdir / "tokenizer.json")
