@@ -9,13 +9,23 @@ model.predict(images=["mug.jpg"], texts=["a red mug"])[0]["colour"].label
 
 import importlib
 
-__all__ = ["load", "load_clip"]
-
 # Imported when used: JAX takes its time.
-_HOMES = {"load": "cmaclip_jax.serving.classifier", "load_clip": "cmaclip_jax.embedding"}
+_HOMES = {
+    "Answer": "cmaclip_jax.serving.classifier",
+    "Classifier": "cmaclip_jax.serving.classifier",
+    "ClipEmbedder": "cmaclip_jax.embedding",
+    "UserError": "cmaclip_jax.errors",
+    "load": "cmaclip_jax.serving.classifier",
+    "load_clip": "cmaclip_jax.embedding",
+}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

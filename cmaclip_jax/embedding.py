@@ -1,7 +1,7 @@
 """CLIP as a function: pictures and texts in, points on one sphere out."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmaclip_jax.data.handed import list_pictures, list_texts, without_gaps
 from cmaclip_jax.data.images import Picture, clip_image
 from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
@@ -37,29 +38,32 @@ class ClipEmbedder:
         """What CLIP multiplies similarities with before it takes their softmax."""
         return float(jnp.exp(self.params["logit_scale"]))
 
-    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
-        """float32 [N,D], unit length. An image: a path, bytes, a PIL image or a uint8 array."""
+    def embed_images(self, images: Iterable[Picture]) -> np.ndarray:
+        """float32 [N,D], unit length.
+
+        An image is a path, bytes, a PIL image or an array [H,W,3] of 0 to 255 or 0 to 1. Lists,
+        arrays and columns of data frames are taken.
+        """
+        pictures = without_gaps(list_pictures(images), "picture")
         size = self.model.image.image_size
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
             def prepare(some: Sequence[Picture]) -> np.ndarray:
                 return np.stack(list(pool.map(lambda image: clip_image(image, size), some)))
 
-            return self._embed(self._image, prepare, images)
+            return self._embed(self._image, prepare, pictures)
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def embed_texts(self, texts: Iterable[str]) -> np.ndarray:
         """float32 [N,D], unit length."""
         if self.tokenizer is None:
             raise UserError(
                 "this checkpoint came without a tokenizer; put its tokenizer.json, or vocab.json "
                 "and merges.txt, beside it"
             )
-        length = self.model.text.length
-        return self._embed(self._text, lambda some: self.tokenizer(some, length), texts)
+        words, length = without_gaps(list_texts(texts), "text"), self.model.text.length
+        return self._embed(self._text, lambda some: self.tokenizer(some, length), words)
 
     def _embed(self, compiled: Callable, prepare: Callable, items: Sequence) -> np.ndarray:
-        if isinstance(items, str | bytes | Path):
-            raise UserError("give a list, also of one")
         rows = [np.zeros((0, self.model.image.projection), np.float32)]
         for some in _batches(items):
             whole = prepare(some)

@@ -2,7 +2,6 @@
 
 import csv
 
-import numpy as np
 import pytest
 
 from cmaclip_jax.inputs import open_data

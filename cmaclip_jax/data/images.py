@@ -13,14 +13,16 @@ Picture = str | Path | bytes | Image.Image | np.ndarray
 # Large is not wrong; what is too large to be meant (178 megapixels) is an error all the same.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LONG = 8  # times its shorter side: hardly a picture any more
+WHITE = 255
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def clip_image(picture: Picture, size: int) -> np.ndarray:
     """The middle square of a picture: shortest side to `size` (bicubic), then the centre."""
-    if isinstance(picture, np.ndarray) and picture.shape == (size, size, 3):
-        _check_bytes(picture)
-        return picture
+    if isinstance(picture, np.ndarray):
+        picture = picture_array(picture)
+        if picture.shape == (size, size, 3):
+            return picture
     image = open_image(picture)
     width, height = image.size
     short = min(width, height)
@@ -48,8 +50,7 @@ def open_image(picture: Picture) -> Image.Image:
     name = picture if isinstance(picture, str | Path) else type(picture).__name__
     try:
         if isinstance(picture, np.ndarray):
-            _check_bytes(picture)
-            picture = Image.fromarray(picture)
+            picture = Image.fromarray(picture_array(picture))
         elif isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture))
         elif isinstance(picture, str | Path):
@@ -69,9 +70,29 @@ def open_image(picture: Picture) -> Image.Image:
     return image
 
 
-def _check_bytes(picture: np.ndarray) -> None:
-    if picture.dtype != np.uint8:
-        raise UserError(f"an array of {picture.dtype} is no picture; make it uint8, 0 to 255")
+def picture_array(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of any type as uint8, 0 to 255: [H,W], [H,W,3] or [H,W,4].
+
+    Real numbers of 0 to 1 are scaled; those of 0 to 255 are rounded.
+    """
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
+        raise UserError(
+            f"an array of shape {pixels.shape} is no picture; let it be [H,W,3], the colours last"
+        )
+    if pixels.dtype == np.uint8 or not pixels.size:
+        return pixels.astype(np.uint8)
+    if pixels.dtype.kind not in "iuf":
+        raise UserError(f"an array of {pixels.dtype} is no picture; make it uint8, 0 to 255")
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (least >= 0 and most <= WHITE):
+        raise UserError(
+            f"an array of numbers from {least:g} to {most:g} is no picture; let them lie between 0 "
+            "and 255, or between 0 and 1"
+        )
+    scale = WHITE if pixels.dtype.kind == "f" and most <= 1 else 1
+    return np.rint(pixels * scale).astype(np.uint8)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

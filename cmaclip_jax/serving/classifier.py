@@ -1,13 +1,14 @@
 """A trained run as a function: pairs in, an answer for every task out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from cmaclip_jax.data.handed import list_pictures, list_texts
 from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
@@ -57,26 +58,23 @@ class Classifier:
 
     def predict(
         self,
-        images: Sequence[Picture | None] | None = None,
-        texts: Sequence[str | None] | None = None,
+        images: Iterable[Picture | None] | None = None,
+        texts: Iterable[str | None] | None = None,
     ) -> list[dict[str, Answer]]:
         """For every pair the answers {task: Answer}.
 
-        An image is a path, bytes, a PIL image or a uint8 array. Either side of a pair may be
-        None, as may all of one side.
+        An image is a path, bytes, a PIL image or an array [H,W,3] of 0 to 255 or 0 to 1. Lists,
+        arrays and columns of data frames are taken. Either side of a pair may be absent (None,
+        NaN), as may all of one side.
         """
-        for items in (images, texts):
-            if isinstance(items, str | bytes | Path):
-                raise UserError("give a list, also of one")
-        if images is not None and texts is not None and len(images) != len(texts):
+        pictures, words = list_pictures(images), list_texts(texts)
+        if pictures is not None and words is not None and len(pictures) != len(words):
             raise UserError(
-                f"there are {len(images)} images and {len(texts)} texts; None fills a gap"
+                f"there are {len(pictures)} images and {len(words)} texts; None fills a gap"
             )
-        count = len(images if images is not None else texts if texts is not None else ())
-        pairs = [
-            Pair(image, text)
-            for image, text in zip(images or [None] * count, texts or [None] * count, strict=True)
-        ]
+        count = len(pictures if pictures is not None else words or ())
+        gaps = [None] * count
+        pairs = list(map(Pair, pictures or gaps, words or gaps))
         return [answers for part in self.batches(pairs) for answers in part]
 
     def batches(self, pairs: Sequence[Pair]) -> Iterator[list[dict[str, Answer]]]:
