@@ -1,8 +1,9 @@
 """The smallest objective there is, and, as a command, a run of it: on one host or on several.
 
-    python tests/line.py line WORKDIR STEPS [PAUSE [mesh.fsdp=2 ...]] [--cluster=HOST:PORT,K/N]
+    python tests/line.py line WORKDIR STEPS [PAUSE [fsdp=2 ...]] [--cluster=HOST:PORT,K/N]
 
-PAUSE: seconds before every batch, so that there is time to be killed in.
+PAUSE: seconds before every batch, so that there is time to be killed in. After it come sizes of the
+mesh, `accumulate=N`, and `poison=N`: the batch of step N+1 makes the loss a NaN.
 """
 
 import os
@@ -77,13 +78,16 @@ def run(arguments: list[str]) -> None:
     """The command: trains, and says what it does on the way."""
     workdir, config = Path(arguments[0]), line_config(int(arguments[1]))
     pause = float(arguments[2]) if len(arguments) > 2 else 0.0
-    mesh = make_mesh(**{size.split("=")[0]: int(size.split("=")[1]) for size in arguments[3:]})
+    sizes = {name: int(value) for name, _, value in (x.partition("=") for x in arguments[3:])}
+    poison = sizes.pop("poison", None)
+    config.train.accumulate = sizes.pop("accumulate", 1)
+    mesh = make_mesh(**sizes)
     rows = host_rows(mesh, ROWS)
     workdir.mkdir(exist_ok=True)
     watcher = Watcher(workdir, config.train.steps, ROWS)
 
     def mine(start, params):
-        for batch in stream(start):
+        for batch in stream(start, poison=poison):
             time.sleep(pause)
             yield {name: values[rows] for name, values in batch.items()}
 

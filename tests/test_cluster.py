@@ -110,6 +110,17 @@ def test_two_hosts_end_as_one_process_does(tmp_path, alone, sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [["fsdp=2"], ["data=2", "accumulate=2"]], ids=str)
+def test_a_bad_loss_ends_in_the_same_line_on_every_host(tmp_path, more):
+    for status, said in Pod(2, str(tmp_path), "12", "0", "poison=5", *more).end():
+        assert status == 2
+        assert "Traceback" not in said
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("cmaclip: stopped at step 6: loss is not finite, though every")
+        assert "the checkpoint of step 4 is intact" in last
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [r"step 2/12", r"evaluating step 6, batch 1"])
 def test_when_one_host_is_asked_to_stop_all_save_and_stop(tmp_path, alone, moment):
     pod = Pod(2, str(tmp_path), "12", "0.5")

@@ -150,12 +150,36 @@ def test_diagnosis_names_the_first_bad_tensor(config):
         copy["text"]["stack"]["blocks"]["mlp_up"]["kernel"] = jnp.full((2, 32, 128), value)
         return copy
 
-    words = diagnose(objective, spoil(jnp.nan), opt_state, batch, rng)
+    words = diagnose(objective, config.train, spoil(jnp.nan), opt_state, batch, rng)
     assert words == "parameter text/stack/blocks/mlp_up/kernel is not finite"
-    words = diagnose(objective, spoil(3e38), opt_state, batch, rng)
+    words = diagnose(objective, config.train, spoil(3e38), opt_state, batch, rng)
     assert words == "the output of text/stack/blocks/mlp_up is not finite"
-    words = diagnose(objective, params, opt_state, batch, rng)
+    words = diagnose(objective, config.train, params, opt_state, batch, rng)
     assert words.startswith("the loss spiked; the gradient of ")
+
+
+def test_diagnosis_takes_no_more_of_a_batch_at_once_than_the_step_does(config):
+    rows, noises = [], []
+
+    class Watched(Line):
+        def loss(self, params, batch, rng):
+            rows.append(len(batch["x"]))
+            if not isinstance(rng, jax.core.Tracer):
+                noises.append(rng)
+            return super().loss(params, batch, rng)
+
+    config.train.accumulate = 4
+    params = Line().init(jax.random.key(0), line_batch(0))
+    opt_state = make_optimizer(config.train, params).init(params)
+    good, bad = line_batch(0), line_batch(0)
+    bad["y"][2] = np.nan  # in the third part, which takes rows 2, 6, 10, 14
+    rng = jax.random.key(1)
+    words = diagnose(Watched(), config.train, params, opt_state, bad, rng)
+    assert words.startswith("loss is not finite")
+    assert noises == [jax.random.fold_in(rng, index) for index in range(3)]
+    words = diagnose(Watched(), config.train, params, opt_state, good, rng)
+    assert words.startswith("the loss spiked; the gradient of ")
+    assert max(rows) == len(good["x"]) // 4
 
 
 def test_a_spike_stops_the_run(config, tmp_path, monkeypatch):

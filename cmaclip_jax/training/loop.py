@@ -164,7 +164,7 @@ def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) ->
     step = int(state.step)
     batch = to_device(next(iter(batches(step, state.params))), batch_sharding(mesh))
     rng = jax.random.fold_in(jax.random.key(config.seed + 1), step)
-    cause = diagnose(objective, state.params, state.opt_state, batch, rng)
+    cause = diagnose(objective, config.train, state.params, state.opt_state, batch, rng)
     saved = checkpoints.latest_step()
     kept = f"the checkpoint of step {saved} is intact" if saved else "there is no checkpoint yet"
     return UserError(
