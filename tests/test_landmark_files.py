@@ -177,35 +177,92 @@ def test_a_folder_of_300w_lp(tmp_path):
     np.testing.assert_array_equal(track.points, points[[2, 0, 1]])
 
 
+def save_matlab(path, version, **arrays):
+    """A .mat file of that version, as MATLAB writes it."""
+    if version == "5":
+        savemat(path, arrays)
+        return
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            if isinstance(array, str):  # MATLAB stores its characters as numbers
+                array = np.array([list(map(ord, array))], np.uint16)
+                file[name] = array.T
+                file[name].attrs["MATLAB_class"] = np.bytes_("char")
+            else:
+                file[name] = array.T  # columns first
+
+
+VERSIONS = pytest.mark.parametrize("version", ["5", "7.3"])
+
+
 @pytest.mark.parametrize("name", ["phisTr", "phisT", "phis"])
-@pytest.mark.parametrize("version", ["5", "7.3"])
+@VERSIONS
 def test_cofw(tmp_path, name, version):
     points = points_of(12, 29)
     hidden = np.zeros((12, 29))
     hidden[0, 3] = 1
     matrix = np.concatenate([points[..., 0], points[..., 1], hidden], axis=1)  # [faces, 87]
     path = tmp_path / "COFW.mat"
-    if version == "5":
-        savemat(path, {name: matrix})
-    else:
-        with h5py.File(path, "w", userblock_size=512) as file:  # as MATLAB: columns first
-            file[name] = matrix.T
+    save_matlab(path, version, **{name: matrix, "points": points_of(3, 5)})
     track = read_points(path)
     np.testing.assert_array_equal(track.points, points)
     assert track.layout is COFW_29
     assert not track.named
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=["FP2", "2PF", "P2F"])
+@pytest.mark.parametrize("name", ["anything", "pt2d", "phis"])
+@VERSIONS
+def test_matlab_points_in_any_usual_order_under_any_name(tmp_path, version, name, axes):
+    path, beside = (
+        tmp_path / "track.mat",
+        {"fps": np.array([[25.0]]), "code": "ab", "points": np.array([[68.0]])},
+    )
+    beside["size"] = np.array([[640.0, 480.0]])
+    for frames, count in ((7, 68), (3, 5), (70, 68), (1, 68)):
+        points = points_of(frames, count)
+        save_matlab(path, version, **{name: points.transpose(axes)}, **beside)
+        np.testing.assert_array_equal(read_points(path).points, points)
+    # MATLAB drops a last axis of one: this is [2, points, 1] there, or [points, 2, 1].
+    if axes[-1] == 0:
+        save_matlab(path, version, **{name: points.transpose(axes)[..., 0]}, **beside)
+        if name == "phis":
+            return  # rows of all x, all y and all flags
+        track = read_points(path)
+        np.testing.assert_array_equal(track.points, points)
+        assert track.names == ("track",)
+
+
+@pytest.mark.parametrize("shape", [(2, 68, 2), (68, 2, 2), (2, 2, 9), (300, 2, 68), (68, 300, 2)])
+def test_a_matlab_array_that_could_be_two_things_is_never_guessed(tmp_path, shape):
+    path = tmp_path / "track.mat"
+    savemat(path, {"points": np.ones(shape)})
+    with pytest.raises(UserError, match=r"could be meant in several ways; write .* a \.npz"):
+        read_points(path)
+
+
+def test_a_matlab_file_with_several_arrays_of_points(tmp_path):
+    path, points = tmp_path / "track.mat", points_of(4, 68)
+    savemat(path, {"left": points, "right": points + 1})
+    with pytest.raises(UserError, match="left, right.*call the one that counts 'points'"):
+        read_points(path)
+    savemat(path, {"left": points + 1, "points": points})
+    np.testing.assert_array_equal(read_points(path).points, points)
+
+
 def test_matlab_files_that_hold_something_else(tmp_path):
     path = tmp_path / "a.mat"
-    savemat(path, {"faces": np.zeros((3, 3))})
-    with pytest.raises(UserError, match="none of pt2d, phisTr"):
+    savemat(path, {"faces": np.zeros((3, 3)), "name": "ab", "flags": np.ones((3, 2), bool)})
+    with pytest.raises(UserError, match=r"no points.*faces \[3, 3\].*\[2, points, frames\]"):
         read_points(path)
     savemat(path, {"phis": np.zeros((3, 88))})
     with pytest.raises(UserError, match="it has 88 numbers"):
         read_points(path)
     savemat(path, {"pt2d": np.zeros((3, 68))})
     with pytest.raises(UserError, match="of shape"):
+        read_points(path)
+    savemat(path, {"track": np.ones((3, 68, 2)) * 1j})
+    with pytest.raises(UserError, match="complex"):
         read_points(path)
     path.write_bytes(b"no such thing" * 100)
     with pytest.raises(UserError, match="get it again"):
