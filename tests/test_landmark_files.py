@@ -244,7 +244,7 @@ def test_a_matlab_array_that_could_be_two_things_is_never_guessed(tmp_path, shap
 def test_a_matlab_file_with_several_arrays_of_points(tmp_path):
     path, points = tmp_path / "track.mat", points_of(4, 68)
     savemat(path, {"left": points, "right": points + 1})
-    with pytest.raises(UserError, match="left, right.*call the one that counts 'points'"):
+    with pytest.raises(UserError, match=r"left, right.*call the one that counts 'points'"):
         read_points(path)
     savemat(path, {"left": points + 1, "points": points})
     np.testing.assert_array_equal(read_points(path).points, points)
