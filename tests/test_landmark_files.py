@@ -315,6 +315,13 @@ def test_the_command_says_in_json_what_the_metrics_say(tmp_path, capsys):
     alone = json.loads(capsys.readouterr().out)
     assert alone["midpoint_jitter"] == found["midpoint_jitter"]
     assert alone["nme"] is None
+    assert alone["normalised_by"] == "eyes"
+    assert alone["lost_frames"] == 1 / 20
+    assert main.main(["landmarks", "stability", *own, "--normalise=box"]) == 0
+    boxed = json.loads(capsys.readouterr().out)
+    expected = metrics.midpoint_jitter(points, IBUG_68, by="box")
+    assert boxed["midpoint_jitter"] == pytest.approx(expected)
+    assert boxed["normalised_by"] == "box"
 
 
 def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
@@ -324,6 +331,8 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     assert main.main(["landmarks", "stability", *own, f"--truth={true}"]) == 0
     out = capsys.readouterr().out
     for words in ("mean error", "wrong motion", "jitter", "1 frame, and 2 points of the others"):
+        assert words in out
+    for words in ("median over frames", "frames lost", "--normalise=eyes", "outer eye corners"):
         assert words in out
     with Image.open(plot) as picture:
         assert picture.width > 1000

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 
 from cmaclip_jax.landmarks import metrics
 from cmaclip_jax.landmarks.contour import into_frame, neighbours, normals, out_of_frame, tangents
 from cmaclip_jax.landmarks.layouts import COFW_29, IBUG_68, LAYOUTS, layout_of
+from cmaclip_jax.landmarks.stability import judge
+from cmaclip_jax.landmarks.tracks import Track
 
 SIZE = 80.0  # between the outer corners of the eyes
 
@@ -40,6 +43,7 @@ def every_metric(points, truth, layout, valid, known):
         "auc": metrics.auc(errors, valid),
         "motion_error": metrics.motion_error(points, truth, layout, valid, known),
         "midpoint_jitter": metrics.midpoint_jitter(points, layout, valid, known),
+        "boxed_jitter": metrics.midpoint_jitter(points, layout, valid, known, by="box"),
         "still_jitter": metrics.still_jitter(points, layout, valid, known),
         "typical_size": metrics.typical_size(points, layout, valid),
     }
@@ -86,6 +90,67 @@ def test_white_jitter_gives_the_closed_forms():
     assert np.sqrt(np.mean(found**2)) == pytest.approx(share * np.sqrt(2), rel=0.012)
 
 
+def judged(points, by="eyes"):
+    """What is said of a video without a truth."""
+    valid = np.isfinite(points).all(-1).any(-1)
+    names = tuple(map(str, range(len(points))))
+    return judge(Track(points, valid, names, named=False), by=by).figures
+
+
+def test_white_jitter_has_the_same_median_and_rms():
+    points = jittered(np.repeat(face(IBUG_68)[None], 1500, axis=0), deviation := 0.8)
+    figures, share = judged(points), deviation / SIZE
+    assert figures["midpoint_jitter"] == pytest.approx(share * np.sqrt(3), rel=0.01)
+    # Of a frame, 68 points of two coordinates of variance 1.5 s^2 each.
+    median = share * np.sqrt(1.5 * chi2.median(2 * 68) / 68)
+    assert figures["median_jitter"] == pytest.approx(median, rel=0.01)
+    assert figures["lost_frames"] == 0
+
+
+def test_a_frame_thrown_far_away_moves_the_rms_and_not_the_median():
+    frames, away, deviation = 100, 200.0, 0.8
+    points = jittered(np.repeat(face(IBUG_68)[None], frames, axis=0), deviation)
+    before = judged(points)
+    points[40] += (away, 0)
+    after = judged(points)
+    # It stands off by `away`, and each of its neighbours by half of that.
+    squares = 3 * deviation**2 + away**2 * (1 + 1 / 4 + 1 / 4) / (frames - 2)
+    assert after["midpoint_jitter"] == pytest.approx(np.sqrt(squares) / SIZE, rel=0.01)
+    assert after["midpoint_jitter"] > 10 * before["midpoint_jitter"]
+    assert after["median_jitter"] == pytest.approx(before["median_jitter"], rel=0.02)
+    assert before["lost_frames"] == 0
+    assert after["lost_frames"] == 1 / frames
+
+
+def test_frames_are_lost_where_nothing_is_found_and_where_points_jump_and_not_where_they_move():
+    steps = np.arange(60.0)[:, None, None] * [0.3 * SIZE, 0.0]  # fast, and steady
+    points = face(IBUG_68) + steps
+    assert judged(points)["lost_frames"] == 0
+    points[10] += SIZE
+    points[[20, 21]] -= 5 * SIZE  # two in a row
+    points[30:33] = np.nan
+    points[40, 5] = np.nan  # one point is no frame
+    points[50] += 0.09 * SIZE / np.sqrt(2)  # within a tenth
+    assert judged(points)["lost_frames"] == 6 / 60
+    assert judged(points[30:33])["lost_frames"] == 1
+
+
+def test_shares_of_the_box_are_shares_of_the_root_of_its_area():
+    points = face(IBUG_68)
+    points[0], points[1] = (-3 * SIZE, -2 * SIZE), (3 * SIZE, 2 * SIZE)
+    assert metrics.face_sizes(points, IBUG_68, by="box") == pytest.approx(SIZE * np.sqrt(24))
+    assert metrics.face_sizes(points, None, by="box") == pytest.approx(SIZE * np.sqrt(24))
+    points[2] = np.nan
+    assert metrics.face_sizes(points, IBUG_68, by="box") == pytest.approx(SIZE * np.sqrt(24))
+    still = jittered(np.repeat(points[None], 50, axis=0), 0.5)
+    by_eyes, by_box = judged(still), judged(still, by="box")
+    for name in ("midpoint_jitter", "median_jitter"):
+        assert by_eyes[name] / by_box[name] == pytest.approx(np.sqrt(24), rel=0.02)
+    truth, moved = np.repeat(points[None], 3, axis=0), np.repeat(points[None], 3, axis=0) + (3, 4)
+    errors = metrics.normalised_errors(moved, truth, IBUG_68, by="box")
+    np.testing.assert_allclose(errors, 5 / (SIZE * np.sqrt(24)))
+
+
 def test_steady_motion_is_no_jitter():
     steps = np.arange(9.0)[:, None, None] * [3.0, -1.0]
     assert metrics.midpoint_jitter(face(IBUG_68) + steps, IBUG_68) == pytest.approx(0, abs=1e-12)
@@ -99,7 +164,7 @@ def test_metrics_do_not_change_with_the_place_the_turn_and_the_scale_of_the_face
     moved = [2.5 * x @ turn.T + [40.0, -7.0] for x in (points, truth)]
     before = every_metric(points, truth, layout, None, None)
     after = every_metric(*moved, layout, None, None)
-    for name in before.keys() - {"typical_size"}:
+    for name in before.keys() - {"typical_size", "boxed_jitter"}:  # a box does not turn
         assert after[name] == pytest.approx(before[name], rel=1e-9), name
         assert before[name] != 0, name
     assert after["typical_size"] == pytest.approx(2.5 * before["typical_size"])
@@ -129,7 +194,7 @@ def test_unknown_points_do_not_count():
     far = points.copy()
     far[:, 5], far[2, 60] = 1e6, np.nan
     for name, value in every_metric(points, truth, IBUG_68, None, known).items():
-        if name == "typical_size":
+        if name in ("typical_size", "boxed_jitter"):  # the size of all that is there
             continue
         assert every_metric(far, truth, IBUG_68, None, known)[name] == pytest.approx(value), name
     assert np.isnan(metrics.motion_error(far, truth, IBUG_68, known=known, axis=0)[5])

@@ -23,14 +23,29 @@ cmaclip landmarks VERB --help says what a verb takes.
 """
 
 STABILITY = """\
-Says how accurate the landmarks of a video are, and how still they stand. All figures are shares
-of the face's size, the distance of the outer eye corners. The formulas are our own choice.
+Says how accurate the landmarks of a video are, and how still they stand. The formulas are our own
+choice. Distances are shares of the face's size:
+  --normalise=eyes   the distance of the outer eye corners; where the layout has no known eyes, the
+                     points' root mean square distance from their centre
+  --normalise=box    the square root of width times height of the upright box around the points
+Jitter needs no truth. A point's deviation is its distance from halfway between its places in the
+frame before and in the frame after, divided by the median of the face's size over the frames. Two
+figures sum the deviations up:
+  root mean square   over all frames and points; a few frames thrown far away can be most of it
+  median             over the frames, of each frame's root mean square over its points; a few frames
+                     do not move it
+A frame is lost if it has no point, or if it jumps: its points stand, in root mean square, more than
+10 % of the face's size away from halfway between their places 1 frame before and after, 2 frames
+before and after, and 3 frames before and after. So a jump that lasts one frame or two is found.
+With --truth come the mean distance from it, by the face's size in that frame, and the mean distance
+between a point's motion to the next frame and its true motion.
 
 FILE is one of
   a folder    of iBUG's .pts files or 300W-LP's .mat files, one a frame
   .csv .tsv   frame,x0,y0,x1,y1,... a row a frame, or frame,point,x,y a row a point
   .npz        an array `points` [frames, points, 2], and `valid` [frames] if some do not count
-  .mat        COFW's phisTr, phisT or phis; 300W-LP's pt2d
+  .mat        an array [frames, points, 2], [2, points, frames] or [points, 2, frames], under any
+              name; or COFW's phisTr, phisT or phis, or 300W-LP's pt2d
 What is NaN, empty, or in a table at (0, 0) is missing. Frames come in the order of their names.
 """
 
@@ -40,9 +55,12 @@ FIGURES = {
     "failure_rate_at_0.10": "share of frames with an error above 10 %",
     "auc_at_0.10": "area under the curve of errors up to 10 %",
     "motion_error": "wrong motion from frame to frame, against the truth",
-    "midpoint_jitter": "jitter: deviation from the midpoint of the neighbours in time",
+    "midpoint_jitter": "jitter: from the midpoint of the neighbours in time, root mean square",
+    "median_jitter": "the same, median over frames",
+    "lost_frames": "share of frames lost: without a point, or a jump",
 }
 PLAIN = ("auc_at_0.10",)  # not a percentage
+UNAIDED = ("midpoint_jitter", "median_jitter", "lost_frames")  # they take no truth
 
 
 def run(arguments: list[str]) -> None:
@@ -61,6 +79,12 @@ def run_stability(arguments: list[str]) -> None:
     parser = make_parser("landmarks stability", STABILITY)
     parser.add_argument("--predictions", required=True, metavar="FILE", help="what was detected")
     parser.add_argument("--truth", metavar="FILE", help="the same frames as they should be")
+    parser.add_argument(
+        "--normalise",
+        choices=("eyes", "box"),
+        default="eyes",
+        help="what the face's size is (default: eyes)",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="where to draw it")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     stability(parser.parse_args(arguments))
@@ -74,11 +98,13 @@ def stability(options):
     if options.plot:
         check_plot(options.plot)
     predictions = read_points(options.predictions)
-    found = judge(predictions, read_points(options.truth) if options.truth else None)
+    truth = read_points(options.truth) if options.truth else None
+    found = judge(predictions, truth, options.normalise)
     frames, points, _ = predictions.points.shape
     if options.json:
         sizes = {"frames": frames, "points": points}
-        print(json.dumps({**sizes, "missing": found.missing, **found.figures}, indent=1))
+        sizes |= {"normalised_by": found.by, "face_size": found.size, "missing": found.missing}
+        print(json.dumps(sizes | found.figures, indent=1))
     else:
         show(
             found, predictions.layout, f"{options.predictions}: {frames:,} frames, {points} points"
@@ -106,9 +132,22 @@ def show(found, layout, title: str) -> None:
     if "truth_frames" in found.missing:
         line += f"; of the truth {counted(found.missing, 'truth_')}"
     console.print(line, highlight=False, soft_wrap=True)
-    if layout is None or not layout.eyes:
-        line = "a layout without known eyes: size is the points' root mean square distance from "
-        console.print(line + "their centre", highlight=False, soft_wrap=True)
+    console.print(size_line(found, layout), highlight=False, soft_wrap=True)
+
+
+def size_line(found, layout) -> str:
+    """What the figures are shares of."""
+    if found.by == "box":
+        size = "the root of the area of the box around the points"
+    elif layout is None or not layout.eyes:
+        size = (
+            "the points' root mean square distance from their centre, since this is a layout "
+            "without known eyes"
+        )
+    else:
+        size = "the distance of the outer eye corners"
+    pixels = "" if found.size is None else f", {found.size:,.1f} pixels in the median over frames"
+    return f"shares of the face's size: {size}{pixels} (--normalise={found.by})"
 
 
 def cells(found) -> Iterator[list[str]]:
@@ -116,7 +155,7 @@ def cells(found) -> Iterator[list[str]]:
     yield ["measure", "value"]
     for name, what in FIGURES.items():
         value = found.figures[name]
-        if value is None and name != "midpoint_jitter" and found.errors is None:
+        if value is None and found.errors is None and name not in UNAIDED:
             continue
         yield [what, "-" if value is None else f"{value:.3f}" if name in PLAIN else f"{value:.2%}"]
 

@@ -3,39 +3,42 @@
 The paper names two metrics of stability and not their formulas to us: those below are our own
 reconstruction, each after a published neighbour. Functions of arrays alone, on numpy and under
 jax.jit. `valid` [frames] and `known` [frames, points] say what counts; what is NaN does not.
-Gradients are finite whatever does not count. A figure over nothing is NaN.
+Gradients are finite whatever does not count. A figure over nothing is NaN. `by` is one of SIZES.
 """
 
 from cmaclip_jax.landmarks.arrays import length, mean_where, namespace, root
 from cmaclip_jax.landmarks.layouts import Layout
 
+SIZES = ("eyes", "box")  # what can be taken for a face's size
 
-def face_sizes(points, layout: Layout | None):
+
+def face_sizes(points, layout: Layout | None, by: str = "eyes"):
     """How large every face is: [..., P, 2] -> [...], NaN where that cannot be said.
 
-    The distance of the outer eye corners; without a layout or its eyes the root mean square
-    distance of the known points from their centre.
+    by: 'eyes', the distance of the outer eye corners; without a layout or its eyes the root mean
+    square distance of the known points from their centre. Or 'box', the square root of the area
+    of the upright box around the known points.
     """
     xp = namespace(points)
     mask = xp.isfinite(points).all(-1)
-    sizes, sized = _sizes(xp.where(mask[..., None], points, 0), mask, layout)
+    sizes, sized = _sizes(xp.where(mask[..., None], points, 0), mask, layout, by)
     return xp.where(sized, sizes, xp.nan)
 
 
-def typical_size(points, layout: Layout | None, valid=None):
+def typical_size(points, layout: Layout | None, valid=None, by: str = "eyes"):
     """The median of the sizes over the valid frames: one number."""
     points, mask = _counted(points, valid)
-    return _typical_size(points, mask, layout)
+    return _typical_size(points, mask, layout, by)
 
 
-def normalised_errors(points, truth, layout: Layout | None, valid=None, known=None):
+def normalised_errors(points, truth, layout: Layout | None, valid=None, known=None, by="eyes"):
     """The mean distance from the truth by the truth's size, per frame: [frames].
 
     NaN where a frame does not count, or its truth has no size (an eye corner is missing).
     """
     points, truth, mask, of_truth = _both(points, truth, valid, known)
     xp = namespace(points)
-    sizes, sized = _sizes(truth, of_truth, layout)
+    sizes, sized = _sizes(truth, of_truth, layout, by)
     errors = mean_where(length(points - truth), mask & sized[:, None], 1)
     return xp.where(sized, errors / xp.where(sized, sizes, 1), xp.nan)
 
@@ -63,7 +66,9 @@ def auc(errors, valid=None, limit: float = 0.1):
     return mean_where((1 - errors / limit).clip(0, 1), mask)
 
 
-def motion_error(points, truth, layout: Layout | None, valid=None, known=None, axis=None):
+def motion_error(
+    points, truth, layout: Layout | None, valid=None, known=None, axis=None, by: str = "eyes"
+):
     """Stability with truth: how wrongly points move from frame to frame.
 
     The mean over points and consecutive frames of |(g_t - g_t-1) - (p_t - p_t-1)| by the
@@ -75,14 +80,16 @@ def motion_error(points, truth, layout: Layout | None, valid=None, known=None, a
     """
     points, truth, mask, of_truth = _both(points, truth, valid, known)
     xp = namespace(points)
-    sizes, sized = _sizes(truth, of_truth, layout)
+    sizes, sized = _sizes(truth, of_truth, layout, by)
     wrong = points - truth  # the difference of motions is the motion of the difference
     distances = length(wrong[1:] - wrong[:-1])  # [frames - 1, points]
     counted = mask[1:] & mask[:-1] & sized[1:, None]
     return mean_where(distances / xp.where(sized, sizes, 1)[1:, None], counted, axis)
 
 
-def midpoint_jitter(points, layout: Layout | None, valid=None, known=None, axis=None):
+def midpoint_jitter(
+    points, layout: Layout | None, valid=None, known=None, axis=None, by="eyes", apart: int = 1
+):
     """Stability without truth: how far points are from halfway between their neighbours in time.
 
     The root mean square over points and inner frames of |p_t - (p_t-1 + p_t+1) / 2| by the
@@ -90,16 +97,18 @@ def midpoint_jitter(points, layout: Layout | None, valid=None, known=None, axis=
     of standard deviation s per coordinate gives s * sqrt(3): a deviation has the variance
     s^2 + 2 s^2 / 4 in each of two coordinates.
 
-    axis: None for one number, 0 for one per point, 1 for one per inner frame [frames - 2].
+    axis: None for one number, 0 for one per point, 1 for one per inner frame [frames - 2 * apart].
+    apart: how many frames away the neighbours are.
     """
     points, mask = _counted(points, valid, known)
-    away = points[1:-1] - (points[:-2] + points[2:]) / 2
-    counted = mask[1:-1] & mask[:-2] & mask[2:]
+    before, inner, after = slice(-2 * apart), slice(apart, -apart), slice(2 * apart, None)
+    away = points[inner] - (points[before] + points[after]) / 2
+    counted = mask[inner] & mask[before] & mask[after]
     squares = mean_where((away**2).sum(-1), counted, axis)
-    return _root_or_nan(squares) / _typical_size(points, mask, layout)
+    return _root_or_nan(squares) / _typical_size(points, mask, layout, by)
 
 
-def still_jitter(views, layout: Layout | None, valid=None, known=None, axis=None):
+def still_jitter(views, layout: Layout | None, valid=None, known=None, axis=None, by: str = "eyes"):
     """How far the points of one still face stray over slightly changed views of it.
 
     views: [views, points, 2], the points in the face's own coordinates. The standard deviation
@@ -116,7 +125,7 @@ def still_jitter(views, layout: Layout | None, valid=None, known=None, axis=None
     variances = xp.where(count > 1, squares / xp.maximum(count - 1, 1), xp.nan)
     if axis is None:
         variances = mean_where(xp.where(count > 1, variances, 0), count > 1)
-    return _root_or_nan(variances) / _typical_size(points, mask, layout)
+    return _root_or_nan(variances) / _typical_size(points, mask, layout, by)
 
 
 def _root_or_nan(squares):
@@ -154,9 +163,16 @@ def _judged(errors, valid):
     return xp.where(mask, errors, 0), mask
 
 
-def _sizes(points, mask, layout: Layout | None):
+def _sizes(points, mask, layout: Layout | None, by: str):
     """Sizes of faces whose uncounted points are 0, and for which faces there is one."""
     xp = namespace(points, mask)
+    if by == "box":
+        low = xp.where(mask[..., None], points, xp.inf).min(-2)
+        high = xp.where(mask[..., None], points, -xp.inf).max(-2)
+        found = mask.any(-1)[..., None]
+        sides = xp.where(found, high, 0) - xp.where(found, low, 0)
+        sizes = root(sides[..., 0] * sides[..., 1])
+        return sizes, sizes > 0
     if layout is not None and layout.eyes:
         one, other = layout.eyes
         sizes = length(points[..., one, :] - points[..., other, :])
@@ -168,10 +184,10 @@ def _sizes(points, mask, layout: Layout | None):
     return sizes, sizes > 0
 
 
-def _typical_size(points, mask, layout: Layout | None):
+def _typical_size(points, mask, layout: Layout | None, by: str):
     """The median of the sizes that there are."""
     xp = namespace(points, mask)
-    sizes, sized = _sizes(points, mask, layout)
+    sizes, sized = _sizes(points, mask, layout, by)
     count = sized.sum()
     ordered = xp.sort(xp.where(sized, sizes, xp.inf))
     low, high = xp.maximum(count - 1, 0) // 2, xp.minimum(count // 2, len(sizes) - 1)

@@ -11,24 +11,30 @@ from cmaclip_jax.landmarks.arrays import mean_where
 from cmaclip_jax.landmarks.text_points import natural
 from cmaclip_jax.landmarks.tracks import Track
 
+JUMP = 0.1  # of the face's size
+APART = (1, 2, 3)  # frames
+
 
 @dataclasses.dataclass(frozen=True)
 class Stability:
     """Figures are shares of the face's size; those against a truth are None without one.
 
+    by: what was taken for the face's size. size: its median over the frames, in pixels.
     errors: [F] the normalised error of every frame, or None. jitter: [F], NaN at the ends and
         beside gaps. point_jitter: [P]. face: [P,2] the mean face, centred, of size one.
     """
 
     figures: dict[str, float | None]
     missing: dict[str, int]
+    by: str
+    size: float | None
     errors: np.ndarray | None
     jitter: np.ndarray
     point_jitter: np.ndarray
     face: np.ndarray
 
 
-def judge(predictions: Track, truth: Track | None = None) -> Stability:
+def judge(predictions: Track, truth: Track | None = None, by: str = "eyes") -> Stability:
     """All that can be said of predictions, with a truth or without one."""
     layout, points = predictions.layout, predictions.points
     figures: dict[str, float | None] = dict.fromkeys(
@@ -40,26 +46,58 @@ def judge(predictions: Track, truth: Track | None = None) -> Stability:
         check_same(predictions, truth)
         missing["truth_frames"] = truth.missing_frames
         missing["truth_points"] = truth.missing_points
-        errors = metrics.normalised_errors(points, truth.points, layout)
+        errors = metrics.normalised_errors(points, truth.points, layout, by=by)
         found = (
             metrics.nme(errors),
             metrics.failure_rate(errors),
             metrics.auc(errors),
-            metrics.motion_error(points, truth.points, layout),
+            metrics.motion_error(points, truth.points, layout, by=by),
         )
         figures = {name: _plain(value) for name, value in zip(figures, found, strict=True)}
-    figures["midpoint_jitter"] = _plain(metrics.midpoint_jitter(points, layout))
-    inner = metrics.midpoint_jitter(points, layout, axis=1) if len(points) > 2 else np.empty(0)
-    jitter = np.full(len(points), np.nan)
-    jitter[1 : 1 + len(inner)] = inner
+    jitter = frame_jitter(predictions, by)
+    figures["midpoint_jitter"] = _plain(metrics.midpoint_jitter(points, layout, by=by))
+    figures["median_jitter"] = _plain(_median(jitter))
+    figures["lost_frames"] = float(lost_frames(predictions, by).mean())
     return Stability(
         figures=figures,
         missing=missing,
+        by=by,
+        size=_plain(metrics.typical_size(points, layout, by=by)),
         errors=errors,
         jitter=jitter,
-        point_jitter=metrics.midpoint_jitter(points, layout, axis=0),
+        point_jitter=metrics.midpoint_jitter(points, layout, axis=0, by=by),
         face=mean_face(predictions if truth is None else truth),
     )
+
+
+def frame_jitter(track: Track, by: str = "eyes", apart: int = 1) -> np.ndarray:
+    """The jitter of every frame [F], NaN where a neighbour is missing."""
+    jitter = np.full(len(track.points), np.nan)
+    if len(jitter) > 2 * apart:
+        jitter[apart:-apart] = metrics.midpoint_jitter(
+            track.points, track.layout, axis=1, by=by, apart=apart
+        )
+    return jitter
+
+
+def lost_frames(track: Track, by: str = "eyes") -> np.ndarray:
+    """Which frames are lost [F]: those without a point, and those that jump away and back.
+
+    A frame jumps where its points are, in root mean square, more than JUMP away from halfway
+    between their neighbours, whichever of APART they are. A frame beside a jump is near one of
+    these midpoints. A jump that lasts longer than two frames is none by this rule, and frames
+    without neighbours on both sides cannot be judged.
+    """
+    nearest = np.full(len(track.points), np.nan)
+    for apart in APART:
+        nearest = np.fmin(nearest, frame_jitter(track, by, apart))
+    return ~track.valid | (nearest > JUMP)
+
+
+def _median(values: np.ndarray) -> float:
+    """The median of what is known."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def check_same(

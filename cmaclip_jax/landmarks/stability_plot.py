@@ -21,7 +21,7 @@ def draw(found: Stability, layout: Layout | None, title: str):
     for axes, (name, values, colour) in zip(rows, series, strict=True):
         _draw_series(axes, values, colour)
         axes.set_title(name, fontsize=9, loc="left")
-        axes.set_ylabel("% of face size", fontsize=8)
+        axes.set_ylabel("% of the face's size", fontsize=8)
     rows[-1].set_xlabel("frame", fontsize=8)
     _draw_face(on_face, found, layout)
     figure.suptitle(title, fontsize=10)
@@ -60,5 +60,5 @@ def _draw_face(figure, found: Stability, layout: Layout | None) -> None:
         "jitter of every point, on the mean face\n(the three worst are numbered)", fontsize=9
     )
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
-    bar.set_label("% of face size", fontsize=8)
+    bar.set_label("% of the face's size", fontsize=8)
     bar.ax.tick_params(labelsize=8)
