@@ -1,8 +1,10 @@
 """A run exported: without flax and without this project, the same numbers."""
 
+import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,11 +20,13 @@ from cmaclip_jax.commands.export import PLATFORMS
 from cmaclip_jax.data.images import LONG, clip_image
 from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.inputs import kept_data
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.serving import example
 from cmaclip_jax.serving import export as exporting
+from cmaclip_jax.tasks import Task
 from cmaclip_jax.towers import open_towers
 from cmaclip_jax.trained import open_trained
 from cmaclip_jax.training.workdir import saved_config
@@ -148,12 +152,66 @@ def test_the_example_answers_as_the_run_does(exported, finished_run, tmp_path):
     assert set(ask(exported, "", " ").values()) == {""}  # nothing to look at, no answer
 
 
-def close(one: str, other: str) -> bool:
-    """Whether two lines have the same words, and numbers within 2e-6."""
+def close(one: str, other: str, most: float = 2e-6) -> bool:
+    """Whether two lines have the same words, and numbers at most so far apart."""
     for x, y in zip(one.replace(",", "").split(), other.replace(",", "").split(), strict=True):
-        if x != y and not abs(float(x) - float(y)) <= 2e-6:
+        if x != y and not abs(float(x) - float(y)) <= most:
             return False
     return True
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("per_class", [False, True])
+def test_the_example_accepts_what_the_run_accepts(many, per_class, tmp_path):
+    task, random = Task("some", tuple("abcdefghi"), many), np.random.default_rng(many)
+    said = random.dirichlet(np.full(9, 0.2), 5_000).astype(np.float32)
+    said[:9], said[9:18] = np.eye(9), 1 - np.eye(9)
+    right = random.random(said.shape) < (said if many else said.max(axis=1, keepdims=True))
+    labels = right.astype(int) if many else np.where(right[:, 0], said.argmax(axis=1), 0)
+    write_thresholds(
+        tmp_path / "thresholds.json", [calibrate(task, said, labels, 0.8, per_class=per_class)]
+    )
+    own = read_thresholds(tmp_path / "thresholds.json")["some"]
+    (row,) = json.loads((tmp_path / "thresholds.json").read_text())["thresholds"]
+    scaled, accepted = own.scaled(said), own.accepts(said)
+    assert scaled.dtype == np.float32
+    assert 0 < accepted.sum() < accepted.size
+    for number, one in enumerate(said):
+        told, stands = example.judge(one, row)
+        np.testing.assert_array_equal(told, scaled[number])
+        stands = stands if many else stands[one.argmax()]
+        np.testing.assert_array_equal(stands, accepted[number])
+
+
+def test_an_export_with_thresholds_accepts_what_predict_accepts(
+    exported, finished_run, catalogue, tmp_path, monkeypatch, capsys
+):
+    run, folder = tmp_path / "run", tmp_path / "exported"
+    shutil.copytree(finished_run, run)
+    shutil.copytree(exported, folder)
+    assert main(["evaluate", f"--workdir={run}", "--precision=0.3"]) == 0
+    shutil.copyfile(run / "thresholds.json", folder / "thresholds.json")
+    with catalogue.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["picture"] and row["title"]][:6]
+    images = [str(catalogue.parent / row["picture"]) for row in rows]
+    titles = [row["title"] for row in rows]
+    monkeypatch.setattr(example, "FOLDER", folder)
+    for image, title, answers in zip(
+        images, titles, cma.load(run).predict(images, titles), strict=True
+    ):
+        capsys.readouterr()
+        example.main(image, title)
+        said = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+        for name, answer in answers.items():
+            told, many = said[name].rpartition(" (")[0], isinstance(answer.label, tuple)
+            labels = answer.label if many else [answer.label]
+            stands = answer.accepted if many else [answer.accepted]
+            numbers = answer.probability if many else [answer.probability]
+            expected = [
+                f"{label} {number:.6f} {'accepted' if stand else 'held back'}"
+                for label, number, stand in zip(labels, numbers, stands, strict=True)
+            ]
+            assert close(told, ", ".join(expected) or "none", 2e-5)
 
 
 @pytest.mark.parametrize("shape", [(97, 131), (48, 48), (64, 48), (1000, 90), (20, 31)])

@@ -112,15 +112,21 @@ def test_the_surest_mistakes_and_what_was_held_back_are_found(run, catalogue, te
     task = next(task for task in kept.tasks if task.name == "colour")
     found = cases(kept, task, 6)
     probabilities, labels = kept.judged(task)
+    shown = kept.thresholds["colour"].scaled(probabilities)
     wrong = [
         (-row.max(), place)
-        for place, (row, label) in enumerate(zip(probabilities, labels, strict=True))
+        for place, (row, label) in enumerate(zip(shown, labels, strict=True))
         if label >= 0 and row.argmax() != label
     ]
     expected = [int(kept.outcome["row"][place]) for _, place in sorted(wrong)]
     assert [case.row for case in found.mistakes] == expected[:6]
     assert found.wrong == len(expected)
     assert not any(case.right for case in found.mistakes)
+    least = kept.thresholds["colour"].overall.value
+    for case, (confidence, _) in zip(found.mistakes, sorted(wrong), strict=False):
+        assert case.probability == -confidence
+        assert case.accepted == (least is not None and case.probability >= least)
+        assert f"<b>{case.answer}</b> {case.probability:.3f}" in text
     stands = kept.thresholds["colour"].accepts(probabilities)
     assert found.held_back == int(np.sum(~stands & (labels >= 0)))
     assert all(case.accepted is False for case in found.abstentions)

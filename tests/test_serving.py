@@ -11,9 +11,11 @@ from test_main import mistake
 
 import cmaclip_jax as cma
 from cmaclip_jax.evaluation.evaluator import read_outcome
-from cmaclip_jax.evaluation.thresholds import read_thresholds
+from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.serving import labelling
+from cmaclip_jax.serving.answer_files import answer_line
+from cmaclip_jax.serving.classifier import Classifier
 
 
 def read_csv(path):
@@ -191,6 +193,57 @@ def test_bad_rows_are_answered_in_their_place_with_a_note(
     assert (nothing.label, nothing.note) == (None, "neither picture nor words")
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+def test_an_answer_is_accepted_where_its_probability_reaches_the_threshold(
+    model, tmp_path, per_class, monkeypatch
+):
+    """Also where a threshold is exactly an observed confidence, over many rows of every task."""
+    random, rows, chosen, outcome = np.random.default_rng(per_class), 3_000, [], {}
+    for task in model.tasks:
+        scores = 3 * random.normal(size=(rows, len(task.classes)))
+        scores = np.where(random.random((rows, 1)) < 0.01, 40 * np.sign(scores), scores)
+        if task.many:
+            said = (1 / (1 + np.exp(-scores))).astype(np.float32)
+            labels = (random.random(said.shape) < said**1.2).astype(int)
+        else:
+            said = np.exp(scores)
+            said = (said / said.sum(axis=1, keepdims=True)).astype(np.float32)
+            labels = np.where(random.random(rows) < said.max(axis=1) ** 1.2, said.argmax(axis=1), 0)
+        chosen.append(calibrate(task, said, labels, 0.9, per_class=per_class))
+        outcome[task.name] = said
+    write_thresholds(tmp_path / "thresholds.json", chosen)
+    thresholds = read_thresholds(tmp_path / "thresholds.json")
+    classifier = Classifier(model.trained, thresholds)
+    weights = {task.name: np.full((rows, 2), 0.5, np.float32) for task in model.tasks}
+    told = {"probabilities": outcome, "modality_weights": weights}
+    monkeypatch.setattr(classifier, "outcome", lambda batch, count: told)
+    at_the_threshold, held_back, seen = 0, 0, 0
+    for number, answers in enumerate(classifier.answer({}, [""] * rows)):
+        line = answer_line("", answers, "")
+        for place, task in enumerate(model.tasks):
+            own, answer = thresholds[task.name], answers[task.name]
+            triple = answer.label, answer.probability, answer.accepted
+            triples = list(zip(*triple, strict=True)) if task.many else [triple]
+            printed = line[2 + 4 * place] if task.many else [line[2 + 4 * place]]
+            for (label, probability, accepted), number_in_file in zip(
+                triples, printed, strict=True
+            ):
+                value = own.classes.get(label, own.overall).value
+                least = np.inf if value is None else value
+                assert accepted == (probability >= least)
+                assert accepted == (np.float32(number_in_file) >= np.float32(least))
+                at_the_threshold += probability == value
+                held_back += not accepted
+                seen += 1
+            if not task.many:
+                scores = np.log(np.maximum(outcome[task.name][number], 1e-37)) / own.temperature
+                odds = np.exp(scores - scores.max())
+                assert answer.probability == pytest.approx(odds.max() / odds.sum(), abs=1e-6)
+                assert answer.label == task.classes[outcome[task.name][number].argmax()]
+    assert at_the_threshold > 0
+    assert 0 < held_back < seen
+
+
 def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsys):
     command = ["evaluate", f"--workdir={run}", "--precision=0.3"]
     assert main(command) == 0
@@ -200,12 +253,20 @@ def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsy
     assert thresholds["colour"].target == 0.3
     outcome = read_outcome(run, "test")
     expected = thresholds["colour"].accepts(outcome["probabilities"]["colour"])
+    capsys.readouterr()
     lines = read_csv(predict(run, write_table("accept.csv", rows), tmp_path / "out.csv"))
+    said = capsys.readouterr().err
+    assert "probabilities are scaled by each task's temperature" in said
+    assert "accepted: colour" in said
+    value = thresholds["colour"].overall.value
+    for line in lines:
+        if line["colour"]:
+            reaches = float(line["colour_probability"]) >= float(str(np.float32(value)))
+            assert line["colour_accepted"] == str(reaches).lower()
     assert [line["colour_accepted"] == "true" for line in lines] == list(expected)
     stand = thresholds["contents"].accepts(outcome["probabilities"]["contents"])
     for line, accepted in zip(lines, stand, strict=True):
         assert line["contents_accepted"].split("|").count("true") == accepted.sum()
-    assert "accepted: colour" in capsys.readouterr().err
     answers = cma.load(run).predict(texts=[row["title"] or None for row in rows])
     assert {answer["colour"].accepted for answer in answers} <= {True, False, None}
     assert any(answer["colour"].accepted is not None for answer in answers)

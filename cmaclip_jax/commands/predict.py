@@ -8,7 +8,9 @@ from cmaclip_jax.errors import UserError
 HELP = """\
 Answers every row of a table, in its order, with every task of a run. For TASK there are the columns
 TASK (the class), TASK_probability, TASK_accepted (by the run's thresholds; empty without any)
-and TASK_image_weight; `note` says what a row lacked. The same command goes on where it was
+and TASK_image_weight; `note` says what a row lacked. Where a run has thresholds, a probability is
+scaled by the temperature that was chosen with them: an answer is accepted where it reaches the
+threshold. The same command goes on where it was
 stopped. Started once per host on a shared disk, the hosts share the rows.
 """
 
@@ -36,13 +38,13 @@ def predict(options) -> None:
     console = Console(stderr=True)
     console.print(str(table), highlight=False, soft_wrap=True)
     classifier = open_classifier(options.workdir, devices=jax.local_devices())
-    if not classifier.thresholds:
-        console.print(
-            "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "
-            f"evaluate --workdir={options.workdir} --precision=0.95`",
-            highlight=False,
-            soft_wrap=True,
-        )
+    said = (
+        "probabilities are scaled by each task's temperature, as thresholds.json tests them"
+        if classifier.thresholds
+        else "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "
+        f"evaluate --workdir={options.workdir} --precision=0.95`"
+    )
+    console.print(said, highlight=False, soft_wrap=True)
     hosts = jax.process_count() if options.hosts is None else options.hosts
     host = jax.process_index() if options.host is None else options.host
     if not 0 <= host < hosts:

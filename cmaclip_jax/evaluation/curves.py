@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmaclip_jax.evaluation.metrics import BINS, calibration_bins, ranked
-from cmaclip_jax.evaluation.thresholds import TaskThresholds, scale
+from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.tasks import Task
 
 OTHERS = "all others"
@@ -59,10 +59,8 @@ def precision_recall(
 
 
 def scaled(thresholds: TaskThresholds | None, probabilities) -> np.ndarray:
-    """The confidences that a threshold goes by, or the model's own where there is none."""
-    if thresholds is None:
-        return probabilities
-    return scale(probabilities, thresholds.temperature, thresholds.task.many)
+    """The probabilities that a threshold goes by, or the model's own where there is none."""
+    return probabilities if thresholds is None else thresholds.scaled(probabilities)
 
 
 @dataclasses.dataclass(frozen=True)

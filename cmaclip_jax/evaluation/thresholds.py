@@ -5,6 +5,10 @@ Calibration predictions of a task are `probabilities` [N,C] and `labels`, as in 
 A one-label task decides for its most probable class; of a many-label task every class of a row
 is a decision of its own, and to accept it is to assert "yes". Unknown rows count nowhere.
 
+Thresholds are chosen and tested on probabilities at the task's temperature, rounded to float32.
+Those are the probabilities that an answer shows, so that an answer stands exactly where the
+number that it shows reaches the threshold.
+
 The promise of a confidence level is about one threshold: over draws of independent decisions,
 the true precision of what it accepts lies below the target in at most 1 - level of the draws.
 Several thresholds (of tasks or classes) keep it each, not all at once. It does not cover data
@@ -38,7 +42,7 @@ STEP = 1.05
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """Decisions at least as confident as `value` are accepted; None accepts nothing.
+    """Decisions at least as confident as `value`, a float32, are accepted; None accepts nothing.
 
     The rest is of the known decisions it was chosen on, and flattering; `reached` is fair.
     """
@@ -66,15 +70,19 @@ class TaskThresholds:
     classes: dict[str, Threshold] = dataclasses.field(default_factory=dict)
     split: str = ""
 
+    def scaled(self, probabilities: np.ndarray) -> np.ndarray:
+        """A model's own probabilities at the task's temperature, as they are shown and tested."""
+        return scale(probabilities, self.temperature, self.task.many)
+
     def accepts(self, probabilities: np.ndarray) -> np.ndarray:
-        """Which decisions of a model's (unscaled) probabilities stand: [N], of many labels [N,C].
+        """Which decisions of a model's own probabilities stand: [N], of many labels [N,C].
 
         Of a one-label task the decision is the class with the highest probability.
         """
         probabilities = np.asarray(probabilities)
-        scaled = scale(probabilities, self.temperature, self.task.many)
+        scaled = self.scaled(probabilities)
         kept = [self.classes.get(name, self.overall).value for name in self.task.classes]
-        least = np.array([np.inf if value is None else value for value in kept])  # [C]
+        least = np.array([np.inf if x is None else x for x in kept], np.float32)  # [C]
         if self.task.many:
             return scaled >= least
         return scaled.max(axis=-1) >= least[probabilities.argmax(axis=-1)]
@@ -102,9 +110,12 @@ def fit_temperature(probabilities, labels, many: bool) -> float:
 
 
 def scale(probabilities, temperature: float, many: bool) -> np.ndarray:
-    """Probabilities at another temperature, float64; above 1 they grow less sure."""
+    """Probabilities at another temperature; above 1 they grow less sure.
+
+    They are computed in float64 and rounded to float32, the type of whatever shows them.
+    """
     scores = _scores(np.asarray(probabilities), many) / temperature
-    return expit(scores) if many else softmax(scores, axis=-1)
+    return (expit(scores) if many else softmax(scores, axis=-1)).astype(np.float32)
 
 
 def choose_threshold(
@@ -214,7 +225,7 @@ def _read_task(row: dict) -> TaskThresholds:
 
 
 def _read_threshold(row: dict) -> Threshold:
-    value = None if row["value"] is None else float(row["value"])
+    value = None if row["value"] is None else float(np.float32(row["value"]))
     return Threshold(**row | {"value": value})
 
 

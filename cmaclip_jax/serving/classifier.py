@@ -12,6 +12,7 @@ from cmaclip_jax.data.handed import list_pictures, list_texts
 from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.curves import scaled
 from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
@@ -29,7 +30,8 @@ class Answer:
 
     label, probability, accepted: the class; of a many-label task a tuple of those that hold or
         are accepted, and equally long tuples. None where there was nothing to look at, and
-        `accepted` also where the run has no thresholds.
+        `accepted` also where the run has no thresholds. Where it has, `probability` is at the
+        temperature that goes with them, and `accepted` says whether it reaches the threshold.
     weights: what each modality counted for, {"image": w, "text": w}.
     note: what the pair lacked, or ''.
     """
@@ -96,15 +98,7 @@ class Classifier:
     def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:
         """The answers to a batch that `read` made."""
         outcome = self.outcome(batch, len(notes))
-        columns = {
-            task.name: self._answers(
-                task,
-                outcome["probabilities"][task.name],
-                outcome["modality_weights"][task.name],
-                notes,
-            )
-            for task in self.tasks
-        }
+        columns = {task.name: self._answers(task, outcome, notes) for task in self.tasks}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def outcome(self, batch: dict[str, Any], count: int, step=None) -> Outcome:
@@ -114,28 +108,36 @@ class Classifier:
         outcome = jax.device_get((step or trained.predict_step)(trained.params, sharded))
         return jax.tree.map(lambda x: np.asarray(x, np.float32)[:count], outcome)
 
-    def _answers(self, task: Task, probabilities, weights, notes: Sequence[str]) -> list[Answer]:
-        """One task's answers: `probabilities` [N,C], `weights` [N,2]."""
-        thresholds = self.thresholds.get(task.name)
-        accepted = thresholds.accepts(probabilities).tolist() if thresholds else None
+    def shown(self, outcome: Outcome, name: str) -> np.ndarray:
+        """The probabilities [N,C] of a task that answers show, and that thresholds go by."""
+        return scaled(self.thresholds.get(name), outcome["probabilities"][name])
+
+    def _answers(self, task: Task, outcome: Outcome, notes: Sequence[str]) -> list[Answer]:
+        """One task's answers."""
+        said, weights = (outcome[x][task.name] for x in ("probabilities", "modality_weights"))
+        shown, thresholds = self.shown(outcome, task.name), self.thresholds.get(task.name)
+        accepted = thresholds.accepts(said).tolist() if thresholds else None
         return [
-            self._answer(task, probabilities[i], weights[i], accepted and accepted[i], note)
+            self._answer(task, said[i], shown[i], weights[i], accepted and accepted[i], note)
             for i, note in enumerate(notes)
         ]
 
-    def _answer(self, task: Task, said, weights, accepted, note: str) -> Answer:
-        """One answer: `said` [C] probabilities; `accepted` of each class, or of the best one."""
+    def _answer(self, task: Task, said, shown, weights, accepted, note: str) -> Answer:
+        """One answer: `said` [C] decides and `shown` [C] is shown.
+
+        accepted: of each class, or of the best one.
+        """
         shares = dict(zip(MODALITIES, map(float, weights), strict=True))
         if not any(shares.values()):
             return Answer(None, None, None, shares, note)
         if not task.many:
             best = int(said.argmax())
-            return Answer(task.classes[best], float(said[best]), accepted, shares, note)
+            return Answer(task.classes[best], float(shown[best]), accepted, shares, note)
         stands = [False] * len(said) if accepted is None else accepted
         held = [i for i, stand in enumerate(stands) if stand or said[i] > YES]
         return Answer(
             tuple(task.classes[i] for i in held),
-            tuple(float(said[i]) for i in held),
+            tuple(float(shown[i]) for i in held),
             None if accepted is None else tuple(stands[i] for i in held),
             shares,
             note,

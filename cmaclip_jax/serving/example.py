@@ -3,9 +3,8 @@
 Either may be ''. It needs the files beside it, and `pip install jax flatbuffers numpy pillow
 safetensors tokenizers`. Words beyond plain ASCII are repaired as the run did it if `ftfy` is there.
 
-By `thresholds.json` (if there is one) an answer is accepted whose probability p, taken to its
-task's `temperature` T (softmax(log(p) / T); of many labels sigmoid(logit(p) / T)), reaches the
-`value` of its class under `classes`, or else that of `overall`; null accepts nothing.
+If `thresholds.json` is there, `judge` takes the probabilities to each task's temperature and says
+which of them reach the threshold. These are the numbers that the run's own answers show.
 """
 
 import html
@@ -18,13 +17,14 @@ import numpy as np
 from jax import export
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
+from scipy.special import expit, softmax
 from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main(picture: str, words: str) -> None:
-    """Prints every task's label and probability, and what the picture counted for."""
+    """Prints every task's label, its probability, and what the picture counted for."""
     about, tasks = (
         json.loads((FOLDER / f"{name}.json").read_text()) for name in ("export", "tasks")
     )
@@ -38,15 +38,46 @@ def main(picture: str, words: str) -> None:
         "tokens": tokenize(words, about)[None],
         "has_text": np.array([bool(clean(words, about))]),
     }
-    answers = jax.device_get(answer(parameters, batch))
+    answers, thresholds = jax.device_get(answer(parameters, batch)), read_thresholds()
     for task in tasks["tasks"]:
-        name, probabilities = task["name"], answers["probabilities"][task["name"]][0]
-        weights = answers["modality_weights"][name][0]
-        chosen = np.flatnonzero(probabilities > 0.5) if task["many"] else [probabilities.argmax()]
-        said = ", ".join(f"{task['classes'][i]} {probabilities[i]:.6f}" for i in chosen)
-        print(
-            f"{name}: {said or 'none'} (picture {weights[0]:.2f})" if any(weights) else f"{name}:"
-        )
+        said, weights = (answers[x][task["name"]][0] for x in ("probabilities", "modality_weights"))
+        told = describe(task, said, thresholds.get(task["name"]))
+        print(f"{task['name']}:" + (f" {told} (picture {weights[0]:.2f})" if any(weights) else ""))
+
+
+def describe(task: dict, said: np.ndarray, thresholds: dict | None) -> str:
+    """What a task's probabilities [C] mean: its labels, each with the probability that is shown."""
+    shown, accepted, marks = said, np.zeros(len(said), bool), [""] * len(said)
+    if thresholds:
+        shown, accepted = judge(said, thresholds)
+        marks = [" accepted" if stands else " held back" for stands in accepted]
+    held = np.flatnonzero((said > 0.5) | accepted) if task["many"] else [said.argmax()]
+    return ", ".join(f"{task['classes'][i]} {shown[i]:.6f}{marks[i]}" for i in held) or "none"
+
+
+def read_thresholds() -> dict[str, dict]:
+    """By task, what an answer needs to be accepted; empty where the run had none."""
+    file = FOLDER / "thresholds.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["thresholds"] if file.exists() else []
+    return {row["task"]["name"]: row for row in rows}
+
+
+def judge(probabilities: np.ndarray, thresholds: dict) -> tuple[np.ndarray, np.ndarray]:
+    """A task's float32 probabilities [C] at its temperature, and which reach their threshold.
+
+    The computation is in float64 and its result float32, as the run does it. The module's
+    probabilities may be 0 or 1; they are taken for the nearest number that has a logarithm.
+    """
+    task, kind = thresholds["task"], np.finfo(np.float32)
+    present = np.maximum(probabilities.astype(np.float64), kind.tiny)
+    scores = np.log(present)
+    if task["many"]:
+        scores = scores - np.log(np.maximum(1 - present, kind.eps / 4))
+    scores = scores / thresholds["temperature"]
+    scaled = (expit(scores) if task["many"] else softmax(scores)).astype(np.float32)
+    kept = [thresholds["classes"].get(name, thresholds["overall"]) for name in task["classes"]]
+    least = [np.inf if row["value"] is None else row["value"] for row in kept]
+    return scaled, scaled >= np.array(least, np.float32)
 
 
 def prepare(picture: str, size: int) -> np.ndarray:

@@ -5,7 +5,8 @@ parameters.safetensors  its first argument; apart, since one module holds at mos
 export.json             its other inputs, its outputs, and how near it comes to the run itself
 tasks.json  tokenizer.json  thresholds.json (where the run has them)
 titles.py               how its texts are cleaned, where they are titles of web pages
-example.py              asks it about one picture and its words
+example.py              asks it about one picture and its words; its `judge` scales the module's
+                        probabilities and accepts what `cmaclip predict` accepts
 """
 
 import json

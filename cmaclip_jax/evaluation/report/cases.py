@@ -4,14 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from cmaclip_jax.evaluation.curves import decisions
+from cmaclip_jax.evaluation.curves import decisions, scaled
 from cmaclip_jax.evaluation.report.kept import Kept
 from cmaclip_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A decision on the pair at `row` of its split; `accepted` is None without thresholds."""
+    """A decision on the pair at `row` of its split; `accepted` is None without thresholds.
+
+    probability: at the temperature of the task's thresholds, where there are any.
+    """
 
     row: int
     answer: str
@@ -40,9 +43,10 @@ def cases(kept: Kept, task: Task, most: int) -> Cases:
     probabilities, labels = kept.judged(task)
     found = decisions(task, probabilities, labels)
     yes = found.confidence > 0.5 if task.many else np.ones(len(found.row), bool)
-    sure = np.where(yes, found.confidence, 1 - found.confidence)
     wrong = yes != found.correct
     thresholds, accepted = kept.thresholds.get(task.name), None
+    shown = scaled(thresholds, probabilities)[found.row, found.place]
+    sure = np.where(yes, shown, 1 - shown)
     if thresholds:
         accepted = thresholds.accepts(probabilities)
         accepted = accepted[found.row, found.place] if task.many else accepted[found.row]

@@ -33,6 +33,10 @@ READING_HEAT = (
     "that the whole text is read out at. Attention says what was looked at; it does not prove why "
     "the answer is what it is."
 )
+READING_PROBABILITIES = (
+    "Probabilities are scaled by the temperature that was chosen with each task's thresholds. An "
+    "answer is accepted where its probability reaches the threshold."
+)
 READING_CHANGES = (
     "How far the answer's probability moves when a word, all words or the picture is left out: "
     "measured, not guessed. Of two words that say the same, neither may seem to matter."
@@ -176,6 +180,9 @@ def explained_pairs(pairs: Sequence[Explained], why_no_heat: str) -> Html:
     else:
         why = why_no_heat or "none of these has both a picture and words"
         reading = [paragraph(f"No heat: {why}.")]
+    answers = [answer for pair in pairs for answer in pair.answers.values()]
+    if any(answer.accepted is not None for answer in answers):
+        reading.append(paragraph(READING_PROBABILITIES))
     if any(pair.without for pair in pairs):
         reading.append(paragraph(READING_CHANGES))
     return join([*reading, *map(explained, pairs)])

@@ -82,7 +82,7 @@ def _curves(kept: Kept, task: Task, scored: dict) -> list[Html]:
         element(
             "div",
             _precision_chart(curve, thresholds, stands),
-            _calibration_chart(found, scored["expected_calibration_error"]),
+            _calibration_chart(found, scored["expected_calibration_error"], thresholds),
             class_="plots",
         )
     ]
@@ -114,7 +114,7 @@ def _precision_chart(curve, thresholds: TaskThresholds | None, stands: dict | No
     return chart(plot.svg(f"{said} {told}", *parts), f"{said} ", element("b", told))
 
 
-def _calibration_chart(found, error: float) -> Html:
+def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -> Html:
     bins = calibration(found.confidence, found.correct)
     total = max(sum(part.count for part in bins), 1)
     plot = Plot(share_axis("confidence"), share_axis("right"))
@@ -135,6 +135,11 @@ def _calibration_chart(found, error: float) -> Html:
         "Calibration in 15 bins: dots on the dashed line are as often right as they are sure; "
         f"below it, too sure. Grey: the share of answers. Calibration error {figure(error)}."
     )
+    if thresholds:
+        said += (
+            " These are the model's own confidences; its thresholds, and the probabilities of "
+            f"single answers, go by confidences at temperature {thresholds.temperature:.2f}."
+        )
     numbers = table(
         "Calibration bins",
         ["confidence", "answers", "mean confidence", "right"],
