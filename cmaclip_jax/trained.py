@@ -18,7 +18,7 @@ from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.towers import open_towers
-from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Trained:
     """
     data: in batches that the devices of `mesh` share, of which this host reads its own rows;
         without any source, unless the run was opened to be evaluated.
-    step: of the newest checkpoint, whose parameters these are, ready to predict.
+    step: of the checkpoint whose parameters these are, ready to predict.
     """
 
     workdir: Path
@@ -58,16 +58,21 @@ class Trained:
 
 
 def open_trained(
-    workdir: str | Path, config: ConfigDict, sources: bool = False, devices=None
+    workdir: str | Path,
+    config: ConfigDict,
+    sources: bool = False,
+    devices=None,
+    checkpoint: str | int = NEWEST,
 ) -> Trained:
-    """The newest state of the run in `workdir`, over all `devices`, whatever it was trained on.
+    """The run in `workdir`, over all `devices`, whatever it was trained on.
 
     config: as `saved_config` reads it, perhaps with changes.
     sources: whether its data is opened too.
+    checkpoint: 'newest', 'best' or a step.
     """
     workdir = Path(workdir)
     mesh = make_mesh(devices=devices)
-    step, params = read_parameters(workdir)
+    step, params = read_parameters(workdir, checkpoint)
     towers = open_towers(config, workdir)
     data = (open_data if sources else kept_data)(config, workdir, towers).over(mesh)
     objective = build_objective(config, data.encode, towers)

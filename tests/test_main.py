@@ -17,6 +17,8 @@ from cmaclip_jax.config import base_config, check_config, field_paths, read_conf
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.thresholds import reached, read_thresholds
 from cmaclip_jax.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,6 +246,30 @@ def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     assert "no checkpoint at" in mistake(
         capsys, QUICKSTART, f"--workdir={tmp_path / 'w'}", "--config.model.pretrained=nowhere"
     )
+
+
+def test_zero_shot_takes_a_split_and_chooses_thresholds(tmp_path, clip_folder, capsys):
+    run = tmp_path / "run"
+    small = [f"--config.data.shop.{name}_size=20" for name in ("train", "val", "test")]
+    command = ["evaluate", "--zero-shot", f"--source={clip_folder}", QUICKSTART, *small]
+    command += ["--config.eval.batch_size=8", "--config.data.labels=('category',)"]
+    command += [f"--workdir={run}"]
+    thresholds = ["--precision=0.1", "--confidence=0.5", "--per-class", "--calibrate=train"]
+    assert main([*command, "--split=val", *thresholds]) == 0
+    assert {path.name for path in (run / "evaluation").iterdir()} == {"val.json", "val.npz"}
+    said = capsys.readouterr().err
+    assert "val at step 0" in said
+    assert "right 0.1 of the time in 50% of such choices; chosen on train, reached on val" in said
+    chosen = read_thresholds(run / "thresholds.json")["category"]
+    assert (chosen.split, chosen.step, chosen.target, chosen.level) == ("train", 0, 0.1, 0.5)
+    assert list(chosen.classes) == list(chosen.task.classes)
+    judged = read_outcome(run, "val")
+    probabilities, labels = (judged[x]["category"] for x in ("probabilities", "labels"))
+    assert f"{reached(chosen, probabilities, labels)['accepted_share']:.3f}" in said
+    assert "add --precision=0.95" in mistake(capsys, *command, "--per-class")
+    assert "add --precision=0.95" in mistake(capsys, *command, "--calibrate=train")
+    assert "has no split 'tset'" in mistake(capsys, *command, "--split=tset")
+    assert "drop --checkpoint" in mistake(capsys, *command, "--checkpoint=best")
 
 
 def test_help_names_every_verb_and_every_verb_has_its_own(capsys):

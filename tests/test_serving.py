@@ -272,6 +272,11 @@ def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsy
     assert any(answer["colour"].accepted is not None for answer in answers)
     assert main([*command, "--confidence=0.999999", "--precision=0.9999"]) == 0
     assert "nothing can be promised for colour" in capsys.readouterr().err
+    assert main([*command, "--precision=0.9999"]) == 0
+    said = capsys.readouterr().err
+    assert "no threshold of colour" in said
+    assert "reaches a precision of 0.9999 on val; it takes a lower --precision" in said
+    assert "promised" not in said
     assert main([*command, "--split=val", "--per-class"]) == 0
     assert "chosen on one half of val" in capsys.readouterr().err
 
@@ -306,3 +311,59 @@ def test_mistakes_end_in_one_line(run, rows, write_table, tmp_path, capsys, cata
     assert "no checkpoint in" in mistake(capsys, *command)
     (run / "config.json").write_text("{")
     assert "is not the config of a run" in mistake(capsys, *command)
+
+
+def test_any_checkpoint_can_be_asked(run, rows, write_table, tmp_path, capsys):
+    """The run has steps 10 and 12, neither of them judged on the way."""
+    table = write_table("steps.csv", rows)
+    newest, older = cma.load(run), cma.load(run, checkpoint=10)
+    assert (newest.trained.step, older.trained.step) == (12, 10)
+    texts = [row["title"] for row in rows if row["title"]]
+    said = {
+        model.trained.step: [answers["colour"].probability for answers in model.predict(texts=texts)]
+        for model in (newest, older)
+    }
+    assert said[12] != pytest.approx(said[10], abs=1e-6)
+    alone = ["--image=none", "--checkpoint=10"]
+    lines = read_csv(predict(run, table, tmp_path / "older.csv", *alone))
+    told = [float(line["colour_probability"]) for line in lines if line["colour"]]
+    assert told == pytest.approx(said[10], abs=1e-6)
+    assert "answers of step 10" in capsys.readouterr().err
+    (run / "checkpoints/10/metrics/metrics").write_text('{"score": 0.75}')
+    assert cma.load(run, "best").trained.step == 10
+    (run / "checkpoints/12/metrics/metrics").write_text('{"score": 0.75}')
+    assert cma.load(run, "best").trained.step == 12
+    (run / "checkpoints/12/metrics/metrics").write_text('{"score": 0.5}')
+    assert main(["evaluate", f"--workdir={run}", "--checkpoint=best"]) == 0
+    assert json.loads((run / "evaluation/test.json").read_text())["step"] == 10
+    assert "test at step 10" in capsys.readouterr().err
+    thresholds = ["evaluate", f"--workdir={run}", "--precision=0.3", "--checkpoint=10"]
+    assert main(thresholds) == 0
+    command = ["predict", f"--workdir={run}", f"--input={table}", f"--output={tmp_path}/new.csv"]
+    assert "take --checkpoint=10" in mistake(capsys, *command)
+    predict(run, table, tmp_path / "same.csv", "--checkpoint=10")
+
+
+def test_a_checkpoint_that_is_not_there_ends_in_one_line(run, rows, write_table, tmp_path, capsys):
+    table, out = write_table("none.csv", rows), tmp_path / "out"
+    for command in (
+        ("evaluate",),
+        ("predict", f"--input={table}", f"--output={out}.csv"),
+        ("explain", f"--input={table}", "--rows=1", f"--output={out}.html"),
+        ("report",),
+        ("export", f"--output={out}"),
+        ("robustness",),
+    ):
+        for which in ("9", "latest"):
+            says = mistake(capsys, *command, f"--workdir={run}", f"--checkpoint={which}")
+            assert f"no checkpoint {which} in" in says
+            assert says.endswith("--checkpoint takes newest, best or one of 10, 12")
+    says = mistake(capsys, "evaluate", f"--workdir={run}", "--checkpoint=best")
+    assert "was judged on the way" in says
+
+
+def test_parts_of_another_checkpoint_are_not_joined(run, rows, write_table, tmp_path, capsys):
+    table, output = write_table("parts.csv", rows), tmp_path / "out.csv"
+    predict(run, table, output, "--host=1", "--hosts=2")
+    command = ["predict", f"--workdir={run}", f"--input={table}", f"--output={output}"]
+    assert "parts of another" in mistake(capsys, *command, "--checkpoint=10")

@@ -23,9 +23,20 @@ def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Which of a run's checkpoints is opened."""
+    parser.add_argument(
+        "--checkpoint",
+        default="newest",
+        metavar="WHICH",
+        help="newest, best (by the score on eval.watch) or a step (default: %(default)s)",
+    )
+
+
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """The table to be answered, by a run, and which of its columns is what."""
     parser.add_argument("--workdir", required=True, help="the folder of the run")
+    add_checkpoint_argument(parser)
     parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
     parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")

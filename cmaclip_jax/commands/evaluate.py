@@ -3,7 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.commands.arguments import (
+    add_checkpoint_argument,
+    make_parser,
+    read_named_config,
+)
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -19,7 +23,8 @@ Or evaluates CLIP without any training of ours: every class is described by the 
 config.eval.prompts, and the class whose sentences lie nearest wins. Nothing is learned.
 
   --zero-shot --source=CLIP --config=FILE [--config.FIELD=VALUE]
-                           model.inputs='image' looks at pictures alone
+                           model.inputs='image' looks at pictures alone; what is said above of
+                           splits and thresholds is said of this as well
 """
 
 
@@ -33,35 +38,40 @@ def run(arguments: list[str]) -> None:
         "--confidence", type=float, help="promise that precision, this surely, such as 0.9"
     )
     parser.add_argument("--per-class", action="store_true", help="a threshold for every class")
-    parser.add_argument("--calibrate", default="val", help="the split to choose thresholds on")
+    parser.add_argument(
+        "--calibrate", default="", help="the split to choose thresholds on (default: val)"
+    )
     parser.add_argument("--zero-shot", action="store_true", help="classify by sentences alone")
     parser.add_argument("--source", help="the CLIP: what `cmaclip convert --source` takes")
+    add_checkpoint_argument(parser)
     options, rest = parser.parse_known_args(arguments)
-    if options.zero_shot:
-        if not options.source:
-            raise UserError("--zero-shot needs --source=CLIP and --config=FILE")
-        config, name = read_named_config(rest)
-        config.model.pretrained = options.source
-        zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"))
-        return
-    if not options.workdir:
-        raise UserError("evaluate needs --workdir=RUN, or --zero-shot --source=CLIP --config=FILE")
-    if options.precision is None and (options.confidence is not None or options.per_class):
-        raise UserError("--confidence and --per-class are about thresholds; add --precision=0.95")
+    _check(options)
     evaluate(options, rest)
 
 
+def _check(options) -> None:
+    """Refuses arguments that have nothing to say together."""
+    if options.zero_shot:
+        if not options.source:
+            raise UserError("--zero-shot needs --source=CLIP and --config=FILE")
+        if options.checkpoint != "newest":
+            raise UserError("--zero-shot judges --source, which has no steps; drop --checkpoint")
+    elif not options.workdir:
+        raise UserError("evaluate needs --workdir=RUN, or --zero-shot --source=CLIP --config=FILE")
+    of_thresholds = options.confidence is not None, options.per_class, options.calibrate
+    if options.precision is None and any(of_thresholds):
+        raise UserError(
+            "--confidence, --per-class and --calibrate are about thresholds; add --precision=0.95"
+        )
+
+
 def evaluate(options, overrides: list[str]) -> dict:
-    """Evaluates a run, chooses its thresholds if that is wanted; returns what it wrote."""
+    """Evaluates a run or a CLIP, chooses thresholds if that is wanted; returns what it wrote."""
     from cmaclip_jax.commands.figures import report  # what is below takes seconds to import
     from cmaclip_jax.commands.following import leader_console
-    from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.trained import open_trained
-    from cmaclip_jax.training.workdir import saved_config
 
-    workdir, console = Path(options.workdir), leader_console()
-    config = with_overrides(saved_config(workdir), overrides)
-    trained = open_trained(workdir, config, sources=True)
+    console = leader_console()
+    trained = (_zero_shot if options.zero_shot else _run)(options, overrides, console)
     split = options.split or trained.data.last_split()
     outcome = trained.outcome(split, _tracker(console))
     figures = report(trained, outcome, split, trained.step, console)
@@ -70,16 +80,23 @@ def evaluate(options, overrides: list[str]) -> dict:
     return figures
 
 
-def zero_shot(config, workdir: Path) -> dict:
-    """Evaluates `model.pretrained` by its prompts; returns what it wrote."""
-    from cmaclip_jax.commands.figures import report  # what is below takes seconds to import
-    from cmaclip_jax.commands.following import leader_console
+def _run(options, overrides: list[str], console):
+    """The run that the options name."""
+    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.trained import open_trained
+    from cmaclip_jax.training.workdir import saved_config
+
+    config = with_overrides(saved_config(options.workdir), overrides)
+    return open_trained(options.workdir, config, sources=True, checkpoint=options.checkpoint)
+
+
+def _zero_shot(options, overrides: list[str], console):
+    """The CLIP that the options name, to be judged by its prompts."""
+    config, name = read_named_config(overrides)
+    config.model.pretrained = options.source
     from cmaclip_jax.zero_shot import open_zero_shot
 
-    console = leader_console()
-    trained = open_zero_shot(config, workdir, console)
-    split = trained.data.last_split()
-    return report(trained, trained.outcome(split, _tracker(console)), split, 0, console)
+    return open_zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"), console)
 
 
 def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
@@ -89,19 +106,20 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
     from cmaclip_jax.evaluation.thresholds import THRESHOLDS, calibrate, reached, write_thresholds
     from cmaclip_jax.parallel.cluster import leads
 
-    if options.calibrate == split:
+    calibrated = options.calibrate or "val"
+    if calibrated == split:
         console.print(
             f"thresholds are chosen on one half of {split} and looked at on the other",
             highlight=False,
         )
         chosen_on, outcome = halves(outcome)
     else:
-        chosen_on = trained.outcome(options.calibrate, _tracker(console))
+        chosen_on = trained.outcome(calibrated, _tracker(console))
     thresholds, rows = [], []
     for task in trained.tasks:
         known = chosen_on["probabilities"][task.name], chosen_on["labels"][task.name]
         chosen = calibrate(task, *known, options.precision, options.confidence, options.per_class)
-        thresholds.append(dataclasses.replace(chosen, split=options.calibrate))
+        thresholds.append(dataclasses.replace(chosen, split=calibrated, step=trained.step))
         fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
         rows.append(reached(thresholds[-1], *fresh))
     path = trained.workdir / THRESHOLDS
@@ -110,7 +128,7 @@ def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
     promise = f" in {options.confidence:.0%} of such choices" if options.confidence else ""
     for line in (
         f"accepted answers are to be right {options.precision:.4g} of the time{promise}; chosen on "
-        f"{options.calibrate}, reached on {split}:",
+        f"{calibrated}, reached on {split}, both at step {trained.step:,}:",
         threshold_table(thresholds, rows),
         abstentions(thresholds),
         f"written to {path}",

@@ -38,10 +38,12 @@ def explain(options) -> None:
     table = open_named_table(options)
     chosen = chosen_rows(table, options.rows)
     console.print(str(table), highlight=False, soft_wrap=True)
-    explainer = Explainer(open_classifier(options.workdir, devices=jax.local_devices()[:1]))
+    device = jax.local_devices()[:1]
+    explainer = Explainer(open_classifier(options.workdir, device, options.checkpoint))
     names, pairs = [name for name, _ in chosen], [table.pair(row) for _, row in chosen]
     about = (
-        f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir}"
+        f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir} "
+        f"at step {explainer.classifier.trained.step:,}"
     )
     text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_maps)
     path = write_page(options.output or Path(options.workdir) / "explain.html", text)

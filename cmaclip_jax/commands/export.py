@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.commands.convert import prepare, say
 from cmaclip_jax.errors import UserError
 
@@ -21,16 +21,18 @@ def run(arguments: list[str]) -> None:
     """Reads the arguments and exports."""
     parser = make_parser("export", HELP)
     parser.add_argument("--workdir", required=True, help="the folder of the run")
+    add_checkpoint_argument(parser)
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
     parser.add_argument(
         "--platforms", default=",".join(PLATFORMS), help="where it shall run (%(default)s)"
     )
     options, overrides = parser.parse_known_args(arguments)
-    export(options.workdir, options.output, chosen(options.platforms), overrides)
+    export(options, chosen(options.platforms), overrides)
 
 
-def export(workdir: str, output: Path, platforms: list[str], overrides: list[str]) -> None:
+def export(options, platforms: list[str], overrides: list[str]) -> None:
     """Exports the run, and tells what was written."""
+    workdir, output = options.workdir, options.output
     prepare(output)
     import jax  # what is below takes seconds to import
 
@@ -42,7 +44,8 @@ def export(workdir: str, output: Path, platforms: list[str], overrides: list[str
 
     config = with_overrides(saved_config(workdir), overrides)
     say("reading", workdir)
-    trained = open_trained(workdir, config, devices=jax.local_devices()[:1])
+    device = jax.local_devices()[:1]
+    trained = open_trained(workdir, config, devices=device, checkpoint=options.checkpoint)
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in trained.tasks)
     say("found", f"a run at step {trained.step:,}; tasks (classes): {tasks}")
     about = write_export(trained, output, platforms)

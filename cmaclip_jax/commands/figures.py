@@ -85,10 +85,16 @@ def abstentions(thresholds: Sequence[TaskThresholds]) -> str:
     ]
     if not silent:
         return ""
-    more = "more labelled pairs to choose on, a lower precision" + (
-        " or a lower confidence" if thresholds[0].level else ""
+    first, names = thresholds[0], ", ".join(silent)
+    if first.level is None:
+        return (
+            f"no threshold of {names} reaches a precision of {first.target:g} on {first.split}; it "
+            "takes a lower --precision, or a run that is more often right where it is sure"
+        )
+    return (
+        f"nothing can be promised for {names}: it takes more labelled pairs to choose on, a lower "
+        "--precision or a lower --confidence"
     )
-    return f"nothing can be promised for {', '.join(silent)}: it takes {more}"
 
 
 def _figure(value: float | None) -> str:

@@ -37,8 +37,8 @@ def predict(options) -> None:
     table = open_named_table(options)
     console = Console(stderr=True)
     console.print(str(table), highlight=False, soft_wrap=True)
-    classifier = open_classifier(options.workdir, devices=jax.local_devices())
-    said = (
+    classifier = open_classifier(options.workdir, jax.local_devices(), options.checkpoint)
+    said = f"answers of step {classifier.trained.step:,}; " + (
         "probabilities are scaled by each task's temperature, as thresholds.json tests them"
         if classifier.thresholds
         else "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("report", HELP)
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--split", default="", help="the split (default: test, else val)")
+    add_checkpoint_argument(parser)
     parser.add_argument("--output", help="the page to write (default: DIR/report.html)")
     options, rest = parser.parse_known_args(arguments)
     report(options, rest)
@@ -50,14 +51,16 @@ def report(options, overrides: list[str]) -> None:
     from cmaclip_jax.evaluation.report.kept import read_kept
     from cmaclip_jax.evaluation.report.page import write_page
     from cmaclip_jax.evaluation.report.whole import report_page
+    from cmaclip_jax.training.checkpoints import chosen_step
     from cmaclip_jax.training.workdir import saved_config
 
     workdir, console = Path(options.workdir), Console(stderr=True)
     config = with_overrides(saved_config(workdir), overrides)
+    chosen_step(workdir, options.checkpoint)  # a step that is not there ends here
     kept = read_kept(workdir, options.split)
     most = max(1, min(MOST, PICTURES // (2 * len(kept.tasks))))
     found = {task.name: cases(kept, task, most) for task in kept.tasks} if kept.outcome else {}
-    shown, explained, missing, why_no_heat = _pairs(kept, config, found)
+    shown, explained, missing, why_no_heat = _pairs(kept, config, found, options.checkpoint)
     text = report_page(kept, facts(config), found, shown, explained, missing, why_no_heat)
     path = write_page(options.output or workdir / "report.html", text)
     for line in (*missing, f"written to {path}"):
@@ -73,22 +76,24 @@ def facts(config) -> dict[str, str]:
     return {name: ", ".join(filter(None, some)) or "-" for name, some in values.items()}
 
 
-def _pairs(kept, config, found) -> tuple:
+def _pairs(kept, config, found, checkpoint: str) -> tuple:
     """The pairs to show and to explain, what is missing, and why there is no heat."""
     from cmaclip_jax.serving.gallery import Gallery
 
     if not kept.outcome:
         return {}, [], [], f"the answers to {kept.split} are not kept"
     try:
-        gallery = Gallery(kept.workdir, config, kept.split, kept.thresholds)
+        gallery = Gallery(kept.workdir, config, kept.split, kept.thresholds, checkpoint)
     except UserError as error:
         lacks = f"pictures and words, because data or model cannot be opened ({error})"
         return {}, [], [lacks], "data or model cannot be opened"
     missing, step = [], gallery.trained.step
     if step != kept.figures["step"]:
+        judged = kept.figures["step"]
+        anew = kept.command(f"--split={kept.split}", f"--checkpoint={step}")
         missing = [
-            f"figures of the newest checkpoint: they are of step {kept.figures['step']:,}, the "
-            f"single pairs of step {step:,}; {kept.command(f'--split={kept.split}')} mends it"
+            f"figures of step {step}, whose answers the single pairs show: they are of step "
+            f"{judged}; {anew} makes them, or take --checkpoint={judged}"
         ]
     rows = [case.row for task in found.values() for case in task.mistakes + task.abstentions]
     explained = gallery.explain(kept.outcome, EXPLAINED)

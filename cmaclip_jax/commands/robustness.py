@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -20,6 +20,7 @@ def run(arguments: list[str]) -> None:
     """Reads the arguments and evaluates."""
     parser = make_parser("robustness", HELP)
     parser.add_argument("--workdir", required=True, help="the run, and where to write")
+    add_checkpoint_argument(parser)
     parser.add_argument("--against", default="", help="other runs to draw beside it, DIR2,DIR3")
     parser.add_argument("--split", default="", help="the split (default: test, else val)")
     parser.add_argument("--noises", default="", help="which, 'blur,text.blank' (default: all)")
@@ -52,11 +53,12 @@ def robustness(options, overrides: list[str]) -> list:
     configs = [with_overrides(saved_config(path), overrides) for path in workdirs]
     check_same_tasks(workdirs)
     stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
-    kept, split, findings = None, options.split, []
+    kept, split, findings, steps = None, options.split, [], {}
     names = report.run_names(workdirs)
     with _progress(console, len(workdirs) * len(noises)) as bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
-            trained = open_trained(path, config, sources=True)
+            trained = open_trained(path, config, sources=True, checkpoint=options.checkpoint)
+            steps[name] = trained.step
             split = split or trained.data.last_split()
             kept = kept or Kept(stem.with_suffix(".json"), split, overrides)
             own = _findings(trained, split, noises, kept, bar, name)
@@ -64,12 +66,13 @@ def robustness(options, overrides: list[str]) -> list:
             check_same_pairs(findings)
     if not leads():
         return findings
-    paths = report.write_report(stem, split, findings)
+    paths = report.write_report(stem, split, findings, steps)
     for name in names:
         own = [finding for finding in findings if finding.run == name]
         console.print()
         cells = report.table_cells(own, report.MEAN, weights=False)
-        console.print(text_table(cells, f"{name}: accuracy, mean over tasks"))
+        title = f"{name} at step {steps[name]:,}: accuracy, mean over tasks"
+        console.print(text_table(cells, title))
     written = f"written to {', '.join(map(str, paths))}"
     console.print(written, highlight=False, soft_wrap=True, markup=False)
     return findings

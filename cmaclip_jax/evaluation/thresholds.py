@@ -59,7 +59,7 @@ class TaskThresholds:
     """What a task accepts: by one threshold, or by one for every class where `classes` is filled.
 
     level: how surely the target precision is reached; None: it was reached, and nothing promised.
-    split: what it was chosen on, where that is known.
+    split, step: on which answers, and of which checkpoint, where that is known.
     """
 
     task: Task
@@ -69,6 +69,7 @@ class TaskThresholds:
     overall: Threshold
     classes: dict[str, Threshold] = dataclasses.field(default_factory=dict)
     split: str = ""
+    step: int | None = None
 
     def scaled(self, probabilities: np.ndarray) -> np.ndarray:
         """A model's own probabilities at the task's temperature, as they are shown and tested."""
@@ -210,6 +211,30 @@ def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:
         raise UserError(f"{path} does not hold thresholds ({reason}); {remedy}") from None
 
 
+def run_thresholds(workdir: Path, step: int) -> dict[str, TaskThresholds]:
+    """The thresholds of a run by the name of the task, empty where it has none.
+
+    Raises:
+      UserError: they were chosen on answers of another step than `step`. What they promise does
+        not hold for these.
+    """
+    path = workdir / THRESHOLDS
+    thresholds = read_thresholds(path) if path.exists() else {}
+    other = chosen_at(thresholds)
+    if other not in (None, step):
+        raise UserError(
+            f"{path} was chosen on answers of step {other}, and this is step {step}; choose anew "
+            f"with `cmaclip evaluate --workdir={workdir} --checkpoint={step} --precision=0.95`, or "
+            f"take --checkpoint={other}"
+        )
+    return thresholds
+
+
+def chosen_at(thresholds: dict[str, TaskThresholds]) -> int | None:
+    """The step whose answers thresholds were chosen on, where that is known."""
+    return next((task.step for task in thresholds.values()), None)
+
+
 def _read_task(row: dict) -> TaskThresholds:
     task = Task(row["task"]["name"], tuple(row["task"]["classes"]), row["task"]["many"])
     temperature, target = float(row["temperature"]), float(row["target"])
@@ -220,8 +245,8 @@ def _read_task(row: dict) -> TaskThresholds:
     if classes and set(classes) != set(task.classes):
         raise ValueError(f"other classes than those of {task.name!r}")
     overall = _read_threshold(row["overall"])
-    split = str(row.get("split", ""))
-    return TaskThresholds(task, temperature, target, level, overall, classes, split)
+    split, step = str(row.get("split", "")), row.get("step")
+    return TaskThresholds(task, temperature, target, level, overall, classes, split, step)
 
 
 def _read_threshold(row: dict) -> Threshold:

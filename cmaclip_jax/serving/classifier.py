@@ -14,11 +14,12 @@ from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.curves import scaled
 from cmaclip_jax.evaluation.evaluator import Outcome
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
+from cmaclip_jax.evaluation.thresholds import TaskThresholds, run_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.parallel.mesh import batch_sharding, shared_rows, to_device
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.trained import Trained, open_trained
+from cmaclip_jax.training.checkpoints import NEWEST
 from cmaclip_jax.training.workdir import saved_config
 
 YES = 0.5  # from here a class of a many-label task holds
@@ -144,14 +145,15 @@ class Classifier:
         )
 
 
-def load(workdir: str | Path) -> Classifier:
-    """The trained run in a folder, ready to be asked."""
-    return open_classifier(workdir)
+def load(workdir: str | Path, checkpoint: str | int = NEWEST) -> Classifier:
+    """The trained run in a folder, ready to be asked; checkpoint: 'newest', 'best' or a step."""
+    return open_classifier(workdir, checkpoint=checkpoint)
 
 
-def open_classifier(workdir: str | Path, devices=None) -> Classifier:
+def open_classifier(
+    workdir: str | Path, devices=None, checkpoint: str | int = NEWEST
+) -> Classifier:
     """The same on these devices alone."""
-    trained = open_trained(workdir, saved_config(workdir), devices=devices)
-    file = trained.workdir / THRESHOLDS
-    thresholds = read_thresholds(file) if file.exists() else {}
-    return Classifier(trained, thresholds)
+    config = saved_config(workdir)
+    trained = open_trained(workdir, config, devices=devices, checkpoint=checkpoint)
+    return Classifier(trained, run_thresholds(trained.workdir, trained.step))

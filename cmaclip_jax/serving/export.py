@@ -26,13 +26,13 @@ from cmaclip_jax.data import titles
 from cmaclip_jax.data.batches import Batch, Encoder
 from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.trained import Trained
 from cmaclip_jax.weights.layout import save_tensors
 
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
-OF_THE_RUN = ("tasks.json", "tokenizer.json", THRESHOLDS)
+OF_THE_RUN = ("tasks.json", "tokenizer.json")
 EXAMPLE = Path(__file__).with_name("example.py")
 CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}  # what the example imports for a cleaning
 INPUTS = ("image", "has_image", "tokens", "has_text")
@@ -46,6 +46,7 @@ def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> di
 
     trained: on one device, of one of the platforms, so that what was written can be tried.
     """
+    thresholds = run_thresholds(trained.workdir, trained.step)
     here = export.default_export_platform()
     if here not in platforms:
         raise UserError(
@@ -61,8 +62,9 @@ def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> di
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
         of_the_run = (trained.workdir / name for name in OF_THE_RUN)
         for file in (*of_the_run, EXAMPLE, *CLEANERS[about["cleaning"]]):
-            if file.exists():
-                shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(file, folder / file.name)
+        if thresholds:
+            write_thresholds(folder / THRESHOLDS, thresholds.values())
         folder.replace(output)
     return about
 

@@ -10,10 +10,11 @@ from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.records import Label, Record, RecordError
 from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.explain import Explained, Shown
-from cmaclip_jax.evaluation.thresholds import TaskThresholds
+from cmaclip_jax.evaluation.thresholds import TaskThresholds, chosen_at
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.serving.explaining import Explainer
 from cmaclip_jax.trained import Trained, open_trained
+from cmaclip_jax.training.checkpoints import NEWEST
 
 UNREADABLE = Record("unreadable", None, None, {})
 
@@ -27,10 +28,12 @@ class Gallery:
         config: ConfigDict,
         split: str,
         thresholds: dict[str, TaskThresholds],
+        checkpoint: str | int = NEWEST,
     ):
-        self.trained: Trained = open_trained(workdir, config, sources=True)
+        self.trained: Trained = open_trained(workdir, config, sources=True, checkpoint=checkpoint)
         self.source = self.trained.data.source(split)
-        self.explainer = Explainer(Classifier(self.trained, thresholds))
+        fitting = thresholds if chosen_at(thresholds) in (None, self.trained.step) else {}
+        self.explainer = Explainer(Classifier(self.trained, fitting))
 
     def show(self, rows: Sequence[int]) -> dict[int, Shown]:
         """The pairs at these rows of the split."""

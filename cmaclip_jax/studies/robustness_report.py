@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cmaclip_jax.files import whole_file, write_text
@@ -28,10 +28,12 @@ def run_names(workdirs: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, common) for path in paths]
 
 
-def write_report(stem: Path, split: str, findings: Sequence[Finding]) -> list[Path]:
-    """Writes STEM.md, STEM.csv and STEM.png."""
+def write_report(
+    stem: Path, split: str, findings: Sequence[Finding], steps: Mapping[str, int]
+) -> list[Path]:
+    """Writes STEM.md, STEM.csv and STEM.png; steps: of every run, which checkpoint was judged."""
     paths = [stem.with_suffix(kind) for kind in (".md", ".csv", ".png")]
-    write_text(paths[0], markdown(split, findings))
+    write_text(paths[0], markdown(split, findings, steps))
     with whole_file(paths[1]) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, *FIGURES))
         writer.writeheader()
@@ -74,9 +76,10 @@ def table_cells(
             yield [kind, *cells] if len(runs) == 1 else [kind, run, *cells]
 
 
-def markdown(split: str, findings: Sequence[Finding]) -> str:
+def markdown(split: str, findings: Sequence[Finding], steps: Mapping[str, int]) -> str:
     """A table for the mean over the tasks, and one for every task."""
-    lines = [LEGEND.format(split=split)]
+    judged = ", ".join(f"{run} at step {step:,}" for run, step in steps.items())
+    lines = [f"{LEGEND.format(split=split)} Judged: {judged}."]
     for task in (MEAN, *findings[0].tasks):
         head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(findings, task))
         rule = "|---" + "|---:" * (head.count("|") - 2) + "|"

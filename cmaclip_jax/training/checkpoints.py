@@ -1,5 +1,6 @@
 """Orbax checkpoints of a run: written in the background, the newest few and the best kept."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.training.state import TrainState
 
 SCORE = "score"
+NEWEST, BEST = "newest", "best"  # of a run's checkpoints
 
 
 class _Manager(ocp.CheckpointManager):
@@ -147,16 +149,49 @@ def _by_path(tree) -> dict[str, tuple]:
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def read_parameters(workdir: str | Path) -> tuple[int, Any]:
-    """`(step, parameters to use)` of a run's newest checkpoint, whatever it trained and where.
+def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
+    """The step of the checkpoint that `which` means: 'newest', 'best' or the step itself.
+
+    The best one has the highest score that was measured on the way; of equals it is the newest.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    if not steps:
+        raise UserError(f"no checkpoint in {folder}; train first")
+    if which == NEWEST:
+        return steps[-1]
+    if which == BEST:
+        score, step = max((_score(folder / str(step)), step) for step in steps)
+        if score == -math.inf:
+            raise UserError(
+                f"no checkpoint in {folder} was judged on the way (eval.every, eval.watch), so "
+                "none is the best; take --checkpoint=newest or a step"
+            )
+        return step
+    if str(which).isdigit() and int(which) in steps:
+        return int(which)
+    there = ", ".join(map(str, steps))
+    raise UserError(
+        f"no checkpoint {which} in {folder}; --checkpoint takes {NEWEST}, {BEST} or one of {there}"
+    )
+
+
+def _score(folder: Path) -> float:
+    """The score that a checkpoint was saved with; minus infinity where it has none."""
+    try:
+        return json.loads((folder / "metrics" / "metrics").read_text()).get(SCORE, -math.inf)
+    except (OSError, ValueError):
+        return -math.inf
+
+
+def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
+    """`(step, parameters to use)` of one of a run's checkpoints, whatever it trained and where.
 
     Only looks: the run itself may be writing its next checkpoint.
     """
+    step = chosen_step(workdir, which)
     folder = Path(workdir).resolve() / "checkpoints"
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    if not steps:
-        raise UserError(f"no checkpoint in {folder}; train first")
-    step, here = max(steps), SingleDeviceSharding(jax.local_devices()[0])
+    here = SingleDeviceSharding(jax.local_devices()[0])
     path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
     saved = handler.metadata(path).tree
     name = "params" if saved["ema"] is None else "ema"

@@ -9,7 +9,12 @@ import numpy as np
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome, read_outcome, scored_rows
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, read_thresholds
+from cmaclip_jax.evaluation.thresholds import (
+    THRESHOLDS,
+    TaskThresholds,
+    chosen_at,
+    read_thresholds,
+)
 from cmaclip_jax.tasks import Task, read_tasks
 
 ORDER = ("test", "val", "train")  # by which split a run is looked at first
@@ -20,6 +25,8 @@ class Kept:
     """
     figures: evaluation/SPLIT.json; empty where that is missing.
     outcome: evaluation/SPLIT.npz, of the rows that the figures are of; None where missing.
+    thresholds: of the run, where they were chosen on answers of the figures' step.
+    stale: the other step that they were chosen on, where they were not.
     history: {name: (steps, values)} of every figure in metrics.jsonl.
     """
 
@@ -30,6 +37,7 @@ class Kept:
     outcome: Outcome | None
     thresholds: dict[str, TaskThresholds]
     history: dict[str, tuple[list[int], list[float]]]
+    stale: int | None = None
 
     def command(self, *more: str) -> str:
         """What makes the missing files."""
@@ -45,15 +53,19 @@ def read_kept(workdir: str | Path, split: str = "") -> Kept:
     workdir = Path(workdir)
     split = split or _evaluated(workdir)
     figures = _read_figures(workdir, split)
-    npz, thresholds = workdir / "evaluation" / f"{split}.npz", workdir / THRESHOLDS
+    npz, file = workdir / "evaluation" / f"{split}.npz", workdir / THRESHOLDS
+    thresholds = read_thresholds(file) if file.exists() else {}
+    stale = chosen_at(thresholds)
+    stale = None if stale == figures.get("step", stale) else stale
     return Kept(
         workdir=workdir,
         tasks=_read_tasks(workdir),
         split=split,
         figures=figures,
         outcome=_scored(read_outcome(workdir, split)) if figures and npz.exists() else None,
-        thresholds=read_thresholds(thresholds) if thresholds.exists() else {},
+        thresholds={} if stale is not None else thresholds,
         history=read_history(workdir / "metrics.jsonl"),
+        stale=stale,
     )
 
 

@@ -66,7 +66,14 @@ def what_is_missing(kept: Kept) -> list[str]:
             f"evaluation/{kept.split}.npz, which holds every answer, so there are no curves, no "
             f"calibration and no single pairs; make it with {made}"
         )
-    if not kept.thresholds:
+    if kept.stale is not None:
+        step = kept.figures["step"]
+        made = kept.command(f"--checkpoint={step}", "--precision=0.95")
+        lines.append(
+            f"thresholds of step {step}: those of the run were chosen on answers of step "
+            f"{kept.stale}; choose them with {made}"
+        )
+    elif not kept.thresholds:
         made = kept.command("--precision=0.95")
         lines.append(f"no thresholds, so nothing is accepted or held back; choose them with {made}")
     return lines

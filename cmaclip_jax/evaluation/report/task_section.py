@@ -102,7 +102,8 @@ def _precision_chart(curve, thresholds: TaskThresholds | None, stands: dict | No
         return chart(plot.svg(said, *parts), said)
     parts.insert(0, plot.line([0, 1], [target] * 2, name="target", class_="ideal"))
     if stands["precision"] is None:
-        told = f"Nothing is accepted: a precision of {target:g} cannot be kept or promised."
+        why = "reaches" if thresholds.level is None else "can promise"
+        told = f"Nothing is accepted: no threshold {why} a precision of {target:g}."
     else:
         value = thresholds.overall.value
         start = "thresholds by class" if thresholds.classes or value is None else f"{value:.3f} on"
