@@ -81,6 +81,25 @@ def check_ranking(figures, confidence, correct, reachable: float):
     close(figures["expected_calibration_error"], calibration_by_hand(confidence, correct))
 
 
+def check_class_recalls(figures, decided, confidence, correct, support):
+    """Of every class's own decisions, flat; each class has thresholds of its own."""
+    shares = {name: [] for name in figures["recall_at_precision"]}
+    for place, row in enumerate(figures["classes"].values()):
+        own = decided == place
+        if not support[place]:
+            assert set(row["recall_at_precision"].values()) == {None}
+            continue
+        for wanted, told in row["recall_at_precision"].items():
+            best = 0.0
+            if correct[own].any():
+                precision, recall, _ = oracle.precision_recall_curve(correct[own], confidence[own])
+                best = recall[:-1][precision[:-1] >= float(wanted)].max(initial=0.0)
+            close(told, best * correct[own].sum() / support[place])
+            shares[wanted].append(told)
+    expected = {name: np.mean(values) for name, values in shares.items()}
+    assert figures["macro_recall_at_precision"] == pytest.approx(expected)
+
+
 @pytest.mark.filterwarnings("ignore:No positive class found")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("rows", "classes"), [(1, 7), (300, 2), (300, 7), (400, 210)])
@@ -94,6 +113,8 @@ def test_one_label_figures(rows, classes, dtype):
     assert list(figures["recall_at_precision"]) == ["0.50", "0.90", "0.999"]
     check_classes(figures, truth, found, classes, scores)
     check_ranking(figures, scores.max(-1), correct, np.mean(correct))
+    support = np.bincount(truth, minlength=classes)
+    check_class_recalls(figures, found, scores.max(-1), correct, support)
     assert list(figures["top_k_accuracy"]) == [str(k) for k in tops if k < classes]
     for k, share in figures["top_k_accuracy"].items() if classes > 2 else ():
         # Of equal scores scikit-learn takes the last class, we the first as argmax does.
@@ -120,6 +141,8 @@ def test_many_label_figures(rows, classes, dtype):
     truth, found = labels.astype(int), (scores > 0.5).astype(int)
     check_classes(figures, truth, found, classes, scores)
     check_ranking(figures, scores.ravel(), truth.ravel(), 1.0)
+    decided = np.tile(np.arange(classes), rows)
+    check_class_recalls(figures, decided, scores.ravel(), truth.ravel() > 0, truth.sum(axis=0))
     matrices = oracle.multilabel_confusion_matrix(truth, found)  # [[tn, fp], [fn, tp]] a class
     assert figures["confusion"] == matrices.reshape(-1, 4)[:, [3, 1, 2, 0]].tolist()
     assert "top_k_accuracy" not in figures
@@ -148,7 +171,8 @@ def test_a_task_without_labels_has_the_same_figures_all_none(classes, many):
     assert jax.tree.leaves(figures) == []  # None is none
     known = task_metrics(scores, labels, task)
     assert known.keys() == {"examples", *figures}
-    for name in {"recall_at_precision", "top_k_accuracy"} & known.keys():
+    nested = {"recall_at_precision", "macro_recall_at_precision", "top_k_accuracy"}
+    for name in nested & known.keys():
         assert known[name].keys() == figures[name].keys()
 
 
@@ -159,7 +183,9 @@ def test_nothing_to_find_and_nothing_found():
     assert figures["expected_calibration_error"] == 0.25
     assert figures["recall_at_precision"] == {"0.90": 0.0, "0.95": 0.0}
     assert [figures[name] for name in ("micro_f1", "macro_f1", "average_precision")] == [0.0] * 3
+    assert figures["macro_recall_at_precision"] == {"0.90": 0.0, "0.95": 0.0}
     nothing = {"support": 0, "precision": None, "recall": None, "f1": None}
+    nothing["recall_at_precision"] = {"0.90": None, "0.95": None}
     assert figures["classes"] == {"class 0": nothing, "class 1": nothing}
 
 
@@ -249,3 +275,7 @@ def test_headline_is_over_complete_pairs_and_slices_stand_beside():
     assert figures["mean"]["accuracy"] == pytest.approx(
         np.mean([task["accuracy"] for task in figures["tasks"].values()])
     )
+    for name in ("recall_at_precision", "macro_recall_at_precision"):
+        for precision in ("0.90", "0.95"):
+            of_tasks = [task[name][precision] for task in figures["tasks"].values()]
+            assert figures["mean"][name][precision] == pytest.approx(np.mean(of_tasks))

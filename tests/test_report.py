@@ -74,14 +74,18 @@ def test_a_report_says_what_was_measured(run, text):
         head, *lines = page.tables[name]
         for line in lines:
             rows.setdefault(line[0], {}).update(zip(head, line, strict=True))
+    assert "The micro figure pools all classes under one threshold" in page.text
+    assert "thresholds are chosen on these very pairs" in page.text
     thresholds, outcome = read_thresholds(run / "thresholds.json"), read_kept(run).outcome
     for name, task in figures["tasks"].items():
         row = rows[name]
         assert row["accuracy"] == f"{task['accuracy']:.3f}"
         assert row["macro F1"] == f"{task['macro_f1']:.3f}"
         assert row["calibration error"] == f"{task['expected_calibration_error']:.3f}"
-        for precision, recall in task["recall_at_precision"].items():
-            assert row[f"recall at precision {precision}"] == f"{recall:.3f}"
+        for word in ("micro", "macro"):
+            kind = "recall_at_precision" if word == "micro" else "macro_recall_at_precision"
+            for precision, recall in task[kind].items():
+                assert row[f"recall, {word}, at {precision}"] == f"{recall:.3f}"
         assert row["no picture"] == (
             f"{figures['slices']['without_image']['tasks'][name]['accuracy']:.3f}"
         )
@@ -94,7 +98,11 @@ def test_a_report_says_what_was_measured(run, text):
         for (label, scored), line in zip(task["classes"].items(), lines, strict=True):
             assert line[:2] == [label, str(scored["support"])]
             assert line[4] == ("-" if scored["f1"] is None else f"{scored['f1']:.3f}")
+            own = scored["recall_at_precision"]["0.90"]
+            assert line[head.index("recall at 0.90")] == ("-" if own is None else f"{own:.3f}")
     assert rows["mean"]["accuracy"] == f"{figures['mean']['accuracy']:.3f}"
+    mean = figures["mean"]["macro_recall_at_precision"]["0.95"]
+    assert rows["mean"]["recall, macro, at 0.95"] == f"{mean:.3f}"
     caption = next(name for name in page.tables if name.startswith("Confusions"))
     counts = [[int(cell or 0) for cell in row[1:]] for row in page.tables[caption][1:]]
     assert counts == figures["tasks"]["colour"]["confusion"]

@@ -320,7 +320,9 @@ def test_any_checkpoint_can_be_asked(run, rows, write_table, tmp_path, capsys):
     assert (newest.trained.step, older.trained.step) == (12, 10)
     texts = [row["title"] for row in rows if row["title"]]
     said = {
-        model.trained.step: [answers["colour"].probability for answers in model.predict(texts=texts)]
+        model.trained.step: [
+            answers["colour"].probability for answers in model.predict(texts=texts)
+        ]
         for model in (newest, older)
     }
     assert said[12] != pytest.approx(said[10], abs=1e-6)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, TOP_K, task_metrics
+from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, RECALLS, TOP_K, task_metrics
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.models.objectives import Objective
@@ -96,10 +96,19 @@ def _score_rows(
     return {"examples": int(rows.sum()), "tasks": figures, "mean": mean_figures(figures)}
 
 
-def mean_figures(figures: Mapping[str, dict]) -> dict[str, float]:
-    """The plain mean over tasks of every figure that all of them have as one number."""
+def mean_figures(figures: Mapping[str, dict]) -> dict[str, Any]:
+    """The plain mean over tasks of every figure that all have as a number, or one a precision."""
     scored = [task for task in figures.values() if task["examples"]]
-    return {name: float(np.mean([task[name] for task in scored])) for name in NUMBERS if scored}
+    if not scored:
+        return {}
+    means = {name: float(np.mean([task[name] for task in scored])) for name in NUMBERS}
+    return means | {
+        name: {
+            precision: float(np.mean([task[name][precision] for task in scored]))
+            for precision in scored[0][name]
+        }
+        for name in RECALLS
+    }
 
 
 def halves(outcome: Outcome) -> tuple[Outcome, Outcome]:

@@ -10,6 +10,7 @@ a precision) need every score. Everything else follows from whole numbers, and s
 probabilities are added in ascending order: no figure depends on batches or on the order of rows.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,9 @@ TOP_K = (5,)
 BINS = 15  # of the expected calibration error
 MOST_CLASSES = 200  # a task with more has no confusion matrix
 MOST_CONFUSIONS = 20  # so many are listed in its place
-# The figures that are one number, whatever the task.
+# The figures that are one number, whatever the task; and those that are one per precision.
 NUMBERS = ("accuracy", "micro_f1", "macro_f1", "average_precision", "expected_calibration_error")
+RECALLS = ("recall_at_precision", "macro_recall_at_precision")
 
 
 def task_metrics(
@@ -40,8 +42,11 @@ def task_metrics(
     average_precision: the mean over the classes that occur in the truth.
     expected_calibration_error: of the decision's probability, of many-label tasks of P(yes) over
         every row and class; in 15 bins of equal width.
-    recall_at_precision: {precision: recall} of decisions accepted from the most confident down.
-    classes: {class: support, precision, recall, f1}, None where that is 0 / 0.
+    recall_at_precision: {precision: recall} of decisions accepted from the most confident down;
+        micro: the classes are pooled under one threshold, which is chosen on these very rows.
+    classes: {class: support, precision, recall, f1, recall_at_precision}, None where that is
+        0 / 0; a class's recall at a precision is of its own decisions, by a threshold of its own.
+    macro_recall_at_precision: the mean of that over the classes that occur in the truth.
     Of one-label tasks also
     top_k_accuracy: {k: share of rows}, for every k below the number of classes.
     confusion: [C,C] counts, a row per true class, a column per decision, in the task's order.
@@ -63,6 +68,11 @@ def task_metrics(
         truth, decided = (np.arange(len(task.classes)) == x[:, None] for x in (labels, best))
         confidence, correct, positives = probabilities.max(axis=-1), best == labels, len(labels)
     counts = decision_counts(truth, decided)
+    places = np.tile(np.arange(len(task.classes)), len(labels)) if task.many else best
+    classes = class_figures(counts)
+    recalls = class_recalls(places, confidence, correct, truth.sum(axis=0), precisions)
+    for row, recall in zip(classes, recalls, strict=True):
+        row["recall_at_precision"] = recall
     figures = {
         "examples": len(labels),
         "accuracy": float(np.mean(np.all(truth == decided, axis=-1))),
@@ -70,13 +80,9 @@ def task_metrics(
         "macro_f1": macro_f1(counts),
         "average_precision": macro_average_precision(truth, probabilities),
         "expected_calibration_error": expected_calibration_error(confidence, correct),
-        "recall_at_precision": {
-            _precision_name(precision): recall_at_precision(
-                confidence, correct, positives, precision
-            )
-            for precision in precisions
-        },
-        "classes": dict(zip(task.classes, class_figures(counts), strict=True)),
+        "recall_at_precision": _recalls(confidence, correct, positives, precisions),
+        "macro_recall_at_precision": _macro(recalls, precisions),
+        "classes": dict(zip(task.classes, classes, strict=True)),
     }
     if task.many:
         return figures | {"confusion": counts.tolist()}
@@ -171,14 +177,48 @@ def recall_at_precision(confidence, correct, positives: int, precision: float) -
 
     Decisions are accepted from the most confident down; equal confidences go together.
     """
+    if not len(confidence):
+        return 0.0
     hits, found = ranked(confidence, correct)
     reached = hits[hits / found >= precision]  # a quotient: 0.07 * 100 is more than 7
     return float(reached.max() / positives) if len(reached) and positives else 0.0
 
 
+def class_recalls(
+    places, confidence, correct, support, precisions: Sequence[float]
+) -> list[dict[str, float | None]]:
+    """The recall at every precision of each class; None of a class that never occurs.
+
+    places: the class of every decision, flat, as are `confidence` and `correct`; support [C].
+    """
+    order = np.argsort(places, kind="stable")
+    edges = np.searchsorted(places[order], np.arange(len(support) + 1))
+    own = [order[first:last] for first, last in itertools.pairwise(edges)]
+    return [
+        _recalls(confidence[rows], correct[rows], count, precisions)
+        if count
+        else dict.fromkeys(map(_precision_name, precisions))
+        for rows, count in zip(own, support, strict=True)
+    ]
+
+
+def _recalls(confidence, correct, positives: int, precisions: Sequence[float]) -> dict[str, float]:
+    return {
+        _precision_name(precision): recall_at_precision(confidence, correct, positives, precision)
+        for precision in precisions
+    }
+
+
+def _macro(recalls: Sequence[dict], precisions: Sequence[float]) -> dict[str, float]:
+    """The mean over the classes that occur, at every precision."""
+    names = map(_precision_name, precisions)
+    occurring = {n: [row[n] for row in recalls if row[n] is not None] for n in names}
+    return {name: float(np.mean(some)) if some else 0.0 for name, some in occurring.items()}
+
+
 def _no_figures(task: Task, precisions: Sequence[float], top_k: Sequence[int]) -> dict:
     figures = {"examples": 0, **dict.fromkeys(NUMBERS)}
-    figures["recall_at_precision"] = dict.fromkeys(map(_precision_name, precisions))
+    figures |= {name: dict.fromkeys(map(_precision_name, precisions)) for name in RECALLS}
     figures["classes"] = None
     if not task.many:
         figures["top_k_accuracy"] = dict.fromkeys(map(str, top_k))

@@ -2,8 +2,8 @@
 
 A line is a pair: `id`; for every task TASK, TASK_probability, TASK_accepted and
 TASK_image_weight; and `note`. Where a run has thresholds, the probability is the one that they
-are tested against, at the task's temperature. What is not there is empty (CSV) or null. Several labels of one
-cell, and what goes with them, are lists; in CSV they are split by '|'.
+are tested against, at the task's temperature. What is not there is empty (CSV) or null. Several
+labels of one cell, and what goes with them, are lists; in CSV they are split by '|'.
 """
 
 import csv

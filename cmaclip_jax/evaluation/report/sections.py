@@ -25,6 +25,14 @@ COLUMNS = {
     "average precision": "average_precision",
     "calibration error": "expected_calibration_error",
 }
+RECALLS = {"recall, micro,": "recall_at_precision", "recall, macro,": "macro_recall_at_precision"}
+READING_RECALL = (
+    "Recall at a precision: answers are accepted from the surest down, as long as that share of "
+    "them is right; the figure is the share of all known labels that is then accepted and right. "
+    "The micro figure pools all classes under one threshold; the macro figure is the mean over "
+    "classes, each with a threshold of its own. The thresholds are chosen on these very pairs, so "
+    "the figures say what the ranking allows; on other pairs a threshold may reach less."
+)
 SLICES = {"no picture": "without_image", "no words": "without_text"}
 
 
@@ -134,8 +142,7 @@ def task_table(kept: Kept) -> Html:
     """How good each task is, and what of it can be accepted; two tables, so that both are seen."""
     told = (
         f"Figures of {kept.split} at step {kept.figures['step']:,}. Commonest: the accuracy of "
-        "always answering the commonest class. Recall at a precision: the share of all known "
-        "labels that is found while that share of the accepted answers is right."
+        "always answering the commonest class."
     )
     if _has_accepted(kept):
         told += _chosen_on(kept)
@@ -167,18 +174,23 @@ def _quality(kept: Kept) -> Html:
 
 def _acceptance(kept: Kept) -> Html:
     """A line per task: how much of it can be accepted at a precision, and how much is."""
-    precisions = next(iter(kept.figures["tasks"].values()))["recall_at_precision"]
     stands = ["accepted", "right of these"] if _has_accepted(kept) else []
+    columns = [
+        (name, precision, f"{word} at {precision}")
+        for word, name in RECALLS.items()
+        for precision in next(iter(kept.figures["tasks"].values()))["recall_at_precision"]
+    ]
+
+    def recalls(scored: Mapping) -> list[str]:
+        return [figure((scored.get(name) or {}).get(precision)) for name, precision, _ in columns]
+
     rows = [
-        [
-            task.name,
-            *[figure(value) for value in scored["recall_at_precision"].values()],
-            *(_accepted(kept, task) if stands else []),
-        ]
+        [task.name, *recalls(scored), *(_accepted(kept, task) if stands else [])]
         for task, scored in scored_tasks(kept)
     ]
-    recalls = [f"recall at precision {precision}" for precision in precisions]
-    return table("What can be accepted", ["task", *recalls, *stands], rows)
+    rows.append(["mean", *recalls(kept.figures["mean"]), *[""] * len(stands)])
+    head = ["task", *[said for *_, said in columns], *stands]
+    return join([table("What can be accepted", head, rows), paragraph(READING_RECALL)])
 
 
 def _has_accepted(kept: Kept) -> bool:

@@ -186,11 +186,14 @@ def _classes(kept: Kept, task: Task, scored: dict) -> Html:
         labels = kept.judged(task)[1]
         weights = weights_by_class(task, kept.outcome["modality_weights"][task.name], labels)
     counts = dict(zip(task.classes, scored["confusion"], strict=True)) if task.many else {}
+    first = next(iter(scored["classes"].values()))
+    precisions = list(first.get("recall_at_precision", ()))
     rows = [
         [
             name,
             f"{row['support']:,}",
             *[figure(row[column]) for column in ("precision", "recall", "f1")],
+            *[figure(row["recall_at_precision"][precision]) for precision in precisions],
             *[f"{counts[name][column]:,}" for column in (1, 2) if task.many],
             *([share(*weights[name]) if name in weights else "-"] if weights else []),
         ]
@@ -203,6 +206,7 @@ def _classes(kept: Kept, task: Task, scored: dict) -> Html:
         "precision",
         "recall",
         "F1",
+        *[f"recall at {precision}" for precision in precisions],
         *wrongs,
         *(["weights"] if weights else []),
     ]
