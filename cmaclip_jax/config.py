@@ -28,7 +28,9 @@ def base_config() -> ConfigDict:
     # What becomes of a record whose picture cannot be read: 'skip' leaves it out, 'no_image'
     # keeps its words, 'fail' ends the run. WORKDIR/bad_records.jsonl lists all of them.
     data.on_error = "skip"
-    data.max_bad = 0.05  # a larger share of such records ends the run
+    # A larger share of left out records ends a run: before its first step where files are missing,
+    # else while it trains. Evaluation goes on without them and says how many.
+    data.max_bad = 0.05
     data.image_size = 0  # pixels a side; 0: what the encoder's size is made for
     # Tokens a text, start and end included; 0: the encoder's own; -1: what the data needs, up to
     # 77 from scratch and to what pretrained weights have positions for.
@@ -77,7 +79,9 @@ def base_config() -> ConfigDict:
     # CLIP weights to start from: a folder of `cmaclip convert`, any checkpoint that it reads,
     # or a hub name. They bring their encoders' sizes and tokenizer; '' starts from scratch.
     model.pretrained = ""
-    model.inputs = "both"  # 'both' | 'image' | 'text': the single-modality baselines
+    # 'both' | 'image' | 'text': the single-modality baselines, which open no picture, or want no
+    # words, and are judged on the pairs that have what they read.
+    model.inputs = "both"
     model.sequence_layers = 2  # blocks of sequence-wise attention; 0 is late fusion
     model.sequence_width = 0  # their width; 0: CLIP's projection width
     # Their heads; 0: one for every 64 of width; -1: as wide as the text encoder's heads.

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, Encoder
 from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.missing import missing_pictures, spread
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
@@ -71,7 +74,7 @@ class Data:
     def loader(self, split: str, training: bool) -> Loader:
         """What reads the records of a split into batches."""
         view = self.view(training)
-        return Loader(self.source(split), split, self.encode, self.bad, view)
+        return Loader(self.source(split), split, self.encode, self.bad, view, limited=training)
 
     def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
         """This host's batches for step `start` and all that follow, whatever the parameters."""
@@ -112,6 +115,59 @@ class Data:
             seed=self.config.seed,
         )
 
+    def check_records(self) -> list[str]:
+        """What a run must know of its records before its first step, a line each.
+
+        Raises:
+          UserError: there is nothing to learn from, or too many pictures are missing.
+        """
+        self._check_something()
+        if not self.encode.reads_image:
+            return []
+        watched = self.config.eval.watch if self.config.eval.every else ""
+        splits = dict.fromkeys((self.config.data.split, watched, self.last_split()))
+        return [line for split in filter(None, splits) if (line := self._find_missing(split))]
+
+    def _check_something(self) -> None:
+        """Raises UserError where no record (of many) has what this run learns from."""
+        split, source = self.config.data.split, self.source(self.config.data.split)
+        matches = self.config.train.objective != "classification"  # pictures with words
+        wanted = "matched" if matches else self.encode.inputs
+        serves, lack = {
+            "matched": (
+                lambda i: source.text(i) and _has_image(source, i),
+                "both a picture and words",
+            ),
+            "both": (lambda i: source.text(i) or _has_image(source, i), "a picture or words"),
+            "image": (lambda i: _has_image(source, i), "a picture"),
+            "text": (source.text, "words"),
+        }[wanted]
+        for index in spread(len(source), SAMPLED):
+            with contextlib.suppress(RecordError):  # whoever loads that record will say so
+                if serves(index):
+                    return
+        raise UserError(
+            f"there is nothing to learn from: no pair of {split} has {lack}; name where "
+            f"these are in data.image and data.text, or change model.inputs={self.encode.inputs!r}"
+        )
+
+    def _find_missing(self, split: str) -> str:
+        """Lists the pictures of a split that are not there; a line on them, '' for none."""
+        source = self.source(split)
+        paths = getattr(source, "paths", ())
+        seen, missing = missing_pictures(paths)
+        lost = 0
+        for index in missing:
+            detail = f"{paths[index]}: {os.strerror(errno.ENOENT)}"
+            self.bad.fault(split, source[index].id, "missing picture", detail)
+            stays = self.bad.policy == "no_image" and self.encode.reads_text
+            lost += not (stays and source.text(index))
+        if not missing:
+            return ""
+        self.bad.limit(split, seen, lost, len(source))
+        kept = f"{len(missing) - lost:,} stay with their words, {lost:,} are left out"
+        return f"{len(missing):,} of {seen:,} pictures of {split} are missing: {kept}"
+
     def texts_cut(self) -> str:
         """How many of the training texts (a sample) are cut, and the flag that takes more.
 
@@ -120,7 +176,7 @@ class Data:
         texts = list(_some_texts(self.source(self.config.data.split), 1_000))
         tokenizer, length = self.encode.tokenizer, self.encode.text_length
         share = tokenizer.share_cut(texts, length)
-        if not share:
+        if not share or not self.encode.reads_text:
             return ""
         needed = min(tokenizer.length_for(texts), self.longest or sys.maxsize)
         more = f"; a new run with --config.data.text_length={needed} reads more of them"
@@ -156,7 +212,7 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     )
     select_tasks(sources[fields.split].tasks, [task.name for task in tasks])
     config = with_sizes(config, towers, tokenizer.length)
-    encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
+    encode = _encoder(config, tasks, tokenizer)
     longest = towers.text.length if config.model.pretrained else 0
     data = Data(config, tasks, encode, sources, bad, longest=longest)
     data.source(data.last_split())  # rather now than after the training
@@ -170,8 +226,14 @@ def kept_data(config: ConfigDict, workdir: Path, towers: Towers) -> Data:
         raise UserError(f"{workdir} is no whole run: it lacks tasks.json or tokenizer.json")
     tasks, tokenizer = kept
     config = with_sizes(config, towers, tokenizer.length)
-    encode = Encoder(tasks, tokenizer, config.data.image_size, config.data.text_length)
+    encode = _encoder(config, tasks, tokenizer)
     return Data(config, tasks, encode, {}, BadRecords())
+
+
+def _encoder(config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenizer) -> Encoder:
+    """What makes batches for the model of a config whose sizes are filled in."""
+    sizes = config.data.image_size, config.data.text_length
+    return Encoder(tasks, tokenizer, *sizes, config.model.inputs)
 
 
 def _kept(workdir: Path | None, config: ConfigDict) -> tuple[tuple[Task, ...], Tokenizer] | None:
@@ -197,10 +259,14 @@ def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: To
     return tasks, tokenizer
 
 
+def _has_image(source: Source, index: int) -> bool:
+    return source[index].image is not None
+
+
 def _some_texts(source: Source, most: int) -> Iterator[str]:
     """Up to `most` texts, spread evenly over a source."""
-    for index in np.unique(np.linspace(0, len(source) - 1, most).astype(int)):
+    for index in spread(len(source), most):
         with contextlib.suppress(RecordError):  # whoever loads that record will say so
-            text = source.text(int(index))
+            text = source.text(index)
             if text:
                 yield text

@@ -69,7 +69,8 @@ class Run:
         """Evaluates on the way, shows it, and returns what the best checkpoint is chosen by."""
         split, wanted = self.config.eval.watch, self.config.eval
         outcome = self.outcome(state, split, watch)
-        figures = score(outcome, self.data.tasks, split, step, wanted.precisions, wanted.top_k)
+        how = wanted.precisions, wanted.top_k, self.config.model.inputs
+        figures = score(outcome, self.data.tasks, split, step, *how)
         tasks = figures["tasks"].items()
         accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}
         self.watcher.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
@@ -89,6 +90,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
             open_workdir(workdir, config)
         towers = open_towers(config, workdir)
         data = open_data(config, workdir, towers)
+        found = data.check_records()
     data = data.over(mesh)
     objective = build_objective(config, data.encode, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
@@ -96,7 +98,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         reads, about = with_features(
             data, objective, config.train, mesh, workdir / "features", watcher.track
         )
-        for line in filter(None, [*data.lines(), about]):
+        for line in filter(None, [*data.lines(), *found, about]):
             watcher.say(line)
     except BaseException:
         watcher.close()

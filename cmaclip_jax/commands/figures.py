@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from cmaclip_jax.evaluation.evaluator import Outcome, score, write_outcome, write_score
+from cmaclip_jax.evaluation.evaluator import PAIRS, Outcome, score, write_outcome, write_score
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.parallel.cluster import leads
 
@@ -13,7 +13,10 @@ from cmaclip_jax.parallel.cluster import leads
 def report(run, outcome: Outcome, split: str, step: int, console: Console) -> dict:
     """Scores the outcome of a split, writes it into the folder of `run`, and shows it."""
     wanted = run.config.eval
-    figures = score(outcome, run.data.tasks, split, step, wanted.precisions, wanted.top_k)
+    how = wanted.precisions, wanted.top_k, run.config.model.inputs
+    figures = score(outcome, run.data.tasks, split, step, *how)
+    size = len(run.data.source(split))
+    figures["left_out"] = left_out = size - len(outcome["row"])
     if not leads():
         return figures
     write_outcome(run.workdir, split, outcome)
@@ -21,18 +24,21 @@ def report(run, outcome: Outcome, split: str, step: int, console: Console) -> di
     if run.data.bad.reasons:
         line = f"not used as they were: {run.data.bad.summary()}"
         console.print(line, highlight=False, soft_wrap=True)
+    if left_out:
+        line = f"{left_out:,} of the {size:,} pairs of {split} cannot be used and are not judged"
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(score_table(figures))
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return figures
 
 
 def score_table(figures: dict) -> Table:
-    """One line per task: of the complete pairs, and the accuracy of what lacks a modality."""
+    """One line per task: of the scored pairs, and the accuracy of what lacks a modality."""
     table = Table(
         box=None,
         pad_edge=False,
         title=f"{figures['split']} at step {figures['step']:,}: "
-        f"{figures['examples']:,} pairs with both picture and text",
+        f"{figures['examples']:,} {PAIRS[figures['scored']]}",
         title_justify="left",
     )
     slices = {name: figures["slices"].get(name) for name in ("without_image", "without_text")}

@@ -17,15 +17,25 @@ class Encoder:
 
     Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
     labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
+
+    inputs: what the model reads, 'both', 'image' or 'text'. Pictures that it does not read are
+        never opened, and `has_image` says whether the record names one.
     """
 
     def __init__(
-        self, tasks: Sequence[Task], tokenizer: Tokenizer, image_size: int, text_length: int
+        self,
+        tasks: Sequence[Task],
+        tokenizer: Tokenizer,
+        image_size: int,
+        text_length: int,
+        inputs: str = "both",
     ):
         self.tasks = tuple(tasks)
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.text_length = text_length
+        self.inputs = inputs
+        self.reads_image, self.reads_text = inputs != "text", inputs != "image"
         self._positions = {task.name: {c: i for i, c in enumerate(task.classes)} for task in tasks}
 
     def __call__(self, records: Sequence[Record | None], texts: Sequence[str | None]) -> Batch:
@@ -46,7 +56,7 @@ class Encoder:
 
     def for_tasks(self, tasks: Sequence[Task]) -> "Encoder":
         """The same pictures and words with labels of these tasks."""
-        return Encoder(tasks, self.tokenizer, self.image_size, self.text_length)
+        return Encoder(tasks, self.tokenizer, self.image_size, self.text_length, self.inputs)
 
     def empty(self, rows: int) -> Batch:
         """A batch of nothing but padding; also the shapes to initialise a model with."""

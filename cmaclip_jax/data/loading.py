@@ -79,7 +79,7 @@ class Row:
     record: Record | None = None
     index: int = -1
     position: int = -1
-    bad: bool = False
+    lost: bool = False
     text: str | None = None
     picture: Any = None
     size: tuple[int, int] = (1, 1)
@@ -88,14 +88,22 @@ class Row:
 class Loader:
     """Reads records of a source into batches, under the ledger's policy for bad ones.
 
+    limited: whether too large a share of lost records is an error, as in training. Judging goes
+        on without them.
     seconds: of one core, by what they were spent on.
     """
 
     def __init__(
-        self, source: Source, split: str, encode: Encoder, bad: BadRecords, view: View | None = None
+        self,
+        source: Source,
+        split: str,
+        encode: Encoder,
+        bad: BadRecords,
+        view: View | None = None,
+        limited: bool = True,
     ):
         self.source, self.split, self.encode, self.bad = source, split, encode, bad
-        self.view = view or View()
+        self.view, self.limited = view or View(), limited
         self._no_picture = np.zeros((encode.image_size, encode.image_size, 3), np.uint8)
         self.seconds: collections.Counter = collections.Counter()
         self._pool = ThreadPoolExecutor(REMOTE_READS)  # starts no thread before it is used
@@ -134,10 +142,11 @@ class Loader:
         with self._timed("tokens and labels"):
             batch = self.encode([row.record for row in rows], [row.text for row in rows])
         with self._timed("gather"):
-            batch["has_image"][:] = [row.picture is not None for row in rows]
+            batch["has_image"][:] = list(map(self._has_image, rows))
             contents, places, finished = self._gather(rows)
-        bad = [row.index for row in rows if row.bad]
-        self.bad.saw(self.split, indices, bad, len(self.source))
+        if self.limited:
+            lost = [row.index for row in rows if row.lost]
+            self.bad.saw(self.split, indices, lost, len(self.source))
         pictures = {
             "content": contents,
             "mirrored": (draws[:, 4] < 0.5) & self.view.augment.flip,
@@ -157,11 +166,12 @@ class Loader:
         except RecordError as error:
             reason, _, detail = str(error).partition(": ")
             self.bad.fault(self.split, f"number {index}", reason, detail)
-        return Row(index=index, bad=True)
+        return Row(index=index, lost=True)
 
     def _shown(self, record: Record, index: int, position: int) -> Row:
         """The record with its words, or another's, as augmentation and noise want them."""
-        picture, text, view = record.image, record.text, self.view
+        text, view = record.text, self.view
+        picture = record.image if self.encode.reads_image else None
         if view.noise.image == "swap" and picture is not None and view.is_struck(position):
             picture = self._other(index, position, PICTURE).image
         if text and view.augment.word_drop:
@@ -220,11 +230,17 @@ class Loader:
             self._fault(row, "unreadable picture", str(error))
 
     def _fault(self, row: Row, reason: str, detail: str) -> None:
-        """A picture that cannot be used: the record goes, or stays with its words alone."""
+        """A picture that cannot be used: the record is lost, or stays with its words alone."""
         self.bad.fault(self.split, row.record.id, reason, detail)
-        row.picture, row.size, row.bad = None, (1, 1), True
-        if self.bad.policy == "skip" or not row.text:
-            row.record = row.text = None
+        row.picture, row.size = None, (1, 1)
+        if self.bad.policy == "skip" or not (self.encode.reads_text and row.text):
+            row.record, row.text, row.lost = None, None, True
+
+    def _has_image(self, row: Row) -> bool:
+        """Whether a row has a picture; where none is opened, whether its record names one."""
+        if self.encode.reads_image:
+            return row.picture is not None
+        return row.record is not None and row.record.image is not None
 
     def _gather(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The JPEGs of the rows, the places of their finished pictures, and those pictures."""

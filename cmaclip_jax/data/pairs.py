@@ -36,7 +36,10 @@ class PairReader:
         self._pool = ThreadPoolExecutor(REMOTE_READS, thread_name_prefix="pairs")
 
     def __call__(self, pairs: Sequence[Pair], rows: int) -> tuple[Batch, list[str]]:
-        """A batch of `rows` rows, padded, and for every pair what it lacks and why, or ''."""
+        """A batch of `rows` rows, padded, and for every pair what it lacks and why, or ''.
+
+        What the model does not read, no pair lacks.
+        """
         batch = self.encode.empty(rows)
         pictures = list(self._pool.map(self._picture, pairs))
         tokenizer = self.encode.tokenizer
@@ -48,13 +51,16 @@ class PairReader:
                 batch["image"][row] = picture
             batch["has_image"][row], batch["has_text"][row] = picture is not None, words
             batch["weight"][row] = 1.0
-            lacks = note if words else NO_WORDS if not note else f"{note}; {NO_WORDS}"
+            no_words = NO_WORDS if self.encode.reads_text and not words else ""
+            lacks = "; ".join(filter(None, (note, no_words)))
             notes.append(NOTHING if lacks == f"{NO_PICTURE}; {NO_WORDS}" else lacks)
         batch["tokens"][: len(pairs)] = tokenizer(texts, self.encode.text_length)
         return batch, notes
 
     def _picture(self, pair: Pair) -> tuple[np.ndarray | None, str]:
         """The finished picture u8 [S,S,3], or None and why."""
+        if not self.encode.reads_image:
+            return None, ""
         picture = pair.image
         if picture is None:
             return None, pair.note or NO_PICTURE

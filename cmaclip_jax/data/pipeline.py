@@ -157,7 +157,7 @@ def _call(function: Callable, signature, *arguments):
 def _finish(load: Loader, batch: Batch, positions, pictures, finished) -> Batch:
     """Decodes what waits, and does what is done to finished pictures."""
     view, image = load.view, decode_all(pictures, finished, load.encode.image_size)
-    if view.alters:
+    if view.alters and load.encode.reads_image:
         like = tf.TensorSpec(image.shape, image.dtype)
         image = _call(view.alter_all, like, image, batch["has_image"], positions)
     return batch | {"image": image}

@@ -41,8 +41,9 @@ class Source(Protocol):
     Reading may go on in several threads at once. `text` is the words of one record, `labels`
     one task's label of every record; neither decodes a picture.
 
-    A source may also have `description`, a line on what was chosen to be read; and `chunks`,
-    for each record the number of the block that it can only be read with.
+    A source may also have `description`, a line on what was chosen to be read; `chunks`, for
+    each record the number of the block that it can only be read with; and, where pictures are
+    files, `paths` of all of them (None: no picture).
     """
 
     tasks: tuple[Task, ...]

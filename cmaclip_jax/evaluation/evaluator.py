@@ -22,6 +22,12 @@ from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.tasks import Task
 
 Outcome = dict[str, Any]
+PAIRS = {
+    "both": "pairs with both picture and text",
+    "image": "pairs with a picture",
+    "text": "pairs with text",
+    "all": "pairs",
+}
 
 
 def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callable:
@@ -61,27 +67,56 @@ def score(
     step: int,
     precisions: Sequence[float] = PRECISIONS,
     top_k: Sequence[int] = TOP_K,
+    inputs: str = "both",
 ) -> dict:
-    """The figures of a split: of its complete pairs, and beside them of the slices.
+    """The figures of a split: of the pairs that have all `inputs`, and beside them of the slices.
 
-    A split without any complete pair is scored over all that it has.
+    `scored` says which pairs these are, by a name of PAIRS. A run that reads one modality also
+    has the figures of the complete pairs, by which it is compared with one that reads both.
     """
+    if not len(outcome["row"]):
+        raise UserError(
+            f"no pair of {split} can be used, so nothing can be judged; bad_records.jsonl of the "
+            "run says why"
+        )
     measure = functools.partial(task_metrics, precisions=precisions, top_k=top_k)
     score_rows = functools.partial(_score_rows, outcome, tasks, measure)
-    image, text = outcome["has_image"] > 0, outcome["has_text"] > 0
-    slices = {"without_image": ~image, "without_text": ~text, "all": np.ones_like(image)}
+    scored = scored_pairs(outcome, inputs)
+    slices = {
+        "without_image": ~rows_with(outcome, "image"),
+        "without_text": ~rows_with(outcome, "text"),
+        "all": rows_with(outcome, "all"),
+    }
+    if inputs != "both":
+        slices["complete"] = rows_with(outcome, "both")
     return {
         "split": split,
         "step": step,
-        **score_rows(scored_rows(outcome)),
+        "scored": scored,
+        **score_rows(rows_with(outcome, scored)),
         "slices": {name: score_rows(rows) for name, rows in slices.items() if rows.any()},
     }
 
 
-def scored_rows(outcome: Outcome) -> np.ndarray:
-    """Which rows the figures of a split are of: the complete pairs, or all where none is."""
-    complete = (outcome["has_image"] > 0) & (outcome["has_text"] > 0)
-    return complete if complete.any() else np.ones_like(complete)
+def scored_pairs(outcome: Outcome, inputs: str = "both") -> str:
+    """Which pairs the figures of a split are of, by a name of PAIRS.
+
+    Those with all `inputs`. Where there is none, those with the one modality that the split has,
+    or all pairs.
+    """
+    if rows_with(outcome, inputs).any():
+        return inputs
+    there = [name for name in MODALITIES if rows_with(outcome, name).any()]
+    return there[0] if len(there) == 1 else "all"
+
+
+def rows_with(outcome: Outcome, pairs: str) -> np.ndarray:
+    """The rows of these pairs, bool [N]; `pairs` is a name of PAIRS."""
+    rows = np.ones(len(outcome["has_image"]), bool)
+    for name in MODALITIES:
+        if pairs in ("both", name):
+            rows &= outcome[f"has_{name}"] > 0
+    return rows
 
 
 def _score_rows(

@@ -112,6 +112,11 @@ def _draw_task(axes, study: Study, rows: list[dict]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def complete(figures: dict) -> dict:
+    """The figures of the complete pairs: of a run that reads one modality, they stand apart."""
+    return figures["slices"].get("complete", figures)
+
+
 def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float, int, float]]:
     """{task: (accuracy, steps, minutes)} of the variant's finished runs with a seed."""
     found, spent = {}, []
@@ -120,7 +125,7 @@ def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float
         if not figures:
             continue
         spent.append((figures["step"], training_minutes(run)))
-        for task, numbers in figures["tasks"].items():
+        for task, numbers in complete(figures)["tasks"].items():
             if numbers["examples"]:
                 found[task] = (numbers["accuracy"], *spent[-1])
     if len(spent) == sum(arm.variant == variant for arm in study.arms) and found:

@@ -93,7 +93,8 @@ def judge(
     clean = outcome(CLEAN)
     for noise in noises:
         told = clean if noise == CLEAN else _as_without_noise(outcome(noise), clean)
-        figures = score(told, trained.tasks, split, trained.step)
+        inputs = trained.config.model.inputs
+        figures = score(told, trained.tasks, split, trained.step, inputs=inputs)
         yield noise, _in_short(figures["tasks"])
 
 

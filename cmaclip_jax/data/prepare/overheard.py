@@ -34,7 +34,9 @@ class Overheard(BadRecords):
         finally:
             self._thread.entries = None
 
-    def fault(self, split: str, record: str, reason: str, detail: str = "") -> None:
+    def fault(
+        self, split: str, record: str, reason: str, detail: str = "", stays: bool = False
+    ) -> None:
         if self.policy == "fail":
             super().fault(split, record, reason, detail)
         self._keep("fault", split, record, reason, detail)

@@ -215,9 +215,8 @@ def finish_all(
         accounts[split, shard] = account
         totals[split].join(account)
         replay(account.entries, bad)
-        faults = sum(kind == "fault" for kind, *_ in account.entries)
-        rows, size = preparation.rows(split, shard), len(preparation.sources[split])
-        bad.count(split, len(rows), faults, size)
+        rows, size = len(preparation.rows(split, shard)), len(preparation.sources[split])
+        bad.count(split, rows, rows - account.records, size)
     preparation.finish(accounts)
     return totals, bad
 

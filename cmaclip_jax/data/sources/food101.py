@@ -43,6 +43,10 @@ class Food101:
             labels={"category": row.label},
         )
 
+    @property
+    def paths(self) -> list[str | None]:
+        return [row.image if self.with_image else None for row in self.rows]
+
     def text(self, index: int) -> str | None:
         return clean_title(self.rows[index].title) or None if self.with_text else None
 

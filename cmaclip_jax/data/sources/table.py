@@ -45,6 +45,10 @@ class Rows:
         labels = {name: column[index] for name, column in self.answers.items()}
         return Record(self.ids[index], self.images[index], self.texts[index], labels)
 
+    @property
+    def paths(self) -> Sequence[str | None]:
+        return self.images
+
     def text(self, index: int) -> str | None:
         return self.texts[index]
 
@@ -105,7 +109,8 @@ def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -
         return None
     path = picture_path(cell, data.path, data.outside)
     if path is None:
-        bad.fault(split or "table", identity, "picture outside the data folder", cell)
+        stays = bad.policy == "no_image"
+        bad.fault(split or "table", identity, "picture outside the data folder", cell, stays)
     return path or OUTSIDE
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import Outcome, read_outcome, scored_rows
+from cmaclip_jax.evaluation.evaluator import Outcome, read_outcome, rows_with, scored_pairs
 from cmaclip_jax.evaluation.thresholds import (
     THRESHOLDS,
     TaskThresholds,
@@ -54,6 +54,7 @@ def read_kept(workdir: str | Path, split: str = "") -> Kept:
     split = split or _evaluated(workdir)
     figures = _read_figures(workdir, split)
     npz, file = workdir / "evaluation" / f"{split}.npz", workdir / THRESHOLDS
+    judged = figures and npz.exists()
     thresholds = read_thresholds(file) if file.exists() else {}
     stale = chosen_at(thresholds)
     stale = None if stale == figures.get("step", stale) else stale
@@ -62,7 +63,7 @@ def read_kept(workdir: str | Path, split: str = "") -> Kept:
         tasks=_read_tasks(workdir),
         split=split,
         figures=figures,
-        outcome=_scored(read_outcome(workdir, split)) if figures and npz.exists() else None,
+        outcome=_scored(read_outcome(workdir, split), figures) if judged else None,
         thresholds={} if stale is not None else thresholds,
         history=read_history(workdir / "metrics.jsonl"),
         stale=stale,
@@ -112,6 +113,6 @@ def _read_figures(workdir: Path, split: str) -> dict:
         ) from error
 
 
-def _scored(outcome: Outcome) -> Outcome:
-    rows = scored_rows(outcome)
+def _scored(outcome: Outcome, figures: dict) -> Outcome:
+    rows = rows_with(outcome, figures.get("scored") or scored_pairs(outcome))
     return jax.tree.map(lambda x: x[rows], outcome)

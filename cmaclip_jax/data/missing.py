@@ -1,0 +1,61 @@
+"""Pictures that are not there, found before anybody has to open one."""
+
+import collections
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from cmaclip_jax.data.bad_records import ENOUGH
+from cmaclip_jax.data.loading import REMOTE_READS
+
+
+def missing_pictures(paths: Sequence[str | None]) -> tuple[int, list[int]]:
+    """How many records were looked at, and the places of those whose picture is not there.
+
+    Every local picture is looked for, by one listing a folder. Of remote ones a sample is.
+    """
+    folders, remote = collections.defaultdict(list), []
+    for place, path in enumerate(paths):
+        if path is not None and "://" in path:
+            remote.append(place)
+        elif path is not None:
+            folders[os.path.dirname(path)].append(place)
+    missing = []
+    for folder, places in folders.items():
+        names = _names(folder)
+        missing += [place for place in places if not _is_there(paths[place], names)]
+    sample = [remote[number] for number in spread(len(remote), ENOUGH)]
+    with ThreadPoolExecutor(REMOTE_READS) as pool:
+        there = pool.map(_is_there_remotely, [paths[place] for place in sample])
+        missing += [place for place, found in zip(sample, there, strict=True) if not found]
+    return len(paths) - len(remote) + len(sample), sorted(missing)
+
+
+def spread(size: int, most: int) -> list[int]:
+    """Up to `most` of so many places, at even distances."""
+    return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int)).tolist()
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder or ".")}
+    except (OSError, ValueError):  # not there, or not to be listed
+        return set()
+
+
+def _is_there(path: str, names: set[str]) -> bool:
+    """Whether a file is there; some file systems list a name in another form than they open."""
+    try:
+        return os.path.basename(path) in names or os.path.exists(path)
+    except ValueError:  # a name that no file can have
+        return False
+
+
+def _is_there_remotely(path: str) -> bool:
+    try:
+        return tf.io.gfile.exists(path)
+    except tf.errors.OpError:  # whoever reads it says why it cannot be read
+        return True
