@@ -165,8 +165,9 @@ class Data:
         if not missing:
             return ""
         self.bad.limit(split, seen, lost, len(source))
-        kept = f"{len(missing) - lost:,} stay with their words, {lost:,} are left out"
-        return f"{len(missing):,} of {seen:,} pictures of {split} are missing: {kept}"
+        parts = {"stay with their words": len(missing) - lost, "are left out": lost}
+        kept = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+        return f"{len(missing):,} pictures of {seen:,} pairs of {split} are missing; {kept}"
 
     def texts_cut(self) -> str:
         """How many of the training texts (a sample) are cut, and the flag that takes more.

@@ -115,7 +115,7 @@ def test_pairs_that_keep_their_words_are_not_lost(config, write_table, tmp_path)
     config.data.on_error = "no_image"
     data = opened(config)
     lines = data.check_records()
-    assert lines[0].startswith("10 of 20 pictures of train are missing: 10 stay with their words")
+    assert lines[0] == "10 pictures of 20 pairs of train are missing; 10 stay with their words"
     weights = np.concatenate([batch["weight"] for batch in data.eval_batches("train")])
     assert weights.sum() == 20
     batch = next(data.train_batches(0))

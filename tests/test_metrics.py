@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import TASKS, VOCABULARY, initial, make_batch, make_objective
 
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
 from cmaclip_jax.evaluation.metrics import recall_at_precision, task_metrics
 from cmaclip_jax.parallel.mesh import make_mesh
@@ -253,6 +254,25 @@ def test_figures_do_not_change_with_batch_size_or_devices():
             figures(rows, devices),
             expected,
         )
+
+
+def test_one_modality_is_scored_on_the_pairs_that_have_it():
+    """And on the complete pairs beside them, by which it is compared with both modalities."""
+    batch = make_batch(64)
+    given = {"colour": np.full((64, 3), 1 / 3), "contents": np.full((64, 4), 0.5)}
+    weights = dict.fromkeys(given, np.tile([0.0, 1.0], (64, 1)))
+    outcome = {**batch, "probabilities": given, "modality_weights": weights, "row": np.arange(64)}
+    image, text = batch["has_image"], batch["has_text"]
+    figures = score(outcome, TASKS, "test", 5, inputs="text")
+    assert (figures["scored"], figures["examples"]) == ("text", text.sum())
+    assert figures["slices"]["complete"]["examples"] == np.sum(image & text)
+    assert score(outcome, TASKS, "test", 5)["scored"] == "both"
+    outcome["has_image"] = np.zeros(64, bool)
+    assert score(outcome, TASKS, "test", 5)["scored"] == "text"
+    outcome |= {"has_image": np.arange(64) < 9, "has_text": np.arange(64) >= 9}
+    assert score(outcome, TASKS, "test", 5)["scored"] == "all"
+    with pytest.raises(UserError, match="no pair of test can be used"):
+        score(jax.tree.map(lambda x: x[:0], outcome), TASKS, "test", 5)
 
 
 def test_headline_is_over_complete_pairs_and_slices_stand_beside():
