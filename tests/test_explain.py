@@ -1,5 +1,7 @@
 """What an answer rests on: the model's own attention, and answers measured with less to see."""
 
+import copy
+import dataclasses
 import shutil
 
 import jax
@@ -17,6 +19,7 @@ from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.evaluation.explain import make_map_step, sentence_heat, word_heat
 from cmaclip_jax.main import main
 from cmaclip_jax.serving import explaining
+from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.serving.explaining import Explainer
 
 
@@ -104,6 +107,16 @@ def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, exp
             answer = said.answers[task]
             if task == "colour":
                 assert before == pytest.approx(answer.probability, abs=1e-6)
+
+
+@pytest.mark.parametrize("inputs", ["image", "text"])
+def test_nothing_changes_without_what_the_model_does_not_read(model, complete, inputs):
+    config = copy.deepcopy(model.trained.config)
+    config.model.inputs = inputs
+    one = Classifier(dataclasses.replace(model.trained, config=config), {})
+    said = next(Explainer(one).explain(["a"], complete[:1]))
+    read = [word.text for word in said.words if word.heat is not None]
+    assert [name for name, _ in said.without] == (read if inputs == "text" else [])
 
 
 def _read(model, pictures, texts):
