@@ -11,9 +11,13 @@ from conftest import small_config
 from PIL import Image
 from test_main import mistake
 
+from cmaclip_jax import run as run_module
 from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.data import loading
+from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
+from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.evaluation.evaluator import read_outcome, score
 from cmaclip_jax.main import main
 from cmaclip_jax.studies import robustness
 from cmaclip_jax.studies.robustness import CLEAN, SEVERITIES, conditions, judge
@@ -134,6 +138,45 @@ def test_the_pairs_are_those_that_are_complete_without_noise(trained):
         assert half["tasks"][task]["examples"] == whole["tasks"][task]["examples"] == examples
         assert whole["tasks"][task]["image_weight"] == 1.0
         assert figures["image_weight"] < half["tasks"][task]["image_weight"] < 1.0
+
+
+@pytest.mark.parametrize("noise", [{"text": "blank"}, {"image": "swap", "text": "swap"}])
+def test_evaluate_judges_the_pairs_that_are_complete_without_noise(run, noise):
+    command = ["evaluate", f"--workdir={run}"]
+    assert main(command) == 0
+    clean = json.loads((run / "evaluation/test.json").read_text())
+    complete = read_outcome(run, "test")
+    complete = complete["row"][(complete["has_image"] > 0) & (complete["has_text"] > 0)]
+    fields = [f"--config.data.noise.{name}={kind}" for name, kind in noise.items()]
+    assert main([*command, *fields, "--config.data.noise.share=0.5"]) == 0
+    noisy = json.loads((run / "evaluation/test.json").read_text())
+    assert noisy["examples"] == clean["examples"] == len(complete)
+    sizes = [
+        {name: part["examples"] for name, part in figures["slices"].items()}
+        for figures in (clean, noisy)
+    ]
+    assert sizes[0] == sizes[1]
+    outcome = read_outcome(run, "test")
+    rows = np.isin(outcome["row"], complete)
+    said, labels = (outcome[name]["colour"][rows] for name in ("probabilities", "labels"))
+    right = (said.argmax(axis=1) == labels)[labels >= 0]
+    assert noisy["tasks"]["colour"]["accuracy"] == pytest.approx(right.mean())
+    weights = outcome["modality_weights"]["colour"][rows, 1]
+    if "image" not in noise:
+        assert 0 < np.sum(weights == 0) < len(weights)  # the struck pairs are among those judged
+
+
+def test_a_runs_own_evaluations_judge_them_too(config, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run_module, "score", lambda *told: seen.append(score(*told)) or seen[-1])
+    config.data.labels = ("colour",)
+    config.train.steps, config.eval.every = 2, 1
+    config.data.noise.text, config.data.noise.share = "blank", 0.5
+    last = train_and_evaluate(config, tmp_path)
+    for split, examples in [("val", seen[0]["examples"]), ("test", last["examples"])]:
+        source = open_sources(config.data, BadRecords())[split]
+        records = map(source.__getitem__, range(len(source)))
+        assert examples == sum(bool(r.text) and r.image is not None for r in records)
 
 
 def test_noise_reaches_what_is_read_and_the_data_stay_as_they_were(trained, monkeypatch):

@@ -17,6 +17,7 @@ class Encoder:
 
     Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
     labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
+    Batches of records also say what the records have without noise: had_image [B], had_text [B].
 
     inputs: what the model reads, 'both', 'image' or 'text'. Pictures that it does not read are
         never opened, and `has_image` says whether the record names one.
@@ -41,11 +42,20 @@ class Encoder:
     def __call__(self, records: Sequence[Record | None], texts: Sequence[str | None]) -> Batch:
         """A row for every record, with words as in `texts`; a None is a row of weight 0.
 
-        Everything but the pictures, which whoever decodes them adds.
+        Everything but the pictures, and who has one; whoever decodes them adds that.
         """
         batch = self._without_pictures(len(records))
+        clean = self.tokenizer.clean
         batch["tokens"] = self.tokenizer(texts, self.text_length)
-        batch["has_text"][:] = [bool(self.tokenizer.clean(text)) for text in texts]
+        batch["has_text"][:] = [bool(clean(text)) for text in texts]
+        batch["had_image"] = np.zeros(len(records), bool)
+        batch["had_text"] = np.array(
+            [
+                there or bool(record and clean(record.text))
+                for there, record in zip(batch["has_text"], records, strict=True)
+            ],
+            bool,
+        )
         for row, record in enumerate(records):
             if record is None:
                 continue

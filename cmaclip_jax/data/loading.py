@@ -74,6 +74,7 @@ class Row:
 
     picture: what `record.image` says, then the bytes, then a PIL image or the finished
         array; bytes that stay bytes are a plain JPEG of `size`.
+    swapped: whether noise shows another record's picture in place of its own.
     """
 
     record: Record | None = None
@@ -83,6 +84,7 @@ class Row:
     text: str | None = None
     picture: Any = None
     size: tuple[int, int] = (1, 1)
+    swapped: bool = False
 
 
 class Loader:
@@ -143,6 +145,7 @@ class Loader:
             batch = self.encode([row.record for row in rows], [row.text for row in rows])
         with self._timed("gather"):
             batch["has_image"][:] = list(map(self._has_image, rows))
+            batch["had_image"][:] = [row.swapped or self._has_image(row) for row in rows]
             contents, places, finished = self._gather(rows)
         if self.limited:
             lost = [row.index for row in rows if row.lost]
@@ -172,7 +175,8 @@ class Loader:
         """The record with its words, or another's, as augmentation and noise want them."""
         text, view = record.text, self.view
         picture = record.image if self.encode.reads_image else None
-        if view.noise.image == "swap" and picture is not None and view.is_struck(position):
+        swapped = view.noise.image == "swap" and picture is not None and view.is_struck(position)
+        if swapped:
             picture = self._other(index, position, PICTURE).image
         if text and view.augment.word_drop:
             text = view.augment.drop_words(text, view.random(TEXT, position))
@@ -182,7 +186,7 @@ class Loader:
             else:
                 random = view.random(TEXT, position)
                 text = corrupt_text(text, view.noise.text, view.noise.severity, random)
-        return Row(record, index, position, text=text, picture=picture)
+        return Row(record, index, position, text=text, picture=picture, swapped=swapped)
 
     def _other(self, index: int, position: int, stream: int) -> Record:
         """The record whose picture or words are shown in place of those at `index`."""

@@ -31,10 +31,16 @@ PAIRS = {
 
 
 def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callable:
-    """`(params, batch) -> outcome`, jitted; every host gets the outcome of all rows."""
+    """`(params, batch) -> outcome`, jitted; every host gets the outcome of all rows.
+
+    `has_image` and `has_text` of an outcome say what the pairs have without noise (`had_image`
+    and `had_text`, where a batch tells): a pair is judged as complete whatever noise takes from it.
+    """
 
     def predict(params, batch) -> Outcome:
-        told = {name: batch[name] for name in ("labels", "has_image", "has_text", "weight")}
+        told = {name: batch[name] for name in ("labels", "weight")}
+        for name in ("image", "text"):
+            told[f"has_{name}"] = batch.get(f"had_{name}", batch[f"has_{name}"])
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return objective.predict(params, batch) | told
 

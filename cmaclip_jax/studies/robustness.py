@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from cmaclip_jax.data.bad_records import BadRecords
@@ -90,11 +89,9 @@ def judge(
         batches = track(_noisy(trained, noise).eval_batches(split), noise)
         return collect(trained.predict_step, trained.params, batches, trained.mesh)
 
-    clean = outcome(CLEAN)
     for noise in noises:
-        told = clean if noise == CLEAN else _as_without_noise(outcome(noise), clean)
         inputs = trained.config.model.inputs
-        figures = score(told, trained.tasks, split, trained.step, inputs=inputs)
+        figures = score(outcome(noise), trained.tasks, split, trained.step, inputs=inputs)
         yield noise, _in_short(figures["tasks"])
 
 
@@ -105,17 +102,6 @@ def _noisy(trained: Trained, noise: Noise) -> Data:
     config.data.noise.update(dataclasses.asdict(noise) | {"evaluate": True})
     ledger = BadRecords(None, config.data.on_error, config.data.max_bad)
     return dataclasses.replace(data, config=config, bad=ledger)
-
-
-def _as_without_noise(outcome: Outcome, clean: Outcome) -> Outcome:
-    """The outcome with `has_image` and `has_text` as they are without noise.
-
-    By them the complete pairs are chosen. A blank text counts as an absent one: the pairs
-    that were struck would leave the figures, and those that were spared would stay.
-    """
-    _, rows, before = np.intersect1d(outcome["row"], clean["row"], return_indices=True)
-    same = jax.tree.map(lambda x: x[rows], outcome)
-    return same | {name: clean[name][before] for name in ("has_image", "has_text")}
 
 
 def _in_short(tasks: dict[str, dict]) -> dict:
