@@ -1,9 +1,10 @@
-"""CLIP fine-tuned on your pictures and their words: the paper's contrastive baseline.
+"""CLIP fine-tuned on your pictures and their words, by its own contrastive loss.
 
     python -m cmaclip_jax.main --config=configs/clip_finetune.py --config.model.pretrained=CLIP
 
-Learns which words belong to which picture, each batch's other pairs being the wrong answers
-(those of the whole batch, over all devices). Evaluation is CLIP's own: every class is a
+A baseline for CMA-CLIP; how the paper fine-tuned CLIP is not known. It learns which words belong
+to which picture, each batch's other pairs being the wrong answers (those of the whole batch, over
+all devices). Evaluation is CLIP's own: every class is a
 sentence, the nearest one wins. Without `model.pretrained` a small CLIP learns from scratch on
 drawn pictures, in about five minutes on one CPU core: category (which the titles name) 1.000, and
 .495 from pictures alone, where one of two articles is meant; whatever no title says stays a guess.

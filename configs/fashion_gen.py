@@ -12,10 +12,10 @@ chunk and is slow; for more than a look, write it as record files once and train
         --config.data.path=DIR
 
 Made for one host with four or eight accelerators of 16 GB or more. Published accuracies of
-category / subcategory: MVLT 98.26 / 93.57, Kaleido-BERT 95.07 / 88.07; CMA-CLIP says 5.5 points
-over the best before it, without the figure itself. This recipe is ours. It has not been run on the
-real data set yet, so neither its time nor its score is known; the tests run it on a small file of
-the same form.
+category / subcategory: MVLT 98.26 / 93.57, Kaleido-BERT 95.07 / 88.07; CMA-CLIP publishes 93.6,
+beside subcategory accuracies of others (88.1 of Kaleido-BERT). This recipe is ours. It has not
+been run on the real data set yet, so neither its time nor its score is known; the tests run it on a
+small file of the same form.
 """
 
 from cmaclip_jax.config import base_config

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import apply
 from pages import check_page
+from test_export import variant
 from test_main import mistake
 from test_serving import read_csv
 
@@ -67,21 +68,39 @@ def test_explained_answers_are_the_predicted_ones(model, complete, explained):
         assert len(labels) == 1 + len(answers["contents"].label)
 
 
-def test_heat_is_the_attention_of_a_words_own_tokens(model, complete, explained):
-    encode, trained = model.trained.data.encode, model.trained
-    batch, _ = model.read(complete[:1])
+def attention_maps(model, pair):
+    trained = model.trained
+    batch, _ = model.read([pair])
     step = make_map_step(trained.objective, trained.mesh, trained.params)
-    maps = model.outcome(batch, 1, step)["attention_maps"][0]
-    assert maps.shape == (1, encode.text_length, (encode.image_size // 8) ** 2)
+    return batch, model.outcome(batch, 1, step)["attention_maps"][0]
+
+
+def test_heat_is_the_attention_of_a_words_own_tokens(finished_run, complete):
+    trained = variant(finished_run, **{"model.sequence_layers": 2})
+    model, encode = Classifier(trained, {}), trained.data.encode
+    (explained,) = Explainer(model).explain(["a"], complete[:1])
+    batch, maps = attention_maps(model, complete[0])
+    assert maps.shape == (2, encode.text_length, (encode.image_size // 8) ** 2)
     places = encode.tokenizer.places(complete[0].text, encode.text_length)
-    assert [word.text for word in explained[0].words] == complete[0].text.split()
-    for word, (_, at) in zip(explained[0].words, places, strict=True):
+    assert [word.text for word in explained.words] == complete[0].text.split()
+    for word, (_, at) in zip(explained.words, places, strict=True):
+        assert word.read == bool(at)
         if not at:
             assert word.heat is None
             continue
         np.testing.assert_allclose(word.heat, maps[0, at].mean(axis=0), atol=1e-6)
         assert 0 < word.heat.sum() < 1
     end = list(batch["tokens"][0]).index(encode.tokenizer.end)
+    np.testing.assert_allclose(explained.sentence, maps[1, end], atol=1e-6)
+
+
+def test_of_one_layer_only_the_whole_text_has_heat(model, complete, explained):
+    """What words attend to in the last layer reaches no answer: their tokens are not read out."""
+    batch, maps = attention_maps(model, complete[0])
+    assert len(maps) == 1
+    assert {word.heat for word in explained[0].words} == {None}
+    assert [word.text for word in explained[0].words] == complete[0].text.split()
+    end = list(batch["tokens"][0]).index(model.trained.data.encode.tokenizer.end)
     np.testing.assert_allclose(explained[0].sentence, maps[0, end], atol=1e-6)
 
 
@@ -89,12 +108,13 @@ def test_heat_leaves_out_the_layer_that_nobody_reads():
     maps = np.random.default_rng(0).random((3, 5, 4))
     np.testing.assert_allclose(word_heat(maps, [1, 2]), maps[:2, 1:3].mean(axis=(0, 1)))
     np.testing.assert_allclose(sentence_heat(maps, 4), maps[2, 4])
+    assert word_heat(maps[:1], [1, 2]) is None
 
 
 def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, explained):
     for pair, said in zip(complete, explained, strict=True):
         words = pair.text.split()
-        read = [number for number, word in enumerate(said.words) if word.heat is not None]
+        read = [number for number, word in enumerate(said.words) if word.read]
         names = [name for name, _ in said.without]
         assert names == [*(words[number] for number in read), "all words", "the picture"]
         texts = [" ".join(words[:n] + words[n + 1 :]) for n in read]
@@ -170,7 +190,10 @@ def test_a_page_shows_the_rows_that_were_asked_for(explain, catalogue, finished_
     assert "it does not prove why the answer is what it is" in page.text
     heats = [x for x in page.all("img") if x["src"].startswith("data:image/png")]
     changes = page.tables[f"What changes on row {whole} ({identity}) when something is left out"]
-    assert len(heats) == len(changes) - 4 + 1  # head, as it is, all words, picture; the sentence
+    assert len(heats) == 1  # the whole text's; of one layer no word's attention reaches an answer
+    assert len(changes) > 4  # head, as it is, all words, picture
+    assert "what its words attend to there reaches no answer" in page.text
+    assert "Where each word looks" not in page.texts
 
 
 def test_a_page_lies_in_the_folder_of_the_run(

@@ -7,7 +7,8 @@ from cmaclip_jax.errors import UserError
 
 HELP = """\
 Writes DIR/explain.html, a page about some rows of a table: the picture, what every task of a run
-answers, where each word looks in the picture, and how the answers change when a word is left out.
+answers, where each word looks in the picture (of models with two layers of sequence-wise attention
+or more), and how the answers change when a word is left out.
 DIR is the run's folder.
 
   --rows=3,17              numbers of rows, from 1, or ids; where a number is the id of another

@@ -32,11 +32,14 @@ class Shown:
 class Word:
     """A word and its attention to each patch [P], which adds up to what fell on the picture.
 
-    heat: None of words that the run does not read (the text was cut), or without a picture.
+    heat: None where there is no picture, where no answer rests on a word's attention, and of
+        words that are not read.
+    read: whether the run reads the word; it does not where the text was cut.
     """
 
     text: str
     heat: np.ndarray | None
+    read: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +84,13 @@ def make_map_step(objective: Classification, mesh: Mesh, param_shapes) -> Callab
     )
 
 
-def word_heat(maps: np.ndarray, places: Sequence[int]) -> np.ndarray:
+def word_heat(maps: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
     """A word's attention to each patch [P], from one pair's `maps` [L,T,P].
 
-    The mean over its tokens and over all layers but the last, whose words nobody reads any
-    more; of a single layer that one.
+    The mean over its tokens and over all layers but the last. What words attend to in the last
+    layer reaches no answer, since their tokens are not read out; None where it is the only one.
     """
-    layers = maps[:-1] if len(maps) > 1 else maps
-    return layers[:, list(places)].mean(axis=(0, 1))
+    return maps[:-1, list(places)].mean(axis=(0, 1)) if len(maps) > 1 and places else None
 
 
 def sentence_heat(maps: np.ndarray, end: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """CMA-CLIP: two encoders, two attentions, one head per task.
 
-Every ablation and baseline of the paper is a value of the same module's fields.
+The paper's ablations of the attentions, and towers alone, are values of this module's fields.
+CLIP itself, raw or fine-tuned, is in `contrastive.py`. The baseline MMBT is not in this project.
 """
 
 import math

@@ -79,7 +79,7 @@ class Explainer:
     def _heats(self, batch, places) -> tuple[list[Word], np.ndarray]:
         """Every word's heat, and that of the whole text, of the batch's first pair."""
         maps = self.classifier.outcome(batch, 1, self._map_step)["attention_maps"][0]  # [L,T,P]
-        words = [Word(word, word_heat(maps, at) if at else None) for word, at in places]
+        words = [Word(word, word_heat(maps, at), read=bool(at)) for word, at in places]
         end = 1 + max((position for _, at in places for position in at), default=0)
         return words, sentence_heat(maps, end)
 

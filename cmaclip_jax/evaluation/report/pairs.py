@@ -24,14 +24,21 @@ from cmaclip_jax.evaluation.report.markup import (
 SIDE = 160  # pixels of a picture at most
 STRENGTH = 190  # of 255: what covers the hottest patch
 HEAT = (255, 64, 0)
+PROOF = "Attention says what was looked at; it does not prove why the answer is what it is."
 READING_HEAT = (
     "The redder a patch, the more attention the word gives it, within one picture: the reddest is "
     "that word's own most. The percentage is the share of the word's attention that falls on the "
     "patches; the rest goes to the words and to the picture's class token. It is the attention of "
     "the word's tokens, the mean over heads and over the layers but the last, whose words nobody "
-    "reads any more (of a single layer, that one); “all of it” is the last layer's, of the token "
-    "that the whole text is read out at. Attention says what was looked at; it does not prove why "
-    "the answer is what it is."
+    "reads any more; “all of it” is the last layer's, of the token that the whole text is read out "
+    f"at. {PROOF}"
+)
+READING_HEAT_OF_ALL = (
+    "The redder a patch, the more attention the text as a whole gives it, within one picture. The "
+    "percentage is the share of that attention that falls on the patches; the rest goes to the "
+    "words and to the picture's class token. It is the attention of the token that the text is "
+    "read out at. The model has one layer of sequence-wise attention, and what its words attend to "
+    f"there reaches no answer, so single words have no heat. {PROOF}"
 )
 READING_PROBABILITIES = (
     "Probabilities are scaled by the temperature that was chosen with each task's thresholds. An "
@@ -138,9 +145,10 @@ def heats(pair: Explained) -> list[Html]:
     source = jpeg(pair.shown.picture)
     every = [*pair.words, Word("all of it", pair.sentence)]
     shown = [_heat(source, word) for word in every if word.heat is not None]
-    unread = [word.text for word in pair.words if word.heat is None]
+    unread = [word.text for word in pair.words if not word.read]
     more = [paragraph(f"Not read, the text was cut: {' '.join(unread)}")] if unread else []
-    return [element("h4", "Where each word looks"), element("div", *shown, class_="heats"), *more]
+    title = "Where each word looks" if len(shown) > 1 else "Where the text as a whole looks"
+    return [element("h4", title), element("div", *shown, class_="heats"), *more]
 
 
 def _heat(source: str, word: Word) -> Html:
@@ -176,7 +184,8 @@ def _differences(pair: Explained, after: np.ndarray) -> Iterable[Html]:
 def explained_pairs(pairs: Sequence[Explained], why_no_heat: str) -> Html:
     """Pairs with what they rest on, and how to read it."""
     if any(pair.sentence is not None for pair in pairs):
-        reading = [paragraph(READING_HEAT)]
+        of_words = any(word.heat is not None for pair in pairs for word in pair.words)
+        reading = [paragraph(READING_HEAT if of_words else READING_HEAT_OF_ALL)]
     else:
         why = why_no_heat or "none of these has both a picture and words"
         reading = [paragraph(f"No heat: {why}.")]
