@@ -292,12 +292,18 @@ def test_a_run_with_thresholds_takes_them_along(trained, tmp_path, finished_run)
     run.mkdir()
     for name in ("tasks.json", "tokenizer.json"):
         (run / name).write_bytes((finished_run / name).read_bytes())
-    (run / "thresholds.json").write_text("{}")
+    task, said = trained.tasks[0], np.eye(len(trained.tasks[0].classes), dtype=np.float32)
+    chosen = calibrate(task, said, np.arange(len(said)), 0.5)
     (tmp_path / "out").mkdir()  # an empty folder may be there
     moved = dataclasses.replace(trained, workdir=run)
+    write_thresholds(run / "thresholds.json", [dataclasses.replace(chosen, step=11)])
+    with pytest.raises(UserError, match=r"of step 11, and this is step 12; choose anew"):
+        exporting.write_export(moved, tmp_path / "out", ["cpu"])
+    write_thresholds(run / "thresholds.json", [dataclasses.replace(chosen, step=12)])
     about = exporting.write_export(moved, tmp_path / "out", ["cpu"])
     assert about["platforms"] == ["cpu"]
-    assert (tmp_path / "out" / "thresholds.json").read_text() == "{}"
+    written = (tmp_path / "out" / "thresholds.json").read_text()
+    assert written == (run / "thresholds.json").read_text()
 
 
 def test_mistakes_end_in_one_line(finished_run, exported, tmp_path, capsys):

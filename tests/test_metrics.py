@@ -1,6 +1,7 @@
 """Figures against scikit-learn, and evaluation that no batch size can change."""
 
 import functools
+import io
 import itertools
 import json
 import re
@@ -9,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import TASKS, VOCABULARY, initial, make_batch, make_objective
+from rich.console import Console
 
+from cmaclip_jax.commands.figures import score_table
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
 from cmaclip_jax.evaluation.metrics import recall_at_precision, task_metrics
@@ -273,6 +276,24 @@ def test_one_modality_is_scored_on_the_pairs_that_have_it():
     assert score(outcome, TASKS, "test", 5)["scored"] == "all"
     with pytest.raises(UserError, match="no pair of test can be used"):
         score(jax.tree.map(lambda x: x[:0], outcome), TASKS, "test", 5)
+
+
+def test_no_accuracy_on_the_screen_stands_without_its_count():
+    objective, batch = make_objective(), make_batch(64)
+    batch["has_image"][:], batch["has_text"][:] = True, True
+    batch["has_image"][:4] = False
+    batch["labels"]["colour"][:4] = [0, 1, 2, -1]
+    params, mesh = initial(objective.model), make_mesh(devices=jax.devices()[:1])
+    outcome = collect(make_predict_step(objective, mesh, params), params, [batch], mesh)
+    figures = score(outcome, TASKS, "test", 5)
+    told = io.StringIO()
+    Console(file=told, width=200).print(score_table(figures))
+    _, head, line, *_ = told.getvalue().splitlines()
+    assert head.split()[:3] == ["task", "pairs", "accuracy"]
+    cells = line.split()
+    assert cells[:2] == ["colour", str(int(np.sum(batch["labels"]["colour"][4:] >= 0)))]
+    accuracy = figures["slices"]["without_image"]["tasks"]["colour"]["accuracy"]
+    assert cells[-3:] == [f"{accuracy:.3f}", "(3)", "-"]  # no picture; no text
 
 
 def test_headline_is_over_complete_pairs_and_slices_stand_beside():

@@ -86,9 +86,8 @@ def test_a_report_says_what_was_measured(run, text):
             kind = "recall_at_precision" if word == "micro" else "macro_recall_at_precision"
             for precision, recall in task[kind].items():
                 assert row[f"recall, {word}, at {precision}"] == f"{recall:.3f}"
-        assert row["no picture"] == (
-            f"{figures['slices']['without_image']['tasks'][name]['accuracy']:.3f}"
-        )
+        part = figures["slices"]["without_image"]["tasks"][name]
+        assert row["no picture"] == f"{part['accuracy']:.3f} ({part['examples']})"
         assert thresholds[name].split == "val"
         fair = reached(thresholds[name], outcome["probabilities"][name], outcome["labels"][name])
         assert row["accepted"] == f"{fair['accepted_share']:.3f}"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmaclip_jax.evaluation.evaluator import PAIRS, Outcome, score, write_outcome, write_score
+from cmaclip_jax.evaluation.metrics import counted
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.parallel.cluster import leads
 
@@ -33,7 +34,10 @@ def report(run, outcome: Outcome, split: str, step: int, console: Console) -> di
 
 
 def score_table(figures: dict) -> Table:
-    """One line per task: of the scored pairs, and the accuracy of what lacks a modality."""
+    """One line per task: of the scored pairs, and the accuracy of what lacks a modality.
+
+    Each accuracy stands with the number of pairs whose label is known, by which it was measured.
+    """
     table = Table(
         box=None,
         pad_edge=False,
@@ -43,15 +47,16 @@ def score_table(figures: dict) -> Table:
     )
     slices = {name: figures["slices"].get(name) for name in ("without_image", "without_text")}
     table.add_column("task")
-    for column in ("accuracy", "macro F1", "image weight", "no picture", "no text"):
+    for column in ("pairs", "accuracy", "macro F1", "image weight", "no picture", "no text"):
         table.add_column(column, justify="right")
     for name, task in figures["tasks"].items():
-        beside = [part and part["tasks"][name]["accuracy"] for part in slices.values()]
+        beside = [part and part["tasks"][name] for part in slices.values()]
         table.add_row(
             name,
+            f"{task['examples']:,}",
             *[_figure(x) for x in (task["accuracy"], task["macro_f1"])],
             f"{task['modality_weights']['image']:.2f}",
-            *[_figure(x) for x in beside],
+            *[counted(part) for part in beside],
         )
     return table
 

@@ -90,6 +90,13 @@ def task_metrics(
     return figures | confusions(labels, best, task.classes)
 
 
+def counted(figures: dict | None) -> str:
+    """A task's accuracy and, in brackets, how many pairs it is of; '-' where it is of none."""
+    if not figures or not figures["examples"]:
+        return "-"
+    return f"{figures['accuracy']:.3f} ({figures['examples']:,})"
+
+
 def decision_counts(truth, decided) -> np.ndarray:
     """[C,4]: true and false positives, false and true negatives of every class."""
     hits, yes, found = (np.sum(x, axis=0) for x in (truth & decided, truth, decided))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cmaclip_jax.evaluation.metrics import counted
 from cmaclip_jax.evaluation.report.charts import Plot, axis, chart, key, share_axis
 from cmaclip_jax.evaluation.report.kept import Kept
 from cmaclip_jax.evaluation.report.markup import (
@@ -160,7 +161,7 @@ def _quality(kept: Kept) -> Html:
             task.name,
             share(*scored["modality_weights"].values()),
             *[figure(scored[name]) for name in COLUMNS.values()],
-            *[figure(part["tasks"][task.name]["accuracy"]) for part in slices.values()],
+            *[counted(part["tasks"][task.name]) for part in slices.values()],
             str(len(task.classes)),
             f"{scored['examples']:,}",
             figure(commonest(task, scored)),
