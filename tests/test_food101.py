@@ -295,6 +295,10 @@ def test_errors_name_what_was_looked_for(tmp_path):
     write(tmp_path, "train.csv", "id,text,annotation,label\n")
     with pytest.raises(UserError, match="no training pair"):
         open_food(tmp_path)
+    write(tmp_path, "split.json", json.dumps({"train": TRAIN}))
+    write(tmp_path, "text.json", json.dumps({f"images/{name}": "a title" for name in TRAIN}))
+    with pytest.raises(UserError, match=r"can be used \(120 not in text\.json\)"):
+        open_food(tmp_path)
     write(tmp_path, "split.json", "{")
     write(tmp_path, "text.json", "{}")
     with pytest.raises(UserError, match=r"split\.json is not JSON"):

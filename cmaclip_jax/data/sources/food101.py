@@ -64,7 +64,10 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
             )
     rows = with_validation(read_rows(data.path, bad))
     if not rows["train"]:
-        raise UserError(f"no training pair in {data.path} can be used; compare it with its source")
+        why = f" ({bad.summary()})" if bad.summary() else ""
+        raise UserError(
+            f"no training pair in {data.path} can be used{why}; compare it with its source"
+        )
     task = Task("category", tuple(sorted({row.label for row in rows["train"]})))
     given = {"with_image": data.image != "none", "with_text": data.text != "none"}
     return {
