@@ -22,7 +22,10 @@ def base_config() -> ConfigDict:
     data.image = ""  # the column or feature with the picture; '' finds it, 'none' uses none
     data.text = ""  # the column(s) or feature(s) with the words, 'title,brand'; as data.image
     data.labels = ()  # the tasks to learn, by name; () takes all that the data has
-    data.many = ()  # of a table's tasks those with several labels in a cell, split by '|'
+    data.id = ""  # a table's column with the rows' names; '' finds it, 'none' uses none
+    # Of a table's tasks those with several labels in a cell; () finds them, 'none' has none.
+    data.many = ()
+    data.separator = "|"  # what stands between the labels of such a cell
     data.split = "train"  # the split to train on
     data.outside = False  # whether a table may name pictures outside its own folder
     # What becomes of a record whose picture cannot be read: 'skip' leaves it out, 'no_image'
@@ -256,6 +259,8 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.model.sequence_heads < -1:
         raise UserError("config.model.sequence_heads needs 1 or more, or 0 or -1; see its comment")
+    if not config.data.separator:
+        raise UserError("config.data.separator is empty; let it be what splits labels, as '|'")
     if config.data.text_length in (1, 2) or config.data.text_length < -1:
         raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0 or -1")
     if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):

@@ -100,8 +100,8 @@ class Data:
         fields, source = self.config.data, self.source(self.config.data.split)
         weights = None
         if fields.balance:
-            select_tasks(self.tasks, [fields.balance])
-            weights = class_weights(source.labels(fields.balance), fields.balance_power)
+            (task,) = select_tasks(self.tasks, [fields.balance])
+            weights = class_weights(source.labels(task.name), fields.balance_power)
         chunks = getattr(source, "chunks", None)
         return Order(len(source), self.config.seed, weights, chunks)
 
@@ -211,7 +211,7 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> Data:
     tasks, tokenizer = _kept(workdir, config) or _made(
         config, workdir, sources[fields.split], towers
     )
-    select_tasks(sources[fields.split].tasks, [task.name for task in tasks])
+    check_kinds(tasks, sources[fields.split])
     config = with_sizes(config, towers, tokenizer.length)
     encode = _encoder(config, tasks, tokenizer)
     longest = towers.text.length if config.model.pretrained else 0
@@ -247,6 +247,8 @@ def _kept(workdir: Path | None, config: ConfigDict) -> tuple[tuple[Task, ...], T
 def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: Towers):
     """Tasks and tokenizer for these records, kept in the workdir; and their text length."""
     tasks = select_tasks(training.tasks, config.data.labels)
+    if not tasks and config.train.objective == "classification":
+        raise UserError("this data has no task to learn; name columns in data.labels")
     texts = functools.cache(lambda: list(_some_texts(training, SAMPLED)))
     cleaning = cleaning_of(config.data)
     tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary, cleaning)
@@ -262,6 +264,19 @@ def _made(config: ConfigDict, workdir: Path | None, training: Source, towers: To
 
 def _has_image(source: Source, index: int) -> bool:
     return source[index].image is not None
+
+
+def check_kinds(tasks: tuple[Task, ...], source: Source) -> None:
+    """Raises UserError where one of source and run has several labels a pair, the other one."""
+    names = [task.name for task in tasks]
+    for task, here in zip(tasks, select_tasks(source.tasks, names), strict=True):
+        if task.many != here.many:
+            kind = "several labels" if task.many else "one label"
+            several = ",".join(task.name for task in tasks if task.many) or "none"
+            raise UserError(
+                f"the run learned {task.name!r} with {kind} a pair; read this data so with "
+                f"--config.data.many={several}"
+            )
 
 
 def _some_texts(source: Source, most: int) -> Iterator[str]:

@@ -40,10 +40,20 @@ class Task:
             )
 
 
+def task_name(name: str) -> str:
+    """The name of a task for a column called `name`: what no task's name may hold becomes '-'."""
+    if re.fullmatch(TASK_NAME, name):
+        return name
+    return re.sub(r"[^\w .-]+", "-", name).strip("- ")
+
+
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> tuple[Task, ...]:
-    """The tasks called `names`, in that order; all of them where `names` is empty."""
+    """The tasks called `names`, in that order; all of them where `names` is empty.
+
+    A task whose name was shortened is found by either name.
+    """
     known = {task.name: task for task in tasks}
-    names = tuple(names) or tuple(known)
+    names = tuple(name if name in known else task_name(name) for name in names) or tuple(known)
     for name in names:
         if name not in known:
             raise UserError(f"unknown task {name!r} in data.labels; this data has {list(known)}")

@@ -306,7 +306,7 @@ def test_a_run_whose_data_is_gone_is_reported_without_pictures(copy, tmp_path, c
     assert not page.all("img")
     assert "not at hand" in page.texts
     assert "data or model cannot be opened" in page.text
-    assert "cannot read the table" in capsys.readouterr().err
+    assert "there is no data.path=" in capsys.readouterr().err
     assert page.tables["Tasks"]
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -242,6 +244,101 @@ def test_an_answer_is_accepted_where_its_probability_reaches_the_threshold(
                 assert answer.label == task.classes[outcome[task.name][number].argmax()]
     assert at_the_threshold > 0
     assert 0 < held_back < seen
+
+
+def test_the_table_is_never_overwritten_and_other_files_only_if_that_is_asked(
+    finished_run, rows, write_table, tmp_path, capsys, monkeypatch
+):
+    table = write_table("kept.csv", rows[:5])
+    before = table.read_bytes()
+    command = ["predict", f"--workdir={finished_run}", f"--input={table}"]
+    (tmp_path / "link.csv").symlink_to(table)
+    os.link(table, tmp_path / "hard.csv")
+    monkeypatch.chdir(table.parent)
+    for output in (table, table.name, tmp_path / "link.csv", tmp_path / "hard.csv"):
+        for more in ([], ["--overwrite"]):
+            says = mistake(capsys, *command, f"--output={output}", *more)
+            assert "is the table itself; name another file with --output" in says
+    output = tmp_path / "out.csv"
+    output.write_text("precious")
+    assert "is there already; add --overwrite" in mistake(capsys, *command, f"--output={output}")
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv is a folder" in mistake(capsys, *command, f"--output={tmp_path}/folder.csv")
+    assert (table.read_bytes(), output.read_text()) == (before, "precious")
+    assert not list(tmp_path.glob("out.csv.*"))
+    predict(finished_run, table, output, "--overwrite")
+    whole = output.read_bytes()
+    assert len(read_csv(output)) == 5
+    assert "is there already" in mistake(capsys, *command, f"--output={output}")  # it is finished
+    with monkeypatch.context() as patch:  # killed after the file was written
+        patch.setattr(labelling.shutil, "rmtree", lambda folder: sys.exit(9))
+        with pytest.raises(SystemExit):
+            main([*command, f"--output={output}", "--overwrite"])
+    predict(finished_run, table, output)
+    assert output.read_bytes() == whole
+    assert not list(tmp_path.glob("out.csv.*"))
+
+
+def test_a_table_without_any_usable_picture_is_refused(
+    finished_run, rows, tmp_path, capsys, catalogue
+):
+    good = [row for row in rows if row["picture"] and row["title"]]
+
+    def table(*pictures):
+        lines = [f"{picture},{good[0]['title']}\n" for picture in pictures]
+        (tmp_path / "table.csv").write_text("".join(("picture,title\n", *lines)))
+        return tmp_path / "table.csv"
+
+    def command(table, verb="predict"):
+        more = {
+            "predict": ["--overwrite", f"--output={tmp_path}/out.csv"],
+            "explain": ["--rows=1", f"--output={tmp_path}/page.html"],
+        }
+        return [verb, f"--workdir={finished_run}", f"--input={table}", *more[verb]]
+
+    outside = table(*(catalogue.parent / row["picture"] for row in good[:4]))
+    for verb in ("predict", "explain"):
+        says = mistake(capsys, *command(outside, verb))
+        assert "allow that with --outside, or go without pictures by --image=none" in says
+    assert main([*command(outside), "--outside"]) == 0
+    assert [line["note"] for line in read_csv(tmp_path / "out.csv")] == [""] * 4
+    assert "attention" not in capsys.readouterr().err
+    missing = command(table("nowhere.png", "", "p/none.png"))
+    assert "is there, as 'nowhere.png'; move the table" in mistake(capsys, *missing)
+    assert "nothing is fetched" in mistake(capsys, *command(table("http://shop/p.jpg")))
+    assert main([*command(table("nowhere.png")), "--image=none"]) == 0
+    assert "attention" not in capsys.readouterr().err
+    (tmp_path / "there.png").write_bytes((catalogue.parent / good[0]["picture"]).read_bytes())
+    some = table("there.png", "nowhere.png", "../x.png", "https://shop/p.png", "")
+    assert main(command(some)) == 0
+    assert (
+        "attention: 3 of 5 rows name a picture that could not be used, and were answered by their "
+        "words alone; --outside allows those outside"
+    ) in capsys.readouterr().err
+
+
+def test_rows_are_called_by_the_column_that_is_named(
+    finished_run, rows, write_table, tmp_path, capsys
+):
+    numbered = [{"": str(n), "sku": f"s{n}", **row} for n, row in enumerate(rows[:5])]
+    table = write_table("numbered.csv", numbered)
+    lines = read_csv(predict(finished_run, table, tmp_path / "a.csv"))
+    assert [line["id"] for line in lines] == [row["id"] for row in rows[:5]]
+    assert "; id id\n" in capsys.readouterr().err
+    lines = read_csv(predict(finished_run, table, tmp_path / "b.csv", "--id=sku"))
+    assert [line["id"] for line in lines] == ["s0", "s1", "s2", "s3", "s4"]
+    assert "; id sku\n" in capsys.readouterr().err
+    command = ["explain", f"--workdir={finished_run}", f"--input={table}", "--id=sku", "--rows=s3"]
+    assert main([*command, f"--output={tmp_path}/page.html"]) == 0
+    assert "row 4 (s3)" in (tmp_path / "page.html").read_text()
+
+
+def test_a_run_without_a_task_answers_nothing(run, rows, write_table, tmp_path, capsys):
+    table = write_table("nothing.csv", rows[:2])
+    (run / "tasks.json").write_text('{"tasks": []}')
+    command = ["predict", f"--workdir={run}", f"--input={table}", f"--output={tmp_path}/out.csv"]
+    assert "has no task to answer; train it anew" in mistake(capsys, *command)
+    assert "has no task to report on" in mistake(capsys, "report", f"--workdir={run}")
 
 
 def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsys):

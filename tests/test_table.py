@@ -194,8 +194,7 @@ def test_tables_that_cannot_be_used_say_why(config, tmp_path, content, says):
         ("image", "picture", "no column 'picture' \\(data.image\\)"),
         ("text", "titel", "did you mean 'title'"),
         ("labels", ("brand",), "'brand' has 1 class"),
-        ("path", "nowhere.csv", "cannot read the table 'nowhere.csv'"),
-        ("path", "a.xlsx", "a table ends in"),
+        ("path", "nowhere.csv", "there is no data.path='nowhere.csv', seen from /"),
         ("path", "", "needs data.path"),
         ("many", ("materialz",), "did you mean 'materials'"),
     ],
@@ -313,9 +312,10 @@ def test_numbers_are_neither_words_nor_tasks_and_odd_columns_are_left_out(config
     ]
     config.data.path, config.data.many = write(tmp_path / "a.csv", rows), ()
     source = opened(config)["train"]
-    assert [task.name for task in source.tasks] == ["kind"]
+    assert [task.name for task in source.tasks] == ["Is food", "kind"]
     assert (source[1].id, source.text(1)) == ("1", "words of 1")
-    assert "price (numbers), Is food? (its name is no task's)" in source.description
+    assert "tasks Is food (of the column 'Is food?'), kind" in source.description
+    assert "price (numbers)" in source.description
     assert "rare (one value only in train)" in source.description
 
 

@@ -10,8 +10,8 @@ Answers every row of a table, in its order, with every task of a run. For TASK t
 TASK (the class), TASK_probability, TASK_accepted (by the run's thresholds; empty without any)
 and TASK_image_weight; `note` says what a row lacked. Where a run has thresholds, a probability is
 scaled by the temperature that was chosen with them: an answer is accepted where it reaches the
-threshold. The same command goes on where it was
-stopped. Started once per host on a shared disk, the hosts share the rows.
+threshold. The same command goes on where it was stopped; a finished file is not replaced without
+--overwrite. Started once per host on a shared disk, the hosts share the rows.
 """
 
 
@@ -20,6 +20,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("predict", HELP)
     add_table_arguments(parser)
     parser.add_argument("--output", required=True, help="a .csv, .jsonl or .parquet to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file at --output")
     parser.add_argument("--host", type=int, help="this process's number (default: JAX knows)")
     parser.add_argument("--hosts", type=int, help="how many processes share the rows")
     predict(parser.parse_args(arguments))
@@ -32,8 +33,10 @@ def predict(options) -> None:
 
     from cmaclip_jax.commands.following import follow
     from cmaclip_jax.serving.classifier import open_classifier
-    from cmaclip_jax.serving.labelling import Labelling
+    from cmaclip_jax.serving.labelling import Labelling, check_output
 
+    output = Path(options.output)
+    check_output(output, options.input, options.overwrite)
     table = open_named_table(options)
     console = Console(stderr=True)
     console.print(str(table), highlight=False, soft_wrap=True)
@@ -49,7 +52,7 @@ def predict(options) -> None:
     host = jax.process_index() if options.host is None else options.host
     if not 0 <= host < hosts:
         raise UserError(f"--host={host} of --hosts={hosts}; hosts are numbered from 0")
-    labelling = Labelling(classifier, table, Path(options.output), host, hosts)
+    labelling = Labelling(classifier, table, output, host, hosts)
     share = table.rows // hosts
     counts = labelling.run(lambda rows: follow(rows, console, "answered", share, "rows", int))
     if counts is None:
@@ -61,6 +64,9 @@ def predict(options) -> None:
 
 def _summarise(counts, classifier, console) -> None:
     """What became of the rows, on the screen."""
+    from cmaclip_jax.data.named_pictures import OUTSIDE  # takes seconds to import
+    from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING
+
     if classifier.thresholds:
         shares = (
             f"{name} {counts.accepted[name] / counts.rows:.1%}" for name in classifier.thresholds
@@ -72,3 +78,17 @@ def _summarise(counts, classifier, console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    lost = sum(
+        count
+        for note, count in counts.notes.items()
+        if "picture" in note and not note.startswith((NO_PICTURE, NOTHING))
+    )
+    if lost:
+        hint = "; --outside allows those outside" if OUTSIDE in "".join(counts.notes) else ""
+        console.print(
+            f"attention: {lost:,} of {counts.rows:,} rows name a picture that could not be used, "
+            f"and were answered by their words alone{hint}",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,84 +1,112 @@
 """Which column of a table is what, where its user did not say."""
 
+import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.data.many_labels import SEPARATORS, share_of_several, split_cell
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.tasks import TASK_NAME
+from cmaclip_jax.tasks import task_name
 
-IDS = ("", "unnamed: 0", "id", "ids", "item_id", "product_id", "image_id", "uid", "key", "index")
+NAMELESS = ("", "unnamed: 0")  # what programs call the number of a row
+UNNAMED = r"(unnamed: \d+)?"  # what they call any column without a name
+IDS = ("id", *NAMELESS, "ids", "item_id", "product_id", "image_id", "uid", "key", "index")
 IMAGES = ("image", "image_path", "img", "picture", "photo", "path", "file", "filename", "file_name")
 TEXTS = ("text", "title", "caption", "description", "name", "product_name", "sentence")
 SPLIT = ("split", "subset", "partition", "fold")
+KNOWN_NAMES = {*IDS, *IMAGES, *TEXTS, *SPLIT} - {*NAMELESS}
 PICTURE = re.compile(r".*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
 NUMBER = re.compile(r"\s*[-+]?(\d+\.\d+|\d*\.\d+|\d+)([eE][-+]?\d+)?\s*")
 NONE = "none"
 LONG = 6  # words a cell on average: more is free text
+MANY = 0.1  # of a column's cells hold several labels: then the column is a many-label task
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The roles of a table's columns; `left_out` says why a column has none."""
+    """The roles of a table's columns; `left_out` says why a column has none.
+
+    many: of the tasks those with several labels in a cell.
+    told: lines on what was taken for granted, each with the field that changes it.
+    """
 
     id: str | None
     image: str | None
     text: tuple[str, ...]
     split: str | None
     tasks: tuple[str, ...]
+    many: tuple[str, ...]
     left_out: Mapping[str, str]
+    told: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What was chosen, in one line for the person who watches."""
-        parts = [
-            f"picture {self.image or 'none'}",
-            f"words {' + '.join(self.text) or 'none'}",
-            f"id {self.id or 'none'}",
-            f"split {self.split or 'by a hash of the id'}",
-            f"tasks {', '.join(self.tasks)}",
+        """What was chosen, for the person who watches."""
+        tasks = [
+            name if task_name(name) == name else f"{task_name(name)} (of the column {name!r})"
+            for name in self.tasks
         ]
-        left = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
-        return "columns: " + "; ".join(parts) + (f"; left out: {left}" if left else "")
+        parts = [
+            f"picture {shown(self.image)}",
+            f"words {' + '.join(map(shown, self.text)) or 'none'}",
+            f"id {shown(self.id)}",
+            f"split {self.split or 'by a hash of the id'}",
+            f"tasks {', '.join(tasks)}",
+        ]
+        left = ", ".join(f"{shown(name)} ({why})" for name, why in self.left_out.items())
+        line = "columns: " + "; ".join(parts) + (f"; left out: {left}" if left else "")
+        return "\n".join((line, *self.told))
+
+
+def shown(name: str | None) -> str:
+    """A column's name for the screen."""
+    return "none" if name is None else name or "(the column without a name)"
 
 
 def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Columns:
-    """The roles that `data.image`, `data.text`, `data.labels` name, and the rest by looking."""
+    """The roles that the fields of `data` name, and the rest by looking."""
     split = _called(table, SPLIT)
-    identity, image, text = choose_inputs(table, data.image, data.text)
+    identity, image, text = choose_inputs(table, data)
     taken = {identity, split, image, *text} - {None}
-    for name in data.many:
-        _existing(table, name, "data.many")
-    if data.labels:
-        tasks = tuple(_existing(table, name, "data.labels") for name in data.labels)
-        return Columns(identity, image, text, split, tasks, {})
+    named = tuple(_existing(table, name, "data.labels") for name in data.labels)
+    many, told = _many_columns(table, data, named or [x for x in table if x not in taken])
     reasons = {
-        name: why_no_task(name, values, name in data.many)
+        name: why_no_task(name, values, name in many)
         for name, values in table.items()
-        if name not in taken
+        if name not in taken and not named
     }
-    tasks = tuple(name for name, why in reasons.items() if not why)
+    tasks = named or tuple(name for name, why in reasons.items() if not why)
+    for name in tasks:
+        if why := _why_no_name(name, table, tasks):
+            reasons[name] = why
     left_out = {name: why for name, why in reasons.items() if why}
+    if named and left_out:
+        raise UserError(f"data.labels names what cannot be tasks ({_reasons(left_out)}); rename it")
+    tasks = tuple(name for name in tasks if name not in left_out)
     if not tasks:
         raise UserError(
-            f"no column of the table looks like a task ({left_out}); name them in data.labels"
+            f"no column of the table looks like a task ({_reasons(left_out)}); name them in "
+            "data.labels"
         )
-    return Columns(identity, image, text, split, tasks, left_out)
+    return Columns(identity, image, text, split, tasks, many, left_out, told)
 
 
 def choose_inputs(
-    table: Mapping[str, Sequence[str]], image: str = "", text: str = ""
+    table: Mapping[str, Sequence[str]], data: ConfigDict
 ) -> tuple[str | None, str | None, tuple[str, ...]]:
     """The columns of ids, of pictures and of words: those that are named, and the rest by looking.
 
-    image, text: as `data.image` and `data.text`.
+    What is named as a task is neither words nor a picture, unless it is named as such as well.
     """
-    identity = _called(table, IDS)
-    chosen = _image_column(table, image)
+    tasks = {*data.labels, *data.many}
+    rest = {name: values for name, values in table.items() if name not in tasks}
+    identity = _id_column(table, data.id)
+    chosen = _image_column(table, rest, data.image)
     taken = {identity, _called(table, SPLIT), chosen} - {None}
-    words = _text_columns(table, text, taken)
+    words = _text_columns(table, rest, data.text, taken)
     if not chosen and not words:
         raise UserError(
             f"the table has neither a picture nor words among its columns {list(table)}; name "
@@ -87,14 +115,69 @@ def choose_inputs(
     return identity, chosen, words
 
 
+def _many_columns(
+    table, data: ConfigDict, among: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns with several labels in a cell, and lines on those that are only told by looking.
+
+    `data.many` names them. Where it is empty, a column is one if its cells split at
+    `data.separator`; what would split at another separator is no more than mentioned, since a
+    comma or a slash is often part of a class's name.
+    """
+    if NONE in data.many and NONE not in table:
+        return (), ()
+    many = [_existing(table, name, "data.many") for name in data.many]
+    told = []
+    for name in among:
+        if name in many:
+            continue
+        cells = collections.Counter(filter(None, table[name]))
+        shares = {
+            separator: share_of_several(cells, separator)
+            for separator in dict.fromkeys((data.separator, *SEPARATORS))
+        }
+        separator = max(shares, key=shares.get)
+        if not data.many and shares[data.separator] >= MANY:
+            many.append(name)
+            told.append(
+                f"{name} has several labels in a cell, split by {data.separator!r}; "
+                "--config.data.many=none makes every cell one class"
+            )
+        elif shares[separator] and not _of_numbers(cells, separator):
+            cell = next(cell for cell in cells if len(split_cell(cell, separator)) > 1)
+            flags = f"--config.data.many={','.join((*data.many, name))}"
+            if separator != data.separator:
+                flags += f" --config.data.separator='{separator}'"
+            told.append(f"{name} has cells such as {cell!r}; {flags} makes them several labels")
+    return tuple(many), tuple(told)
+
+
+def _of_numbers(cells: Iterable[str], separator: str) -> bool:
+    """Whether the parts of cells are all numbers, as those of 1,5 and of 12/05 are."""
+    return all(NUMBER.fullmatch(part) for cell in cells for part in split_cell(cell, separator))
+
+
+def _why_no_name(name: str, table, tasks: Sequence[str]) -> str:
+    """Why a column's name cannot become a task's; '' where it can."""
+    short = task_name(name)
+    if not short:
+        return "its name is no task's"
+    others = {*table, *map(task_name, (task for task in tasks if task != name))}
+    return f"as a task's name {short!r} is taken" if short in others - {name} else ""
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return ", ".join(f"{shown(name)}: {why}" for name, why in left_out.items()) or "all are taken"
+
+
 def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
     """Why a column is not a question with a list of answers; '' where it is one."""
     filled = [value for value in values if value]
     distinct = set(filled)
     if not distinct:
         return "empty"
-    if not re.fullmatch(TASK_NAME, name):
-        return "its name is no task's"
+    if re.fullmatch(UNNAMED, name.lower()):
+        return "it has no name"
     if len(distinct) == 1 and not many:
         return "one value only"
     if many:
@@ -117,6 +200,11 @@ def without_constants(columns: Columns, table, training: Sequence[int]) -> Colum
         if len({table[name][row] for row in training} - {""}) < 2
     }
     tasks = tuple(name for name in columns.tasks if name not in constant)
+    if not tasks:
+        raise UserError(
+            f"no task is left, since {', '.join(constant)} has one value only in the "
+            f"{len(training):,} rows of train; add rows"
+        )
     return dataclasses.replace(columns, tasks=tasks, left_out={**columns.left_out, **constant})
 
 
@@ -125,13 +213,19 @@ def _called(table, names: Sequence[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _image_column(table, wanted: str) -> str | None:
+def _id_column(table, wanted: str) -> str | None:
+    if wanted == NONE:
+        return None
+    return _existing(table, wanted, "data.id") if wanted else _called(table, IDS)
+
+
+def _image_column(table, rest, wanted: str) -> str | None:
     if wanted == NONE:
         return None
     if wanted:
         return _existing(table, wanted, "data.image")
-    named = _called(table, IMAGES)
-    return named or next((name for name in table if _holds_pictures(table[name])), None)
+    named = _called(rest, IMAGES)
+    return named or next((name for name in rest if _holds_pictures(rest[name])), None)
 
 
 def _holds_pictures(values: Sequence[str]) -> bool:
@@ -139,18 +233,18 @@ def _holds_pictures(values: Sequence[str]) -> bool:
     return bool(some) and sum(bool(PICTURE.fullmatch(value)) for value in some) > len(some) / 2
 
 
-def _text_columns(table, wanted: str, taken: set[str]) -> tuple[str, ...]:
+def _text_columns(table, rest, wanted: str, taken: set[str]) -> tuple[str, ...]:
     if wanted == NONE:
         return ()
     if wanted:
         names = [wanted] if wanted in table else [name.strip() for name in wanted.split(",")]
         return tuple(_existing(table, name, "data.text") for name in names)
-    named = _called({name: 0 for name in table if name not in taken}, TEXTS)
+    named = _called({name: 0 for name in rest if name not in taken}, TEXTS)
     if named:
         return (named,)
     words = {
         name: sum(len(value.split()) for value in values)
-        for name, values in table.items()
+        for name, values in rest.items()
         if name not in taken
         and not all(map(NUMBER.fullmatch, filter(None, values)))
         and why_no_task("text", values, False).startswith("free")

@@ -7,19 +7,26 @@ import codecs
 import collections
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import tensorflow as tf
 
+from cmaclip_jax.data.head_line import why_a_row
 from cmaclip_jax.errors import UserError
 
 SEPARATOR = "|"  # between the labels of one cell
 LONGEST_QUOTE = 50  # lines in a cell: more were not meant to be one
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 PARQUET_ROWS = 4_096  # rows of a Parquet file in memory at a time
+LOOKED_AT = 1_000  # rows of a table by which its head line is judged
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
+WORKBOOK_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of a zip archive and of an old .xls
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 Fault = Callable[[str, str], None]  # (which row, what is wrong with it)
 
 
@@ -34,12 +41,15 @@ class NoRow:
 Row = dict[str, str]  # by column; cells that are not there are empty
 
 
-def read_table(path: str, fault: Fault) -> dict[str, list[str]]:
-    """Every column by its name; rows that are no rows go to `fault` and are left out."""
+def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str, list[str]]:
+    """Every column by its name. What is no row goes to `fault` and is left out.
+
+    separator: joins the items of a cell that is a list.
+    """
     faults: collections.Counter = collections.Counter()
     columns: dict[str, list[str]] = {}
     size = 0
-    for row in read_rows(path):
+    for row in read_rows(path, separator):
         if isinstance(row, NoRow):
             faults[row.reason] += 1
             fault(row.place, row.reason)
@@ -54,34 +64,54 @@ def read_table(path: str, fault: Fault) -> dict[str, list[str]]:
     return {name: column + [""] * (size - len(column)) for name, column in columns.items()}
 
 
-def read_rows(path: str) -> Iterator[Row | NoRow]:
+def read_rows(path: str, separator: str = SEPARATOR) -> Iterator[Row | NoRow]:
     """The rows of a table of any size, one after the other."""
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     readers |= {".json": _json_lines, ".parquet": _parquet, ".pq": _parquet}
     suffix = path[path.rfind(".") :].lower()
+    if suffix in WORKBOOKS:
+        raise _workbook(path)
     if suffix not in readers:
         raise UserError(f"cannot tell what {path!r} is; a table ends in {', '.join(readers)}")
     try:
         with open(path, "rb") if "://" not in path else tf.io.gfile.GFile(path, "rb") as file:
-            yield from readers[suffix](file, path)
+            start = file.read(4)
+            file.seek(0)
+            if start.startswith(WORKBOOK_STARTS):
+                raise _workbook(path)
+            yield from readers[suffix](file, path, separator)
     except (tf.errors.OpError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"cannot read the table {path!r} ({reason})") from error
 
 
-def _csv(file, path: str) -> Iterator[Row | NoRow]:
+def _workbook(path: str) -> UserError:
+    return UserError(
+        f"{path!r} is a spreadsheet's workbook, which cannot be read; save it as CSV and name that"
+    )
+
+
+def _csv(file, path: str, separator: str) -> Iterator[Row | NoRow]:
+    """Rows below a line of names; `separator` is of no use, since no cell is a list."""
     csv.field_size_limit(LONGEST_CELL)
     lines = _lines(file)
     first = next(lines, "")
     head = re.sub('"[^"]*"', "", first)
-    delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t", key=head.count)
+    delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=head.count)
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
     names = [name.strip() for name in next(reader, [])]
+    rows = _csv_rows(reader, len(names))
+    some = list(itertools.islice(rows, LOOKED_AT))
+    if why := why_a_row(names, [row for row in some if not isinstance(row, NoRow)]):
+        raise UserError(
+            f"the first line of {path!r} looks like a row, not like names of columns ({why}); put "
+            "a line of names above it, as image,title,colour; or rename that column"
+        )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"the table {path!r} has two columns called {twice!r}; rename one")
-    for row in _csv_rows(reader, len(names)):
-        yield row if isinstance(row, NoRow) else dict(zip(names, map(str.strip, row), strict=True))
+    for row in itertools.chain(some, rows):
+        yield row if isinstance(row, NoRow) else dict(zip(names, row, strict=True))
 
 
 def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
@@ -99,13 +129,13 @@ def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
             reason = f"a cell of over {LONGEST_QUOTE} lines: a quote is open"
             yield NoRow(f"line {reader.line_num}", reason)
         elif len(row) == width:
-            yield row
+            yield [cell.strip() for cell in row]
         elif row:
             reason = f"{len(row)} cells where the head has {width}"
             yield NoRow(f"line {reader.line_num}", reason)
 
 
-def _json_lines(file, path: str) -> Iterator[Row | NoRow]:
+def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
     for number, line in enumerate(_lines(file), 1):
         if number == 1 and line.lstrip().startswith("["):
             raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
@@ -118,10 +148,10 @@ def _json_lines(file, path: str) -> Iterator[Row | NoRow]:
         except ValueError as error:
             yield NoRow(f"line {number}", f"not a JSON object: {error}")
             continue
-        yield {name: _cell(value).strip() for name, value in row.items()}
+        yield {name: _cell(value, separator).strip() for name, value in row.items()}
 
 
-def _parquet(file, path: str) -> Iterator[Row]:
+def _parquet(file, path: str, separator: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
@@ -136,16 +166,22 @@ def _parquet(file, path: str) -> Iterator[Row]:
                 )
         for batch in table.iter_batches(PARQUET_ROWS):
             for row in batch.to_pylist():
-                yield {name: _cell(value).strip() for name, value in row.items()}
+                yield {name: _cell(value, separator).strip() for name, value in row.items()}
     except (pyarrow.ArrowException, ValueError) as error:
         raise UserError(f"{path!r} cannot be read as Parquet ({error})") from error
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[str]:
+def _lines(file: BinaryIO) -> Iterator[str]:
     """The lines of a file, each with its end as it is in Python.
 
-    UTF-8; bytes that are none are read as Windows-1252, so that no two words become one.
+    UTF-16 is told by its first bytes, and read as a whole. All else is UTF-8; bytes that are none
+    are read as Windows-1252, so that no two words become one.
     """
+    start = file.read(2)
+    file.seek(0)
+    if start in UTF_16:
+        yield from io.StringIO(file.read().decode("utf-16", errors="replace"), newline=None)
+        return
     encoding = "utf-8-sig"  # the first line may begin with a mark
     for line in file:
         text = line.decode(encoding, errors="windows-1252")
@@ -164,12 +200,12 @@ def _as_windows(error: UnicodeDecodeError) -> tuple[str, int]:
 codecs.register_error("windows-1252", _as_windows)
 
 
-def _cell(value) -> str:
+def _cell(value, separator: str) -> str:
     """A typed value as a cell: whole numbers without a point, lists as several labels."""
     if value is None or value != value:  # a NaN is how some writers say "nothing"
         return ""
     if isinstance(value, list):
-        return SEPARATOR.join(map(_cell, value))
+        return separator.join(_cell(item, separator) for item in value)
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if isinstance(value, bool):

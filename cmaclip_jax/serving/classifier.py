@@ -156,4 +156,6 @@ def open_classifier(
     """The same on these devices alone."""
     config = saved_config(workdir)
     trained = open_trained(workdir, config, devices=devices, checkpoint=checkpoint)
+    if not trained.tasks:
+        raise UserError(f"{workdir} has no task to answer; train it anew on data with labels")
     return Classifier(trained, run_thresholds(trained.workdir, trained.step))

@@ -15,11 +15,21 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from cmaclip_jax.data.ahead import ahead
-from cmaclip_jax.data.columns import choose_inputs
+from cmaclip_jax.data.columns import NONE, choose_inputs, shown
+from cmaclip_jax.data.named_pictures import (
+    LOOKED_FOR,
+    Flags,
+    any_there,
+    check_places,
+    locate,
+    evenly,
+)
 from cmaclip_jax.data.pairs import Pair
-from cmaclip_jax.data.sources.table import joined_text, picture_path
-from cmaclip_jax.data.tables import NoRow, Row, read_rows
+from cmaclip_jax.data.sources.table import joined_text
+from cmaclip_jax.data.tables import LOOKED_AT, NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS
 from cmaclip_jax.files import whole_file, write_text
@@ -33,28 +43,28 @@ from cmaclip_jax.serving.answer_files import (
 from cmaclip_jax.serving.classifier import Answer, Classifier
 
 PART = 2_048  # rows at most that are answered again when a run goes on
-LOOKED_AT = 1_000  # rows by which columns are chosen
+FLAGS = Flags("--outside", "--image=none")
 AHEAD = 2  # batches that are read while one is answered
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What is to be answered, and which of its columns is what ('' or none: it has none).
+    """What is to be answered, and which of its columns is what (None: it has none).
 
     outside: whether its pictures may lie outside its own folder.
     """
 
     path: str
     rows: int
-    id: str
-    image: str
+    id: str | None
+    image: str | None
     text: tuple[str, ...]
     outside: bool = False
 
     def __str__(self) -> str:
         return (
-            f"{self.rows:,} rows; columns: picture {self.image or 'none'}; words "
-            f"{' + '.join(self.text) or 'none'}; id {self.id or 'none'}"
+            f"{self.rows:,} rows; columns: picture {shown(self.image)}; words "
+            f"{' + '.join(self.text) or 'none'}; id {shown(self.id)}"
         )
 
     def identity(self, row: Row | NoRow, number: int) -> str:
@@ -72,12 +82,39 @@ class Table:
         cell = row.get(self.image, "")
         if not cell:
             return Pair(None, text)
-        path = picture_path(cell, self.path, self.outside)
-        return Pair(path, text, "" if path else "picture outside the data folder")
+        path, why = locate(cell, self.path, self.outside)
+        return Pair(path, text, why)
+
+    def check_pictures(self) -> None:
+        """Raises UserError where no picture that the table names can be used.
+
+        As a rule one of the first ones can, and the rest of the table is not read.
+        """
+        first = itertools.islice(self._pictures(), LOOKED_FOR)
+        if any_there(first, self.path, self.outside):
+            return
+        some = evenly(self._pictures(), LOOKED_FOR)
+        check_places(some, self.path, self.outside, FLAGS)
+        if some and not any_there(some, self.path, self.outside):
+            raise UserError(
+                f"no picture of {self.path!r} is there, as {some[0]!r}; move the table to the "
+                f"folder where its paths start, or go without pictures by {FLAGS.without}"
+            )
+
+    def _pictures(self) -> Iterator[str]:
+        """The cells that name a picture."""
+        rows = read_rows(self.path) if self.image else ()
+        for row in rows:
+            if not isinstance(row, NoRow) and row.get(self.image):
+                yield row[self.image]
 
 
-def open_table(path: str, image: str, text: str, outside: bool) -> Table:
-    """Counts the rows of a table and chooses its columns; `image` and `text` may name them."""
+def open_table(path: str, data: ConfigDict, identity: str = "") -> Table:
+    """Counts the rows of a table and chooses its columns, as the fields of `data` name them.
+
+    identity: the column of ids. Where '', it is `data.id` if the table has that, since another
+        table's rows may be named otherwise.
+    """
     rows = read_rows(path)
     some = list(itertools.islice(rows, LOOKED_AT))
     cells = [row for row in some if not isinstance(row, NoRow)]
@@ -85,10 +122,11 @@ def open_table(path: str, image: str, text: str, outside: bool) -> Table:
         raise UserError(f"the table {path!r} has no rows; name another")
     names = dict.fromkeys(name for row in cells for name in row)
     sample = {name: [row.get(name, "") for row in cells] for name in names}
-    identity, picture, words = choose_inputs(sample, image, text)
-    return Table(
-        path, len(some) + sum(1 for _ in rows), identity or "", picture or "", words, outside
-    )
+    data = data.copy_and_resolve_references()
+    data.id = identity or (data.id if data.id in (*sample, NONE) else "")
+    chosen, picture, words = choose_inputs(sample, data)
+    size = len(some) + sum(1 for _ in rows)
+    return Table(path, size, chosen, picture, words, data.outside)
 
 
 @dataclasses.dataclass
@@ -114,19 +152,20 @@ class Counts:
 
 
 class Labelling:
-    """The answers of a run to the rows of a table; this process is `host` of `hosts`."""
+    """The answers of a run to the rows of a table; this process is `host` of `hosts`.
+
+    output: a file that `check_output` lets be written.
+    """
 
     def __init__(
         self, classifier: Classifier, table: Table, output: Path, host: int = 0, hosts: int = 1
     ):
-        if output.suffix not in KINDS:
-            raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(KINDS)}")
         self.classifier, self.table, self.output = classifier, table, output
         self.host, self.hosts = host, hosts
         self._schema = answer_schema(classifier.tasks)
         self._count = -(-table.rows // PART)
         self._parts = output.with_name(f"{output.name}.parts")
-        self._joining = output.with_name(f"{output.name}.joining")
+        self._joining = _joining(output)
 
     def run(self, track: Callable[[Iterator[int]], Iterable] = iter) -> Counts | None:
         """Answers this host's rows; None while those of others are missing.
@@ -224,3 +263,27 @@ class Labelling:
             counts += Counts(told["rows"], notes, accepted)
         shutil.rmtree(self._joining)
         return counts
+
+
+def check_output(output: Path, table: str, overwrite: bool) -> None:
+    """Raises UserError where answers cannot be written, or would replace what they may not.
+
+    A labelling that was stopped while it joined its parts has perhaps written `output` already.
+    """
+    if output.suffix not in KINDS:
+        raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(KINDS)}")
+    if not output.exists():
+        return
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; name a file with --output")
+    if os.path.exists(table) and output.samefile(table):
+        raise UserError(f"{output} is the table itself; name another file with --output")
+    if not overwrite and not _joining(output).exists():
+        raise UserError(
+            f"{output} is there already; add --overwrite to make it anew, or name another --output"
+        )
+
+
+def _joining(output: Path) -> Path:
+    """Where the parts of an answer lie once all are there."""
+    return output.with_name(f"{output.name}.joining")

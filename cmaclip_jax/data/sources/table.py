@@ -8,22 +8,24 @@ picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 
 import collections
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.columns import Columns, choose_columns, without_constants
+from cmaclip_jax.data.many_labels import split_cell
+from cmaclip_jax.data.named_pictures import Flags, check_places, locate
 from cmaclip_jax.data.records import Label, Record, Sources, hash_share
-from cmaclip_jax.data.tables import SEPARATOR, read_table
+from cmaclip_jax.data.tables import read_table
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.tasks import Task
+from cmaclip_jax.tasks import Task, task_name
 
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | {
     name: "val" for name in ("val", "valid", "validation", "dev")
 }
 SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # of a hash, up to here
+FLAGS = Flags("--config.data.outside=True", "--config.data.image=none")
 VAL_SHARE = 0.1  # of the training rows, where the table has a split but no val
 
 
@@ -60,21 +62,28 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     """The splits of the table at `data.path`."""
     if not data.path:
         raise UserError("data.source='table' needs data.path: a .csv, .tsv, .jsonl or .parquet")
-    table = read_table(data.path, functools.partial(bad.fault, "table"))
+    table = read_table(data.path, functools.partial(bad.fault, "table"), data.separator)
     columns = choose_columns(table, data)
     size = len(next(iter(table.values())))
     ids = _ids(table, columns, size, bad)
     splits = _splits(table, columns, ids, bad)
-    images = [_image(cell, data, bad, splits[i], ids[i]) for i, cell in _cells(table, columns)]
+    cells = table[columns.image] if columns.image else [""] * size
+    check_places(filter(None, cells), data.path, data.outside, FLAGS)
+    images = [
+        _image(cell, data, bad, split, name)
+        for cell, split, name in zip(cells, splits, ids, strict=True)
+    ]
     members = collections.defaultdict(list)
     for row, split in enumerate(splits):
         if split and not (images[row] == OUTSIDE and bad.policy == "skip"):
             members[split].append(row)
     if not members["train"]:
-        raise UserError(f"no row of {data.path!r} is in train; see its column {columns.split!r}")
+        why = f" ({bad.summary()})" if bad.summary() else ""
+        where = f"its column {columns.split!r}" if columns.split else "its pictures"
+        raise UserError(f"no row of {data.path!r} is in train{why}; see {where}")
     if not data.labels:
         columns = without_constants(columns, table, members["train"])
-    tasks = tuple(_task(table, name, members["train"], data.many) for name in columns.tasks)
+    tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
     texts = [_text(table, columns.text, row) for row in range(size)]
 
     def rows(split: str, chosen: list[int]) -> Rows:
@@ -82,13 +91,13 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
             return [values[row] for row in chosen]
 
         return Rows(
-            tasks=tasks,
+            tasks=tuple(tasks.values()),
             ids=of(ids),
             images=[None if image == OUTSIDE else image for image in of(images)],
             texts=of(texts),
             answers={
-                task.name: _labels(task, of(table[task.name]), _unknown(bad, split, of(ids)))
-                for task in tasks
+                task.name: _labels(task, of(table[name]), data, _unknown(bad, split, of(ids)))
+                for name, task in tasks.items()
             },
             description=str(columns),
         )
@@ -99,35 +108,14 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
 OUTSIDE = "\0"  # no path: one that must not be opened
 
 
-def _cells(table, columns: Columns):
-    size = len(next(iter(table.values())))
-    return enumerate(table[columns.image] if columns.image else [""] * size)
-
-
 def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -> str | None:
     if not cell:
         return None
-    path = picture_path(cell, data.path, data.outside)
-    if path is None:
+    path, why = locate(cell, data.path, data.outside)
+    if why:
         stays = bad.policy == "no_image"
-        bad.fault(split or "table", identity, "picture outside the data folder", cell, stays)
+        bad.fault(split or "table", identity, why, cell, stays)
     return path or OUTSIDE
-
-
-def picture_path(cell: str, table: str, outside: bool) -> str | None:
-    """Where the picture of a cell lies; relative paths start at the table's own folder.
-
-    None: outside that folder, where that is not allowed.
-    """
-    folder = os.path.dirname(table)
-    path = cell if "://" in cell else os.path.join(folder, cell)
-    if outside:
-        return path
-    if "://" in path:
-        base = folder if "://" in folder else os.path.abspath(folder)
-        return path if path.startswith(f"{base}/") and ".." not in path else None
-    base = os.path.abspath(folder)
-    return path if os.path.commonpath([base, os.path.abspath(path)]) == base else None
 
 
 def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
@@ -169,25 +157,19 @@ def joined_text(cells: Iterable[str]) -> str | None:
     return " ".join(filter(None, (cell.strip() for cell in cells))) or None
 
 
-def _task(table, name: str, training: list[int], many: Sequence[str]) -> Task:
+def _task(table, name: str, training: list[int], columns: Columns, data: ConfigDict) -> Task:
     cells = {table[name][row] for row in training} - {""}
-    if name in many:
-        return Task(
-            name, tuple(sorted({part for cell in cells for part in split_cell(cell)})), True
-        )
-    return Task(name, tuple(sorted(cells)))
+    many = name in columns.many
+    if many:
+        cells = {part for cell in cells for part in split_cell(cell, data.separator)}
+    return Task(task_name(name), tuple(sorted(cells)), many)
 
 
-def split_cell(cell: str) -> tuple[str, ...]:
-    """The labels of a cell that may hold several."""
-    return tuple(dict.fromkeys(part.strip() for part in cell.split(SEPARATOR) if part.strip()))
-
-
-def _labels(task: Task, cells: Sequence[str], unknown: Callable) -> list[Label]:
+def _labels(task: Task, cells: Sequence[str], data: ConfigDict, unknown: Callable) -> list[Label]:
     """The cells as labels of a task; what is none of its classes goes to `unknown`."""
     classes, labels = set(task.classes), []
     for row, cell in enumerate(cells):
-        parts = (split_cell(cell) if task.many else (cell,)) if cell else ()
+        parts = (split_cell(cell, data.separator) if task.many else (cell,)) if cell else ()
         strange = [part for part in parts if part not in classes]
         if strange:
             unknown(row, task.name, strange)

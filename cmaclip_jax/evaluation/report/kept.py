@@ -93,11 +93,14 @@ def _evaluated(workdir: Path) -> str:
 
 def _read_tasks(workdir: Path) -> tuple[Task, ...]:
     try:
-        return read_tasks(workdir / "tasks.json")
+        tasks = read_tasks(workdir / "tasks.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{workdir} is no whole run: its tasks.json cannot be read; name another --workdir"
         ) from error
+    if not tasks:
+        raise UserError(f"{workdir} has no task to report on; train it anew on data with labels")
+    return tasks
 
 
 def _read_figures(workdir: Path, split: str) -> dict:
