@@ -24,8 +24,8 @@ from cmaclip_jax.data.named_pictures import (
     Flags,
     any_there,
     check_places,
-    locate,
     evenly,
+    locate,
 )
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.sources.table import joined_text
