@@ -275,6 +275,12 @@ def test_a_batch_that_never_fits_at_once_is_taken_in_parts(monkeypatch):
         fitted(monkeypatch, 64, dict.fromkeys(ROOM, 0))
 
 
+def test_a_wrong_field_is_not_taken_for_a_layout_that_does_not_fit(capsys):
+    wrong = "--config.train.freeze=('imag/.*',)"
+    said = mistake(capsys, "plan", QUICKSTART, *SMALL, "--topology=v5e:2x2", "--fit", wrong)
+    assert "matches no parameter" in said
+
+
 def test_a_plan_for_nothing_that_fits_ends_with_status_1(capsys, monkeypatch):
     compiler = Compiler(dict.fromkeys(ROOM, 0))
     monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", compiler)

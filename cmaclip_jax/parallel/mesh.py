@@ -22,6 +22,10 @@ from cmaclip_jax.models.layout import ROWS
 AXES = ("data", "fsdp", "tensor")
 
 
+class DoesNotDivide(UserError):
+    """Devices, or a batch, that a mesh of these sizes does not share out evenly."""
+
+
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """The mesh of these sizes over all devices; a size of -1 takes what the others leave.
 
@@ -38,7 +42,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     if free:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
-        raise UserError(
+        raise DoesNotDivide(
             f"{wanted} does not fill {len(devices)} device(s); "
             f"use --config.mesh.data=-1 with fsdp x tensor that divides {len(devices)}"
         )
@@ -49,7 +53,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
         placed = create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(placed, AXES, axis_types=kinds)
     if sizes["data"] % slices:
-        raise UserError(
+        raise DoesNotDivide(
             f"mesh.data={sizes['data']} does not divide over {slices} slices, which only data may "
             "cross; use fewer mesh.fsdp and mesh.tensor"
         )
@@ -65,11 +69,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.batch_size"):
-    """Raises UserError where a batch of so many parts does not divide over the mesh."""
+    """Raises DoesNotDivide where a batch of so many parts does not divide over the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"] * parts
     if batch_size % rows:
         over = f"{mesh.devices.size} device(s)" + (f" in {parts} parts" if parts > 1 else "")
-        raise UserError(
+        raise DoesNotDivide(
             f"config.{name}={batch_size} does not divide over {over}; "
             f"use {nearest_multiples(batch_size, rows)}"
         )

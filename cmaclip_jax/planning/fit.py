@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.mesh import DoesNotDivide
 from cmaclip_jax.parallel.topology import Topology
 from cmaclip_jax.planning.estimate import Estimate
 from cmaclip_jax.planning.run import Operations, PlannedRun, plan_run, unrolled_flops
@@ -30,7 +31,7 @@ def fit(
     fastest then takes twice the batch and half the steps, as long as that fits and pays.
 
     Raises:
-      UserError: nothing fits.
+      UserError: nothing fits, or the config itself is wrong, whatever the layout.
     """
     search, found = _Search(config, tasks, topology, say), []
     for changes in layouts(topology):
@@ -119,7 +120,7 @@ class _Search:
             )
             try:
                 run = plan_run(changed, self._tasks, self._topology.devices)
-            except UserError as error:  # heads or batch do not divide so
+            except DoesNotDivide as error:
                 self._say(f"not compiled: {error}")
                 return None
             state, memory = sum(state_parts(run).values()), self._topology.chip.memory
