@@ -19,7 +19,18 @@ QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 # It is no option of a single program, only of the process.
 OPTIONS, FUSED = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
 
-ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd")
+TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+ACCELERATORS = (*TPU_FILES, "/dev/nvidia[0-9]*", "/dev/kfd")
+
+# JAX loads libtpu wherever it is installed. libtpu asks the machine what it is, and wants its TPUs
+# for itself. Where there are none, these environment variables save it the search and the
+# complaints, and let several processes load it at once.
+NO_TPU_HERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
 KEPT_MEMORY = {-1: -1, -4: 0, -8: 1}
@@ -31,7 +42,8 @@ COLLECTED_EVERY = (20_000, 10, 10)
 
 def prepare() -> None:
     """Sets everything; to be called once, before JAX is imported."""
-    for name, value in (QUIET_TENSORFLOW | kept_programs()).items():
+    quiet = QUIET_TENSORFLOW if may_have_tpus() else QUIET_TENSORFLOW | NO_TPU_HERE
+    for name, value in (quiet | kept_programs()).items():
         os.environ.setdefault(name, value)
     if os.environ.get(PLAIN):
         return
@@ -55,6 +67,12 @@ def kept_programs() -> dict[str, str]:
     except OSError:
         return {}
     return {"JAX_COMPILATION_CACHE_DIR": folder}
+
+
+def may_have_tpus() -> bool:
+    """Whether a TPU is in this machine, or the user's environment says that JAX will find one."""
+    said = "JAX_FORCE_TPU_INIT" in os.environ or "tpu" in os.environ.get("JAX_PLATFORMS", "")
+    return said or any(map(glob.glob, TPU_FILES))
 
 
 def computes_on_cpu() -> bool:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from cmaclip_jax.parallel.topology import NO_TPU_HERE
+from cmaclip_jax.process import NO_TPU_HERE
 
 # Small models: compiling takes the time, not running.
 os.environ["XLA_FLAGS"] = (

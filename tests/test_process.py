@@ -1,5 +1,6 @@
 """What a process is set to before JAX is imported, and what that brings."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -85,6 +86,23 @@ def test_python_seldom_looks_through_what_stays():
     assert printed(COLLECTIONS, CMACLIP_PLAIN="1") > 5 * printed(COLLECTIONS)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.skipif(process.may_have_tpus(), reason="is about machines without TPUs")
+def test_libtpu_is_silent_where_no_tpu_is(monkeypatch):
+    for name in process.NO_TPU_HERE.keys() - {"ALLOW_MULTIPLE_LIBTPU_LOAD"}:  # else another
+        monkeypatch.delenv(name, raising=False)  # process that has it loaded silences it
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    code = "import jax; assert jax.devices()[0].platform == 'cpu'"
+    ours = f"from cmaclip_jax import process; process.prepare(); {code}"
+    loud, silent = (
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        for program in (code, ours)
+    )
+    assert b"TPU" in loud.stderr
+    assert (silent.stdout, silent.stderr) == (b"", b"")
+
+
 @pytest.fixture
 def environment(monkeypatch):
     """An environment of our own to be changed, and a memory and a collector that are not."""
@@ -112,6 +130,30 @@ def test_flags_are_added_to_what_the_user_says(environment, given, flags):
     environment.update(given)
     process.prepare()
     assert environment.get("XLA_FLAGS") == flags
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ({}, "/dev/accel0"),
+        ({}, "/dev/vfio/0"),
+        ({"JAX_PLATFORMS": "tpu,cpu"}, None),
+        ({"JAX_FORCE_TPU_INIT": "1"}, None),
+    ],
+)
+def test_nothing_is_said_of_tpus_where_one_may_be(environment, monkeypatch, given, file):
+    monkeypatch.setattr(process.glob, "glob", lambda p: [file] * (p[:8] == (file or "")[:8]))
+    environment.update({"JAX_PLATFORMS": ""} | given)
+    process.prepare()
+    assert not environment.keys() & process.NO_TPU_HERE.keys()
+
+
+def test_what_the_user_says_of_tpus_stays(environment, monkeypatch):
+    monkeypatch.setattr(process.glob, "glob", lambda pattern: [])
+    environment["TPU_ACCELERATOR_TYPE"] = "v4-8"
+    process.prepare()
+    assert environment["TPU_ACCELERATOR_TYPE"] == "v4-8"
+    assert environment["TPU_WORKER_HOSTNAMES"] == "localhost"
 
 
 def test_an_accelerator_is_left_alone(environment, monkeypatch):

@@ -13,7 +13,7 @@ from cmaclip_jax.commands.arguments import (
     read_named_config,
 )
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.parallel.topology import NO_TPU_HERE
+from cmaclip_jax.process import NO_TPU_HERE
 
 HELP = """\
 Compiles the train step and the evaluation step of a config for TPUs, with the TPUs' own compiler
@@ -32,7 +32,7 @@ of one core. The exit status is 1 where something does not fit.
 
 def run(arguments: list[str]) -> int:
     """Reads the arguments and plans; status 1 where something does not fit."""
-    for variable, value in NO_TPU_HERE.items():  # before JAX is imported, which asks around
+    for variable, value in NO_TPU_HERE.items():  # where there are some as well: none is needed
         os.environ.setdefault(variable, value)
     parser = make_parser("plan", HELP)
     parser.add_argument("--topology", required=True, help="the chips, as v5e:16x16 or v5e-256")

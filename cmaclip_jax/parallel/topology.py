@@ -17,15 +17,6 @@ SHAPES = {"v4": CUBES, "v5e": FLAT, "v5p": CUBES, "v6e": FLAT}
 # Other hosts have 2x2 chips.
 ONE_HOST = {"1x1": [1, 1, 1], "2x4": [2, 4, 1]}
 
-# libtpu asks the machine what it is, and wants its TPUs for itself. Where there are none, these
-# environment variables save it the search and the complaints, and let several plans run at once.
-NO_TPU_HERE = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
