@@ -7,12 +7,14 @@ setup(
     version="0.1.0",
     description="CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once",
     python_requires=">=3.11",
-    packages=find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]),
+    # configs/ lies beside the package, and is installed into it: there is no checkout to look in.
+    packages=[*find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]), "cmaclip_jax.configs"],
+    package_dir={"cmaclip_jax.configs": "configs"},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12",
+        "orbax-checkpoint>=0.12,<1",  # version 1 changes what we call
         "transformers>=5",
         "tokenizers",
         "safetensors",
@@ -23,6 +25,8 @@ setup(
         "absl-py",
         "chex",
         "numpy",
+        "ml_dtypes",
+        "protobuf",
         "scipy",
         "pillow",
         "rich",

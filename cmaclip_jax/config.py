@@ -302,10 +302,11 @@ def field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
 
 def read_config(arguments: list[str]) -> ConfigDict:
     """The config that `--config=FILE` and any `--config.a.b=value` describe, checked."""
-    known = field_paths(_load([f"--config={_config_file(arguments)}"]))
+    file = f"--config={_config_file(arguments)}"
+    known = field_paths(_load([file]))
     for argument in arguments:
         _check_field(argument, known)
-    return _checked(_load(arguments))
+    return _checked(_load([file, *(a for a in arguments if not a.startswith("--config="))]))
 
 
 def with_overrides(config: ConfigDict, arguments: list[str]) -> ConfigDict:
@@ -325,13 +326,29 @@ def with_overrides(config: ConfigDict, arguments: list[str]) -> ConfigDict:
     return _checked(_parsed(values, holder, arguments))
 
 
+def own_configs() -> Path:
+    """The folder of the configs that come with this: in the package, or in the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
 def _config_file(arguments: list[str]) -> str:
+    """The file that the last `--config=FILE` names.
+
+    `configs/NAME.py` is one of our own where the current folder has no such file.
+    """
     files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
     if not files:
         raise UserError("which config? add --config=FILE, for example configs/quickstart.py")
-    if not Path(files[-1].split(":")[0]).is_file():
-        raise UserError(f"no config file {files[-1]!r}; those that come with this are in configs/")
-    return files[-1]
+    path = Path(files[-1].split(":")[0])
+    if path.is_file():
+        return files[-1]
+    own = own_configs()
+    if path.parent == Path("configs") and (own / path.name).is_file():
+        return str(own.parent / files[-1])
+    names = ", ".join(f"configs/{file.name}" for file in sorted(own.glob("*.py")))
+    raise UserError(f"no config file {files[-1]!r}; those that come with this are {names}")
 
 
 # What a wrong value or a wrong line in somebody's config file raises.
