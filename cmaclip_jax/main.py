@@ -1,14 +1,16 @@
 """The command: `python -m cmaclip_jax.main [VERB] ...`, and `cmaclip` on the PATH.
 
 `train` is the verb when none is named. A user's mistake ends in one line that says what
-to do, with status 2; `--debug` shows where it was noticed.
+to do, with status 2, and so does a lack of memory; `--debug` shows where it was noticed.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 
 from cmaclip_jax import process
+from cmaclip_jax.commands.memory_advice import out_of_memory
 from cmaclip_jax.errors import Interrupted, UserError
 
 VERBS = {
@@ -28,11 +30,18 @@ VERBS = {
     "landmarks": "measure how still facial landmarks in video are; study what makes them so",
 }
 
+# Those that go on where they were stopped, when the same command is given again.
+CONTINUING = ("train", "predict", "prepare", "ablate", "robustness", "landmarks study")
+
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster says
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit status."""
+    """Runs one verb; returns the exit status.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C, after the line that says what the same command would do.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     process.prepare()
     debug = "--debug" in arguments
@@ -41,8 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments in (["-h"], ["--help"]):
         print(overview())
         return 0
+    called = ""
     try:
         verb, rest = split_verb(arguments)
+        called = " ".join([verb, *rest[:1]]) if verb == "landmarks" else verb
         command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
         if cluster and verb == "doctor":  # who looks at the hosts before joining them
             rest = [*rest, f"--cluster={cluster}"]
@@ -55,13 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cmaclip: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cmaclip: interrupted; the same command begins again", file=sys.stderr)
-        return 130
+        would = "continues" if called in CONTINUING else "begins again"
+        print(f"cmaclip: interrupted; the same command {would}", file=sys.stderr)
+        raise
     except Interrupted as stop:
         print(f"cmaclip: {stop}", file=sys.stderr)
         return stop.status
     except Exception as error:
-        if cluster and not debug:
+        if debug:
+            raise
+        if lacking := out_of_memory(called, error):
+            print(f"cmaclip: {lacking}", file=sys.stderr)
+            return 2
+        if cluster:
             leave_without(error)
         raise
 
@@ -119,7 +136,14 @@ def split_verb(arguments: list[str]) -> tuple[str, list[str]]:
 
 def console() -> None:
     """The entry point of the console script."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # Devices may still compute what nobody waits for: an orderly end would take the memory
+        # from under them, and crash.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)
 
 
 if __name__ == "__main__":

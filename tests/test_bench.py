@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -116,6 +118,20 @@ def test_the_table_on_the_screen(capsys):
     assert "one-pair" in shown
     assert "of peak" in shown
     assert "tasks (classes): a (10), b (4)" in shown
+
+
+def test_ctrl_c_ends_with_its_line_while_devices_still_compute():
+    wide = [*SMALL, "--config.train.batch_size=128", "--parts=train", "--seconds=30"]
+    command = [sys.executable, "-u", "-m", "cmaclip_jax.main", "bench", QUICKSTART, *wide]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bench:
+        for line in bench.stderr:
+            if line.startswith("train: compiling"):
+                break
+        time.sleep(8)  # it compiles, and then measures
+        bench.send_signal(signal.SIGINT)
+        rest = bench.stderr.read()
+    assert bench.returncode == 130, rest
+    assert rest == "cmaclip: interrupted; the same command begins again\n"
 
 
 def test_an_unknown_part_is_refused(capsys):

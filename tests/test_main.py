@@ -1,5 +1,6 @@
 """The command: a run in its folder, and every mistake in one line with its fix."""
 
+import importlib
 import json
 import os
 import re
@@ -73,7 +74,8 @@ def test_mistakes_end_in_one_line_with_the_fix(capsys, tmp_path, argument, says)
 
 def test_mistakes_about_files(capsys, tmp_path):
     assert "add --config=FILE" in mistake(capsys, "train")
-    assert "configs/" in mistake(capsys, "--config=configs/quikstart.py")
+    says = mistake(capsys, "--config=configs/quikstart.py")
+    assert "those that come with this are configs/attributes.py, configs/clip_finetune.py" in says
     assert "unknown verb 'tarin'" in mistake(capsys, "tarin", QUICKSTART)
     (tmp_path / "file").write_text("")
     says = mistake(capsys, QUICKSTART, f"--workdir={tmp_path / 'file' / 'run'}")
@@ -270,6 +272,30 @@ def test_zero_shot_takes_a_split_and_chooses_thresholds(tmp_path, clip_folder, c
     assert "add --precision=0.95" in mistake(capsys, *command, "--calibrate=train")
     assert "has no split 'tset'" in mistake(capsys, *command, "--split=tset")
     assert "drop --checkpoint" in mistake(capsys, *command, "--checkpoint=best")
+
+
+@pytest.mark.parametrize(
+    ("command", "would"),
+    [
+        (["train"], "continues"),
+        (["predict"], "continues"),
+        (["prepare"], "continues"),
+        (["ablate"], "continues"),
+        (["robustness"], "continues"),
+        (["landmarks", "study"], "continues"),
+        (["landmarks", "stability"], "begins again"),
+        (["evaluate"], "begins again"),
+        (["bench"], "begins again"),
+    ],
+)
+def test_ctrl_c_says_what_the_same_command_would_do(capsys, monkeypatch, command, would):
+    def run(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"cmaclip_jax.commands.{command[0]}"), "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert capsys.readouterr().err == f"cmaclip: interrupted; the same command {would}\n"
 
 
 def test_help_names_every_verb_and_every_verb_has_its_own(capsys):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.program import Collective, Program
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.parallel.topology import Topology
-
-TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +83,11 @@ def compile_step(
             warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = TOO_LARGE.search(str(error))
-        if not found:
+        refusal = refusal_of(error)
+        if refusal is None or refusal.asked is None or refusal.available is None:
             raise
         # It says that temporaries need so much, but has added the arguments to them.
-        needed, available = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
-        return TooLarge(parts, needed, available)
+        return TooLarge(parts, refusal.asked, refusal.available)
     found = compiled.memory_analysis()
     program = Program(compiled.as_text(), chips)
     return Step(memory_of(found, parts, available), program.traffic(), program.collectives())

@@ -13,6 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.cluster import leads, wait_for_all
+from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.training.state import TrainState
 
@@ -79,6 +80,8 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # of whatever kind a torn file makes Orbax raise
+                if refusal_of(error):  # no memory for it: the file may well be whole
+                    raise
                 reasons[step] = " ".join(str(error).split())[:200]
                 continue
             for damaged, reason in reasons.items():
