@@ -9,6 +9,7 @@ sequences in bfloat16.
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import NO_NOISE
-from cmaclip_jax.files import write_text
+from cmaclip_jax.files import full_disk, naming, write_text
 from cmaclip_jax.inputs import Data
 from cmaclip_jax.models import Classification, CMAClip, Objective
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -89,7 +90,11 @@ class Features:
         folder, pairs = self.folder / split, len(self.data.source(split))
         whole = folder / WHOLE
         if not whole.exists() or json.loads(whole.read_text())["pairs"] != pairs:
-            self._encode(split, params, folder)
+            try:
+                self._encode(split, params, folder)
+            except OSError:  # such as a full disk, which these arrays would keep full
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         files = json.loads(whole.read_text())["files"]
         return {
             tuple(name.split("/")): np.load(folder / file, mmap_mode="r")
@@ -114,7 +119,7 @@ class Features:
                 rows = rows.view(BITS) if rows.dtype == ml_dtypes.bfloat16 else rows
                 if path not in files:
                     shape, file = (pairs, *rows.shape[1:]), folder / f"{len(files)}.npy"
-                    files[path] = np.lib.format.open_memmap(file, "w+", rows.dtype, shape)
+                    files[path] = _reserved(file, rows.dtype, shape)
                 place = files[path][number * size : (number + 1) * size]
                 place[:] = rows[: len(place)]
         for array in files.values():
@@ -140,6 +145,24 @@ class Features:
             in_shardings=(tree_shardings(params, self.mesh), batch_sharding(self.mesh)),
             out_shardings=NamedSharding(self.mesh, PartitionSpec()),
         )
+
+
+def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new array in a file, with its room on the disk taken.
+
+    Without that room, writing to the array would end the process with a signal.
+    """
+    with naming(file):
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        with file.open("r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if full_disk(error):
+                    raise
+            except AttributeError:  # not on this system
+                pass
+    return array
 
 
 def with_features(

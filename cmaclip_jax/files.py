@@ -1,10 +1,15 @@
 """Files that are written whole or not at all, so that a killed process leaves no half of one."""
 
 import contextlib
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_IN_WORDS = tuple(map(os.strerror, FULL))  # of libraries that raise errors of their own
 
 
 @contextlib.contextmanager
@@ -19,7 +24,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = path if hasattr(path, "with_name") else Path(path)
     part = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        yield part
+        with naming(path):
+            yield part
         if "://" not in str(path):  # a bucket has what was written when the file is closed
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -27,6 +33,35 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Gives an OSError from inside the name of the file, which errors of writing come without."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def full_disk(error: BaseException | None) -> str:
+    """What to say of an error that comes from a disk without room; '' for any other error."""
+    while error is not None:
+        said = any(words in str(error) for words in FULL_IN_WORDS)
+        if said or getattr(error, "errno", 0) in FULL:
+            name = getattr(error, "filename", None)
+            where = f" for {name} ({free_space(name)} free)" if name else ""
+            return f"no room is left on the disk{where}; make room, and give the same command again"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def free_space(path: str | Path) -> str:
+    """What is free on the disk of a file or folder, such as '2.3 MB'."""
+    path = Path(path).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
 
 
 def write_text(path: str | Path, text: str) -> None:

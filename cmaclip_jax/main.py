@@ -12,6 +12,7 @@ import sys
 from cmaclip_jax import process
 from cmaclip_jax.commands.memory_advice import out_of_memory
 from cmaclip_jax.errors import Interrupted, UserError
+from cmaclip_jax.files import full_disk
 
 VERBS = {
     "train": "train a model from a config (the verb when none is named)",
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     cluster, arguments = cluster_option(arguments)
+    joined = False
     if arguments in (["-h"], ["--help"]):
         print(overview())
         return 0
@@ -59,12 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
             rest = [*rest, f"--cluster={cluster}"]
         elif cluster:
             join_cluster(cluster)
+            joined = True
         return command.run(rest) or 0
     except UserError as error:
         if debug:
             raise
-        print(f"cmaclip: {error}", file=sys.stderr)
-        return 2
+        return end(f"{error}", joined)
     except KeyboardInterrupt:
         would = "continues" if called in CONTINUING else "begins again"
         print(f"cmaclip: interrupted; the same command {would}", file=sys.stderr)
@@ -75,9 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if lacking := out_of_memory(called, error):
-            print(f"cmaclip: {lacking}", file=sys.stderr)
-            return 2
+        if line := full_disk(error) or out_of_memory(called, error):
+            return end(line, joined)
         if cluster:
             leave_without(error)
         raise
@@ -98,6 +99,16 @@ def join_cluster(cluster: str) -> None:
     if number == 0 and count > 1:
         print(f"waiting for {count - 1} other host(s) at {address} ...", file=sys.stderr)
     join(cluster)
+
+
+def end(line: str, joined: bool) -> int:
+    """Says what its user can mend; returns the status for that."""
+    print(f"cmaclip: {line}", file=sys.stderr, flush=True)
+    if joined:
+        from cmaclip_jax.parallel.cluster import end_with_others  # imports JAX
+
+        end_with_others(2)
+    return 2
 
 
 def leave_without(error: BaseException) -> None:

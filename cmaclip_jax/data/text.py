@@ -12,7 +12,7 @@ import tokenizers
 
 from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.files import whole_file, write_text
+from cmaclip_jax.files import write_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = "words.json"  # beside a tokenizer: how texts are cleaned before it reads them
@@ -89,8 +89,7 @@ class Tokenizer:
             write_text(beside, json.dumps({"cleaning": self.cleaning}) + "\n")
         if self.length:
             self.backend.enable_truncation(self.length)
-        with whole_file(path) as part:
-            self.backend.save(str(part))
+        write_text(path, self.backend.to_str(pretty=True))
         self.backend.no_truncation()
 
     def save_for_transformers(self, folder: Path, length: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from cmaclip_jax.parallel.rendezvous import meet
 
 SECONDS_TO_JOIN = 300
 SECONDS_TO_WAIT = 600  # for a host that prepares something alone
+SECONDS_TO_END = 15  # for the other hosts, where this one ends with an error
+FINE = "fine"  # what process 0 says when it has done its part
 SECONDS_OF_SILENCE = 30  # after which a host is given up
 
 # How the coordination service names a process that it lost, and what broken collectives say.
@@ -115,12 +118,30 @@ def leads() -> bool:
 
 @contextlib.contextmanager
 def leader_first(what: str) -> Iterator[None]:
-    """Lets process 0 do what is inside, and then all others: they find what it has made."""
+    """Lets process 0 do what is inside, and then all others: they find what it has made.
+
+    Where process 0 cannot, for a reason that its user can mend, all of them raise that UserError:
+    no process is left waiting for one that has ended.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax._src import distributed  # there is no public way
+
+    client, name = distributed.global_state.client, f"first/{next(_barriers)}"
     if not leads():
-        wait_for_all(what)
-    yield
-    if leads():
-        wait_for_all(what)
+        with _waiting(what):
+            said = client.blocking_key_value_get(name, SECONDS_TO_WAIT * 1000)
+        if said != FINE:
+            raise UserError(said)
+        yield
+        return
+    try:
+        yield
+    except UserError as error:
+        client.key_value_set(name, str(error))
+        raise
+    client.key_value_set(name, FINE)
 
 
 def wait_for_all(what: str) -> None:
@@ -133,12 +154,34 @@ def wait_for_all(what: str) -> None:
         return
     from jax._src import distributed  # the public barrier has no timeout and names nobody
 
-    try:
+    with _waiting(what):
         name = f"{what} ({next(_barriers)})"  # of no two may have the same
         distributed.global_state.client.wait_at_barrier(name, SECONDS_TO_WAIT * 1000)
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Says for what this process waited in vain."""
+    try:
+        yield
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"waited for the other hosts before {what}: {reason}") from error
+
+
+def end_with_others(status: int) -> None:
+    """Ends this process at once where the other hosts go on.
+
+    In an orderly end JAX would wait minutes for them, and then abort with a status of its own.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src import distributed
+
+    try:
+        distributed.global_state.client.wait_at_barrier("end", SECONDS_TO_END * 1000)
+    except jax.errors.JaxRuntimeError:
+        os._exit(status)
 
 
 def lost_peer(error: BaseException | None) -> str:

@@ -1,8 +1,11 @@
 """Orbax checkpoints of a run: written in the background, the newest few and the best kept."""
 
+import contextlib
 import json
+import logging
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import free_space, full_disk
 from cmaclip_jax.parallel.cluster import leads, wait_for_all
 from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
@@ -28,12 +32,24 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+# Orbax's threads log an error with its traceback, and then raise it where we are. A full disk ends
+# in a line of ours.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and full_disk(record.exc_info[1]))
+)
+
+
 class Checkpoints:
-    """The folder `checkpoints/` of a run."""
+    """The folder `checkpoints/` of a run.
+
+    A checkpoint is written by threads while the run goes on. Where the disk has no room for one,
+    the next call of any method raises UserError, and what was written of it is gone.
+    """
 
     def __init__(self, workdir: str | Path, keep: int):
         newest = preservation.LatestN(keep)
         best = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
+        self._writing, self._bytes, self._closed = 0, 0, False
         self._manager = _Manager(
             Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
@@ -49,7 +65,15 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         """Begins to write; returns before it is done. Without a score it is nobody's best."""
         metrics = {SCORE: -math.inf if score is None else score}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        with self._room():
+            self._manager.wait_until_finished()  # for the checkpoint before
+            self._writing, self._bytes = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+
+    def check(self) -> None:
+        """Raises UserError where the checkpoint that is being written has found no room."""
+        with self._room():
+            self._manager.check_for_errors()
 
     def scored(self, step: int) -> bool:
         """Whether the checkpoint of a step was saved with a score."""
@@ -133,8 +157,38 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if not self._closed:
+            with self._room():
+                self._manager.wait_until_finished()
+            self._closed = True
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Turns a full disk into one line, and removes what was written of the checkpoint."""
+        try:
+            yield
+        except Exception as error:
+            if not full_disk(error):
+                raise
+            self._closed = True
+            with contextlib.suppress(Exception):  # the same error, from other threads
+                self._manager.close()
+            folder = Path(self._manager.directory)
+            for part in folder.glob("*.orbax-checkpoint-tmp*") if leads() else ():
+                shutil.rmtree(part, ignore_errors=True)
+            steps = _steps(folder)
+            kept = f"the checkpoint of step {max(steps):,} is intact; " if steps else ""
+            raise UserError(
+                f"no room for the checkpoint of step {self._writing:,} in {folder}: it needs up "
+                f"to {self._bytes / 1e6:,.1f} MB and {free_space(folder)} are free; {kept}make "
+                "room, and the same command continues"
+            ) from None
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder."""
+    return [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
 
 
 def _saved_tree(folder: Path):
@@ -158,7 +212,7 @@ def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
     The best one has the highest score that was measured on the way; of equals it is the newest.
     """
     folder = Path(workdir).resolve() / "checkpoints"
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    steps = sorted(_steps(folder))
     if not steps:
         raise UserError(f"no checkpoint in {folder}; train first")
     if which == NEWEST:

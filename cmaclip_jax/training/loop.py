@@ -111,6 +111,7 @@ def train(
             fine = True
             if step % settings.log_every == 0 or step == steps:
                 fine = watcher.log(step, stream.waited)
+                checkpoints.check()
             stops = stopping.asked()
             saves = stops or looks_at(step) or step % config.checkpoint.every == 0 or step == steps
             if not saves and fine:

@@ -1,5 +1,6 @@
 """What the person watching sees, and the figures that are kept: one place for both."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from cmaclip_jax.files import naming
 
 SECONDS_BETWEEN_LINES = 5.0  # where lines pile up instead of being rewritten
 
@@ -53,10 +56,13 @@ class Watcher:
             self._open(workdir)
 
     def _open(self, workdir: Path) -> None:
-        from tensorboardX import SummaryWriter  # slow to import, and not needed to look at --help
+        # Slow to import, and not needed to look at --help. Its SummaryWriter would write in a
+        # thread, whose errors (as of a full disk) do not reach us.
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._events = SummaryWriter(logdir=str(workdir))
+        self._path = workdir / "metrics.jsonl"
+        self._file = self._path.open("a", buffering=1)
+        self._events = EventsWriter(str(workdir / "events"))
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.percentage:3.0f}%"),
@@ -97,10 +103,16 @@ class Watcher:
         """Figures of a step into metrics.jsonl and TensorBoard."""
         if not self._speaks:
             return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+            for name, value in figures.items():
+                summary = scalar(name, value)
+                self._events.write_event(Event(summary=summary, step=step, wall_time=time.time()))
+            self._events.flush()
 
     def say(self, message) -> None:
         """A line, or anything else that rich can print, above the live one."""
@@ -124,8 +136,8 @@ class Watcher:
         if self._bar:
             self._bar.stop()
         if self._speaks:
-            self._file.close()
-            self._events.close()
+            with naming(self._path), contextlib.closing(self._file):
+                self._events.close()
 
     def _show(self, interval: Interval) -> bool:
         collected, step = jax.device_get(interval.collected), interval.step

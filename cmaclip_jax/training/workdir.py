@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.files import write_text
+from cmaclip_jax.files import full_disk, write_text
 
 # What may change between a run and its continuation: it alters no update.
 MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "profile.")
@@ -44,6 +44,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         if not file.exists() or file.read_text() != text:
             write_text(file, text)
     except OSError as error:
+        if full_disk(error):
+            raise
         raise UserError(
             f"cannot write to workdir {str(path)!r} ({error.strerror}); name another with --workdir"
         ) from error
