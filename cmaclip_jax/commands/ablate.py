@@ -35,7 +35,11 @@ def run(arguments: list[str]) -> None:
     )
     options, rest = parser.parse_known_args(arguments)
     config, name = read_named_config(rest)
-    ablate(config, Path(options.workdir or f"runs/{name}-ablation"), options)
+    from cmaclip_jax.training.lock import holding  # takes seconds to import
+
+    workdir = Path(options.workdir or f"runs/{name}-ablation")
+    with holding(workdir):
+        ablate(config, workdir, options)
 
 
 def ablate(config, workdir: Path, options) -> list[dict]:

@@ -33,7 +33,11 @@ def run_study(arguments: list[str]) -> None:
     config, name = read_named_config(rest)
     if "landmarks" not in config:
         raise UserError(f"{name} is no config of landmarks; use --config=configs/landmarks.py")
-    study(config, Path(options.workdir or f"runs/{name}-study"))
+    from cmaclip_jax.training.lock import holding  # takes seconds to import
+
+    workdir = Path(options.workdir or f"runs/{name}-study")
+    with holding(workdir):
+        study(config, workdir)
 
 
 def study(config, workdir: Path) -> list:

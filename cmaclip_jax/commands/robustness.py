@@ -44,6 +44,7 @@ def robustness(options, overrides: list[str]) -> list:
     from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
     from cmaclip_jax.trained import open_trained
+    from cmaclip_jax.training.lock import holding
     from cmaclip_jax.training.workdir import saved_config
 
     noises, console = _noises(options), leader_console()
@@ -55,7 +56,8 @@ def robustness(options, overrides: list[str]) -> list:
     stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
     kept, split, findings, steps = None, options.split, [], {}
     names = report.run_names(workdirs)
-    with _progress(console, len(workdirs) * len(noises)) as bar:
+    steps = len(workdirs) * len(noises)
+    with holding(workdirs[0], f"{stem.name}.lock"), _progress(console, steps) as bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
             trained = open_trained(path, config, sources=True, checkpoint=options.checkpoint)
             steps[name] = trained.step

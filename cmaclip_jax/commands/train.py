@@ -23,7 +23,14 @@ def run(arguments: list[str]) -> None:
 
 def train_and_evaluate(config, workdir: Path) -> dict:
     """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
-    from cmaclip_jax.run import open_run  # takes seconds to import
+    from cmaclip_jax.training.lock import holding  # takes seconds to import
+
+    with holding(workdir):
+        return _train_and_evaluate(config, workdir)
+
+
+def _train_and_evaluate(config, workdir: Path) -> dict:
+    from cmaclip_jax.run import open_run
 
     run = open_run(config, workdir)
     try:
