@@ -15,7 +15,7 @@ import setuptools
 from test_house import PACKAGE, imports
 
 ROOT = PACKAGE.parent
-OF_A_LINE = re.compile(r"[\w.-]+")
+NAME = re.compile(r"[\w.-]+")
 
 
 @pytest.fixture
@@ -29,19 +29,15 @@ def told(monkeypatch):
 
 
 def test_whatever_is_imported_is_declared(told):
-    extras = told["extras_require"]
-    lines = [
-        *told["install_requires"],
-        *(x for name in extras if name != "test" for x in extras[name]),
-    ]
-    declared = {OF_A_LINE.match(line)[0].lower().replace("_", "-") for line in lines}
+    extras = [told["extras_require"][name] for name in ("tpu", "cuda", "beam")]
+    lines = sum(extras, told["install_requires"])
+    declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     modules = {module for file in files for module in imports(file)}
-    modules = {
-        m for m in modules if m.split(".")[0] not in {"cmaclip_jax", *sys.stdlib_module_names}
-    }
-    for module in modules:
+    # An export carries `titles` beside the example that imports it.
+    own = {"cmaclip_jax", "titles", *sys.stdlib_module_names}
+    for module in (module for module in modules if module.split(".")[0] not in own):
         if module.startswith("google.protobuf"):
             names = {"protobuf"}
         else:
