@@ -35,6 +35,7 @@ def test_kept_sequences_stand_in_for_the_encoders(inputs):
 def test_a_run_from_the_cache_equals_one_without(config, tmp_path, monkeypatch, capsys):
     config.train.freeze = FROZEN
     config.train.ema = 0.9
+    config.train.epsilon = 1e-3  # Adam's default makes full steps of gradients that are rounding
     config.mesh.data = 8
     figures = train_and_evaluate(config, tmp_path / "cached")
     assert "each pair goes through them once" in capsys.readouterr().err
@@ -48,7 +49,7 @@ def test_a_run_from_the_cache_equals_one_without(config, tmp_path, monkeypatch, 
     assert "yet run at every step: this test wants it so" in capsys.readouterr().err
     assert not (tmp_path / "plain/features").exists()
     (_, cached), (_, plain) = (read_parameters(tmp_path / name) for name in ("cached", "plain"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), cached, plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), cached, plain)
     for name, task in expected["tasks"].items():
         assert figures["tasks"][name]["accuracy"] == pytest.approx(task["accuracy"], abs=0.06)
         for modality, weight in task["modality_weights"].items():
