@@ -56,8 +56,8 @@ def robustness(options, overrides: list[str]) -> list:
     stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
     kept, split, findings, steps = None, options.split, [], {}
     names = report.run_names(workdirs)
-    steps = len(workdirs) * len(noises)
-    with holding(workdirs[0], f"{stem.name}.lock"), _progress(console, steps) as bar:
+    bar = _progress(console, len(workdirs) * len(noises))
+    with holding(workdirs[0], f"{stem.name}.lock"), bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
             trained = open_trained(path, config, sources=True, checkpoint=options.checkpoint)
             steps[name] = trained.step
