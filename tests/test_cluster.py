@@ -23,6 +23,7 @@ from cmaclip_jax.main import cluster_option, main
 from cmaclip_jax.parallel.cluster import _parsed, lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.lock import holding
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL_POD = ROOT / "launch/local_pod"
@@ -249,6 +250,18 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_judged_in_smaller_ones
     """`judged` itself asked for ten pairs a batch over eight devices."""
     figures = json.loads((judged / "evaluation/test.json").read_text())
     assert figures["slices"]["all"]["examples"] == 20
+
+
+def test_what_the_first_host_finds_wrong_ends_all_hosts_at_once(tmp_path):
+    """Else the second would wait for it, and JAX abort both after minutes."""
+    command = [sys.executable, str(LOCAL_POD), "--hosts=2", "--", QUICKSTART]
+    with holding(tmp_path):
+        command += [f"--workdir={tmp_path}"]
+        ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 2
+    for host in (0, 1):
+        assert f"[{host}] cmaclip: {tmp_path} is in use by process {os.getpid()}" in ended.stdout
+    assert "Traceback" not in ended.stdout
 
 
 def test_hosts_that_do_not_come_are_named(tmp_path, monkeypatch, capsys):

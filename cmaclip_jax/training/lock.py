@@ -92,7 +92,8 @@ def _take_in(folder: Path, name: str) -> Holder:
         if full_disk(error):
             raise
         raise UserError(
-            f"cannot write to {str(folder)!r} ({error.strerror}); name another with --workdir"
+            f"cannot write to workdir {str(folder)!r} ({error.strerror}); name another with "
+            "--workdir"
         ) from error
 
 
