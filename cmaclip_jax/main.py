@@ -38,12 +38,19 @@ CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit status."""
+    try:
+        return run_verb(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_verb(arguments: list[str]) -> int:
     """Runs one verb; returns the exit status.
 
     Raises:
       KeyboardInterrupt: Ctrl-C, after the line that says what the same command would do.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     process.prepare()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -148,7 +155,7 @@ def split_verb(arguments: list[str]) -> tuple[str, list[str]]:
 def console() -> None:
     """The entry point of the console script."""
     try:
-        sys.exit(main())
+        sys.exit(run_verb(sys.argv[1:]))
     except KeyboardInterrupt:
         # Devices may still compute what nobody waits for: an orderly end would take the memory
         # from under them, and crash.

@@ -135,7 +135,7 @@ def test_nothing_changes_without_what_the_model_does_not_read(model, complete, i
     config.model.inputs = inputs
     one = Classifier(dataclasses.replace(model.trained, config=config), {})
     said = next(Explainer(one).explain(["a"], complete[:1]))
-    read = [word.text for word in said.words if word.heat is not None]
+    read = [word.text for word in said.words if word.read]
     assert [name for name, _ in said.without] == (read if inputs == "text" else [])
 
 
