@@ -41,7 +41,7 @@ def state(seed: int) -> dict:
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before_and_goes_on_once_there_is_room(
-    disk, caplog
+    disk, caplog, capfd
 ):
     folder = disk(7)
     checkpoints = Checkpoints(folder, 2)
@@ -56,6 +56,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before_and_goes_on_once_there_
     checkpoints.close()  # as whoever opened them does in the end
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["1"]
     assert not caplog.records
+    assert "Traceback" not in capfd.readouterr().err
     disk(20)
     checkpoints = Checkpoints(folder, 2)
     shapes = jax.eval_shape(lambda: state(1))

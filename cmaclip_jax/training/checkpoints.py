@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ class _Manager(ocp.CheckpointManager):
 logging.getLogger("absl").addFilter(
     lambda record: not (record.exc_info and full_disk(record.exc_info[1]))
 )
+
+
+def _report_unless_of_a_failed_save(unraisable, report=sys.unraisablehook) -> None:
+    """Drops what the other writes of a failed save find: that nobody waits for them any more."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
+
+
+sys.unraisablehook = _report_unless_of_a_failed_save
 
 
 class Checkpoints:
