@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from cmaclip_jax.process import NO_TPU_HERE
+from cmaclip_jax.process import NO_TPU_HERE, give_memory_back
 
 # Small models: compiling takes the time, not running.
 os.environ["XLA_FLAGS"] = (
@@ -105,6 +105,13 @@ def initial(model: CMAClip):
 def apply(model: CMAClip, params, batch, rngs=None, train: bool = False, with_maps: bool = False):
     """`model.apply`, compiled once for every model and way of calling it."""
     return model.apply({"params": params}, batch, rngs=rngs, train=train, with_maps=with_maps)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_goes_back():
+    """Else a worker holds what its hungriest file has needed, to the end."""
+    yield
+    give_memory_back()
 
 
 @pytest.fixture(scope="session")

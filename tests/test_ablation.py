@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import statistics
+import subprocess
+import sys
 
 import pytest
 from conftest import small_config
@@ -110,6 +112,37 @@ def test_every_usual_variant_changes_one_thing(config, tmp_path):
         changes = {x: value for x, value in model.items() if value != models["full"][x]}
         assert changes == VARIANTS[name][0]
     assert not list(tmp_path.iterdir())
+
+
+# Mebibytes that a study holds after each of its runs, beside what it maps from files.
+HELD = """
+import sys
+from cmaclip_jax import process
+from cmaclip_jax.commands import ablate
+from cmaclip_jax.main import main
+
+def told():
+    process.give_memory_back()
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith("RssAnon")]
+    print("held", int(line.split()[1]) // 1024)
+
+ablate.give_memory_back = told
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
+def test_a_study_keeps_nothing_of_the_runs_that_it_has_made(tmp_path):
+    command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", "--seeds=2"]
+    command += ["--variants=full,no-sequence,no-modality"]
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, *command], capture_output=True, text=True, check=True
+    )
+    held = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("held")]
+    assert len(held) == 6
+    assert held[-1] - held[0] < 150, held
 
 
 @pytest.mark.slow

@@ -48,6 +48,30 @@ before = use(2**28)
 print(use(2**28) - before)
 """
 
+# Mebibytes that a process holds before small pieces of memory are taken and freed, after that, and
+# after what is left of them is given back.
+HELD = """
+import ctypes
+from cmaclip_jax import process
+process.prepare()
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) // 256
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+before, size = held(), 2**20
+blocks = [libc.malloc(size) for _ in range(200)]
+for block in blocks:
+    ctypes.memset(block, 1, size)
+for block in blocks[:-1]:
+    libc.free(block)
+kept = held()
+process.give_memory_back()
+print(1000 * (kept - before) + max(held() - before, 0))
+"""
+
 # How often Python looks for what can be thrown away while a hundred thousand objects are made.
 COLLECTIONS = """
 import gc
@@ -80,6 +104,13 @@ def test_a_cpu_updates_a_parameter_in_one_pass_where_it_lies():
 def test_memory_that_was_used_once_is_used_again():
     assert printed(NEW_PAGES) < 100
     assert printed(NEW_PAGES, CMACLIP_PLAIN="1") > 10_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
+def test_what_was_freed_is_given_back_between_two_pieces_of_work():
+    kept, left = divmod(printed(HELD), 1000)
+    assert kept > 150  # though one piece alone is still in use
+    assert left < 20
 
 
 def test_python_seldom_looks_through_what_stays():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.process import give_memory_back
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
 
 HELP = """\
@@ -44,7 +45,8 @@ def run(arguments: list[str]) -> None:
 
 def ablate(config, workdir: Path, options) -> list[dict]:
     """Trains what is not there yet; returns the rows of the table."""
-    from rich.console import Console  # what is below takes seconds to import
+    import jax  # this and what is below takes seconds to import
+    from rich.console import Console
 
     from cmaclip_jax.commands.figures import text_table
     from cmaclip_jax.commands.train import train_and_evaluate
@@ -70,6 +72,8 @@ def ablate(config, workdir: Path, options) -> list[dict]:
             train_and_evaluate(run.config, run.folder)
         except UserError as error:
             raise UserError(f"{run}: {error}") from error
+        jax.clear_caches()  # no other run has use for this one's programs
+        give_memory_back()
         write_table(study, table_rows(study))
     rows = table_rows(study)
     paths = write_table(study, rows)
