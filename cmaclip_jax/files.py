@@ -37,7 +37,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Gives an OSError from inside the name of the file, which errors of writing come without."""
+    """Adds the file's name to an OSError from inside. Errors of writing come without a name."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def full_disk(error: BaseException | None) -> str:
-    """What to say of an error that comes from a disk without room; '' for any other error."""
+    """One line for an error that a full disk caused, with the fix; '' for any other error."""
     while error is not None:
         said = any(words in str(error) for words in FULL_IN_WORDS)
         if said or getattr(error, "errno", 0) in FULL:
@@ -58,7 +58,7 @@ def full_disk(error: BaseException | None) -> str:
 
 
 def free_space(path: str | Path) -> str:
-    """What is free on the disk of a file or folder, such as '2.3 MB'."""
+    """The free space on the disk that holds a file or folder, such as '2.3 MB'."""
     path = Path(path).absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"

@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_is_replaced_at_once(tmp_path, other, capsys)
     assert time.monotonic() - start < 2
     said = capsys.readouterr().err
     assert f"process {other.pid} on " in said
-    assert f"left {tmp_path / LOCK} and is gone; going on" in said
+    assert f"ended without removing {tmp_path / LOCK}; the lock is replaced" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -143,9 +143,9 @@ def test_a_process_elsewhere_is_known_by_its_signs_of_life(tmp_path, quick, caps
         lock._now = now
         ended.set()
         beats.join()
-    assert "is of process" in capsys.readouterr().err
+    assert "belongs to process" in capsys.readouterr().err
     enter(tmp_path)
-    assert "on tpu-7 left" in capsys.readouterr().err
+    assert "on tpu-7 ended without removing" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

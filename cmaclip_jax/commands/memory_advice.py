@@ -1,4 +1,4 @@
-"""What to change where a command asked for more memory than there is."""
+"""Which settings to change after an out-of-memory error, for each command."""
 
 from cmaclip_jax.parallel.memory import refusal_of
 
@@ -24,6 +24,6 @@ ADVICE = {
 
 
 def out_of_memory(command: str, error: BaseException) -> str | None:
-    """One line about an error for lack of memory; None for an error of any other kind."""
+    """One line for an out-of-memory error: its size and the settings to change; else None."""
     refusal = refusal_of(error)
     return refusal and f"{refusal}; {ADVICE.get(command, ELSE)}"

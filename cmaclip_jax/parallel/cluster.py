@@ -118,10 +118,9 @@ def leads() -> bool:
 
 @contextlib.contextmanager
 def leader_first(what: str) -> Iterator[None]:
-    """Lets process 0 do what is inside, and then all others: they find what it has made.
+    """Runs the block on process 0 first, then on all others, which find what process 0 made.
 
-    Where process 0 cannot, for a reason that its user can mend, all of them raise that UserError:
-    no process is left waiting for one that has ended.
+    If process 0 raises a UserError, all processes raise it: none waits for one that has ended.
     """
     if jax.process_count() == 1:
         yield

@@ -1,4 +1,4 @@
-"""How much was asked for where memory does not suffice, as devices and the host say it."""
+"""Out-of-memory errors of devices and of the host, read from their texts."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ SIZE = r"([\d.]+ ?[KMGTP]?)"
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Bytes that were asked for, and those that there were to give; None: it was not said."""
+    """An allocation that failed: bytes asked for and bytes available, None where not stated."""
 
     asked: float | None = None
     available: float | None = None
@@ -36,7 +36,7 @@ class Refusal:
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """What an error says about memory; None where it speaks of anything else, as of a full disk."""
+    """The failed allocation that an error reports; None for other errors, such as a full disk."""
     text = str(error)
     for pattern in REFUSALS:
         if found := re.search(pattern.replace("SIZE", SIZE), text):

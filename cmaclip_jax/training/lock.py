@@ -1,4 +1,7 @@
-"""One command at a time writes into a folder: a lock, told from what a dead process left behind."""
+"""A lock on a folder, so that one command at a time writes into it.
+
+A lock that a killed process left behind is recognised and replaced.
+"""
 
 import contextlib
 import dataclasses
@@ -18,8 +21,8 @@ from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.training.workdir import run_folder
 
 LOCK = "run.lock"
-BEAT = 20.0  # seconds between two signs of life of who holds a lock
-SILENCE = 4 * BEAT  # after which a process of another host is taken for gone
+BEAT = 20.0  # seconds between two signs of life of a lock's holder
+SILENCE = 4 * BEAT  # without a sign of life, after which a holder on another host counts as ended
 SHORT = 0.5  # seconds between two looks at a lock
 
 
@@ -27,8 +30,9 @@ SHORT = 0.5  # seconds between two looks at a lock
 class Holder:
     """The process that a lock belongs to.
 
-    kernel: whose process numbers `process` is one of. started: when, in that kernel's own count,
-    since numbers come again. seen: the last sign of life.
+    kernel: the machine (or container) that numbered the process. started: the start time of the
+    process in that kernel's ticks, because process numbers are used again. seen: the last sign of
+    life.
     """
 
     host: str
@@ -53,10 +57,11 @@ class Holder:
 
 @contextlib.contextmanager
 def holding(folder: str | Path, name: str = LOCK) -> Iterator[None]:
-    """Keeps other commands out of a folder, which is made if need be. Of several hosts one does.
+    """Keeps other commands out of a folder. The folder is made if need be.
 
-    A lock that a killed process left is replaced, with a line that says so. Of a process on another
-    machine that is known by its silence, which takes a while.
+    Of several hosts, the first one takes the lock. A lock of a killed process is replaced, and a
+    line says so. Whether a process on another machine has ended shows by its silence, so that this
+    takes `SILENCE` seconds.
 
     Raises:
       UserError: another command holds the lock.
@@ -98,7 +103,7 @@ def _take_in(folder: Path, name: str) -> Holder:
 
 
 def _take(file: Path) -> Holder:
-    """Makes the lock, in place of one that nobody holds any more."""
+    """Makes the lock. A lock whose process has ended is replaced."""
     now, process = _now(), os.getpid()
     own = Holder(socket.gethostname(), process, now, _kernel(), _started(process), now)
     while True:
@@ -118,13 +123,13 @@ def _take(file: Path) -> Holder:
 
 
 def _remove_stale(file: Path) -> None:
-    """Removes a lock whose process is gone; raises UserError where it is there."""
+    """Removes a lock whose process has ended; raises UserError while the process runs."""
     text = file.read_text()
     holder = _read(text)
     who = f"process {holder.process} on {holder.host}" if holder else "another command"
     gone = holder and holder.is_gone()
     if gone is None:
-        _say(f"{file} is of {who}; looking for {SILENCE:.0f} s whether it is still there ...")
+        _say(f"{file} belongs to {who}; waiting up to {SILENCE:.0f} s for a sign of life ...")
         gone = _stays(file, text)
     if not gone:
         since = f", since {holder.since}" if holder else ""
@@ -134,15 +139,15 @@ def _remove_stale(file: Path) -> None:
         )
     aside = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     file.rename(aside)
-    if aside.read_text() != text:  # somebody else was faster, and this is the new lock
+    if aside.read_text() != text:  # another process was faster: this is its new lock
         aside.rename(file)
         return
     aside.unlink()
-    _say(f"{who} left {file} and is gone; going on")
+    _say(f"{who} ended without removing {file}; the lock is replaced")
 
 
 def _stays(file: Path, text: str) -> bool:
-    """Whether nobody gives a sign of life."""
+    """Whether the holder gives no sign of life for `SILENCE` seconds."""
     deadline = time.monotonic() + SILENCE
     while time.monotonic() < deadline:
         time.sleep(min(SHORT, SILENCE))
@@ -152,7 +157,7 @@ def _stays(file: Path, text: str) -> bool:
 
 
 def _beat(file: Path, own: Holder, ended: threading.Event) -> None:
-    """Gives signs of life, until the lock is released or somebody else's."""
+    """Writes a sign of life every `BEAT` seconds until the lock is released or replaced."""
     while not ended.wait(BEAT):
         with contextlib.suppress(OSError):
             if not _is_of(file, own):
@@ -161,7 +166,7 @@ def _beat(file: Path, own: Holder, ended: threading.Event) -> None:
 
 
 def _is_of(file: Path, own: Holder) -> bool:
-    """Whether a lock is still this process's."""
+    """Whether this process still holds a lock."""
     holder = _read(file.read_text())
     return holder is not None and dataclasses.replace(holder, seen=own.seen) == own
 
@@ -171,7 +176,7 @@ def _text(holder: Holder) -> str:
 
 
 def _read(text: str) -> Holder | None:
-    """What a lock says; None of one that was not written to its end."""
+    """The holder that a lock names; None if the lock is incomplete."""
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
@@ -183,7 +188,7 @@ def _now() -> str:
 
 
 def _kernel() -> str:
-    """What tells apart where equal process numbers mean different processes."""
+    """An identity of the running kernel and its process numbers (one a boot and container)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -192,7 +197,7 @@ def _kernel() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process was started, in ticks of its kernel; '' where that is not told."""
+    """When a process was started, in ticks of its kernel; '' where the system does not say."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
