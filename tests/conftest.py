@@ -109,8 +109,12 @@ def apply(model: CMAClip, params, batch, rngs=None, train: bool = False, with_ma
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_goes_back():
-    """Else a worker holds what its hungriest file has needed, to the end."""
+    """Gives back the memory of a file's tests; a worker would hold it to its end.
+
+    Programs that another file uses as well are read from the folder of compiled programs.
+    """
     yield
+    jax.clear_caches()
     give_memory_back()
 
 
