@@ -109,7 +109,7 @@ def join_cluster(cluster: str) -> None:
 
 
 def end(line: str, joined: bool) -> int:
-    """Says what its user can mend; returns the status for that."""
+    """Prints the one line of a mistake or a limit that the user can change; returns status 2."""
     print(f"cmaclip: {line}", file=sys.stderr, flush=True)
     if joined:
         from cmaclip_jax.parallel.cluster import end_with_others  # imports JAX
