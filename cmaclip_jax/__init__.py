@@ -13,10 +13,10 @@ import importlib
 _HOMES = {
     "Answer": "cmaclip_jax.serving.classifier",
     "Classifier": "cmaclip_jax.serving.classifier",
-    "ClipEmbedder": "cmaclip_jax.embedding",
+    "ClipEmbedder": "cmaclip_jax.serving.embedding",
     "UserError": "cmaclip_jax.errors",
     "load": "cmaclip_jax.serving.classifier",
-    "load_clip": "cmaclip_jax.embedding",
+    "load_clip": "cmaclip_jax.serving.embedding",
 }
 __all__ = list(_HOMES)
 

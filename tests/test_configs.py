@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from cmaclip_jax.assembly import build_objective
 from cmaclip_jax.config import read_config
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import Classification, image_encoder, text_encoder
+from cmaclip_jax.runs.assembly import build_objective
+from cmaclip_jax.runs.towers import Towers, with_sizes
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.towers import Towers, with_sizes
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "landmarks")

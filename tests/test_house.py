@@ -9,25 +9,27 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cmaclip_jax"
 FLOOR = {"tasks", "config", "errors", "files"}
-BELOW = {"models", "parallel", *FLOOR}
+MODELS = {"models", *FLOOR}
+RUNS = {"data", "training", "evaluation", "parallel", "weights", *MODELS}
 MAY_IMPORT = {
-    "models": FLOOR,
-    "data": FLOOR,
-    "parallel": {"models", *FLOOR},
-    "weights": {"models", *FLOOR},
-    "evaluation": {"models", "parallel", *FLOOR},
-    "training": {"evaluation", "parallel", "weights", "models", *FLOOR},
-    "studies": {
-        *("assembly", "inputs", "run", "towers", "trained"),
-        *("data", "training", "evaluation", "parallel", *FLOOR),
-    },
-    "landmarks": {"towers", "models", "training", "data", "parallel", "evaluation", *FLOOR},
-    "planning": {"assembly", "inputs", "towers", *("data", "training", "evaluation"), *BELOW},
-    "measuring": {"planning", "inputs", *("data", "training", "evaluation"), *BELOW},
     "errors": set(),
     "files": set(),
     "tasks": {"errors", "files"},
     "config": {"errors"},
+    "models": FLOOR,
+    "data": FLOOR,
+    "parallel": MODELS,
+    "weights": MODELS,
+    "evaluation": {"parallel", *MODELS},
+    "training": {"evaluation", "parallel", "weights", *MODELS},
+    "runs": RUNS,
+    "planning": {"runs", *RUNS},
+    "measuring": {"planning", "runs", *RUNS},
+    "doctor": {"planning", "runs", *RUNS},
+    "serving": {"runs", *RUNS},
+    "report": {"serving", "runs", *RUNS},
+    "studies": {"runs", *RUNS},
+    "landmarks": {"runs", *RUNS},
 }
 
 

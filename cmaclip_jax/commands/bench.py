@@ -60,9 +60,9 @@ def bench_steps(config, wanted: list[str], options) -> dict:
     import jax
     from rich.console import Console
 
-    from cmaclip_jax.commands import bench_text
+    from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
-    from cmaclip_jax.towers import compute_dtype
+    from cmaclip_jax.runs.towers import compute_dtype
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
     config = config.copy_and_resolve_references()
@@ -85,9 +85,9 @@ def bench_input(config, options) -> dict:
     """Measures the pipeline as it is in training and in evaluation, shows it, returns figures."""
     from rich.console import Console
 
-    from cmaclip_jax.inputs import open_data
     from cmaclip_jax.measuring.input import pipeline
-    from cmaclip_jax.towers import open_towers
+    from cmaclip_jax.runs.inputs import open_data
+    from cmaclip_jax.runs.towers import open_towers
 
     console = Console(stderr=True)
     data = open_data(config, None, open_towers(config, None))

@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
 
 def check(config, options) -> int:
     """Joins, makes all checks, and says what they came to; returns the exit status."""
+    from cmaclip_jax.doctor.hosts import Finding, examine
     from cmaclip_jax.parallel.cluster import join, place  # imports JAX
-    from cmaclip_jax.parallel.doctor import Finding, examine
 
     report, start = Report(), time.monotonic()
     address, number, count = place(options.cluster)
@@ -86,7 +86,7 @@ def check(config, options) -> int:
     if count > 1:
         seconds = time.monotonic() - start
         report.say("joining", Finding(True, f"{count} hosts at {address} in {seconds:.1f} s"))
-    from cmaclip_jax.commands.doctor_checks import all_checks  # takes seconds: the others wait
+    from cmaclip_jax.doctor.checks import all_checks  # takes seconds: the others wait
 
     checks, clear = all_checks(config, options.workdir, count)
     good, ended = examine(checks, report.say)

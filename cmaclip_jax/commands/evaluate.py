@@ -67,8 +67,8 @@ def _check(options) -> None:
 
 def evaluate(options, overrides: list[str]) -> dict:
     """Evaluates a run or a CLIP, chooses thresholds if that is wanted; returns what it wrote."""
-    from cmaclip_jax.commands.figures import report  # what is below takes seconds to import
     from cmaclip_jax.commands.following import leader_console
+    from cmaclip_jax.evaluation.tables import report  # what is below takes seconds to import
 
     console = leader_console()
     trained = (_zero_shot if options.zero_shot else _run)(options, overrides, console)
@@ -83,7 +83,7 @@ def evaluate(options, overrides: list[str]) -> dict:
 def _run(options, overrides: list[str], console):
     """The run that the options name."""
     from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.trained import open_trained
+    from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.training.workdir import saved_config
 
     config = with_overrides(saved_config(options.workdir), overrides)
@@ -94,15 +94,15 @@ def _zero_shot(options, overrides: list[str], console):
     """The CLIP that the options name, to be judged by its prompts."""
     config, name = read_named_config(overrides)
     config.model.pretrained = options.source
-    from cmaclip_jax.zero_shot import open_zero_shot
+    from cmaclip_jax.runs.zero_shot import open_zero_shot
 
     return open_zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"), console)
 
 
 def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
     """Chooses thresholds, writes them, and shows what they reach where they were not chosen."""
-    from cmaclip_jax.commands.figures import abstentions, threshold_table
     from cmaclip_jax.evaluation.evaluator import halves
+    from cmaclip_jax.evaluation.tables import abstentions, threshold_table
     from cmaclip_jax.evaluation.thresholds import THRESHOLDS, calibrate, reached, write_thresholds
     from cmaclip_jax.parallel.cluster import leads
 

@@ -30,10 +30,10 @@ def explain(options) -> None:
     import jax  # what is below takes seconds to import
     from rich.console import Console
 
-    from cmaclip_jax.evaluation.report.page import write_page
-    from cmaclip_jax.evaluation.report.whole import explain_page
+    from cmaclip_jax.report.explainer import Explainer
+    from cmaclip_jax.report.page import write_page
+    from cmaclip_jax.report.whole import explain_page
     from cmaclip_jax.serving.classifier import open_classifier
-    from cmaclip_jax.serving.explaining import Explainer
 
     console = Console(stderr=True)
     table = open_named_table(options)

@@ -38,8 +38,8 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
 
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.parallel.rules import parameter_count
+    from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.serving.export import MODULE, PARAMETERS, write_export
-    from cmaclip_jax.trained import open_trained
     from cmaclip_jax.training.workdir import saved_config
 
     config = with_overrides(saved_config(workdir), overrides)

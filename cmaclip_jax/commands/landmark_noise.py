@@ -94,7 +94,7 @@ def show(model, parts: list[dict], biases: list[dict]) -> None:
     """Two tables, and a line on the family."""
     from rich.console import Console
 
-    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.evaluation.tables import text_table
 
     console = Console()
     size = "eye distance" if model.layout else "face's size"

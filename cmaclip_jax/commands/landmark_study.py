@@ -44,7 +44,7 @@ def study(config, workdir: Path) -> list:
     """Trains what is not there yet; returns the rows of the table."""
     from rich.console import Console  # what is below takes seconds to import
 
-    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import study_report as report
     from cmaclip_jax.landmarks.sources import open_faces
     from cmaclip_jax.landmarks.study import check_fitted, runs_of, train_and_judge

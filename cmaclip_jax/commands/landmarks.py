@@ -124,7 +124,7 @@ def show(found, layout, title: str) -> None:
     """A table of the figures, and a line on what was missing."""
     from rich.console import Console
 
-    from cmaclip_jax.commands.figures import text_table
+    from cmaclip_jax.evaluation.tables import text_table
 
     console = Console()
     console.print(text_table(cells(found), title))

@@ -58,8 +58,8 @@ def plan(config, name: str, options) -> list:
     """Plans for every size and topology that the options name; returns the verdicts."""
     from rich.console import Console  # what is below takes seconds to import
 
-    from cmaclip_jax.commands import plan_text
-    from cmaclip_jax.parallel.topology import open_topology
+    from cmaclip_jax.planning import text as plan_text
+    from cmaclip_jax.planning.topology import open_topology
 
     console = Console(stderr=True)
 
@@ -120,7 +120,7 @@ def _show(verdicts: list, figures: bool) -> None:
     """What was found, on standard output: for scripts, as a table, or one plan part by part."""
     from rich.console import Console
 
-    from cmaclip_jax.commands import plan_text
+    from cmaclip_jax.planning import text as plan_text
 
     if figures:
         json.dump([v.figures() | {"name": n} for n, v in verdicts], sys.stdout, indent=2)

@@ -47,10 +47,10 @@ def report(options, overrides: list[str]) -> None:
     from rich.console import Console  # what is below takes seconds to import
 
     from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.evaluation.report.cases import cases
-    from cmaclip_jax.evaluation.report.kept import read_kept
-    from cmaclip_jax.evaluation.report.page import write_page
-    from cmaclip_jax.evaluation.report.whole import report_page
+    from cmaclip_jax.report.cases import cases
+    from cmaclip_jax.report.kept import read_kept
+    from cmaclip_jax.report.page import write_page
+    from cmaclip_jax.report.whole import report_page
     from cmaclip_jax.training.checkpoints import chosen_step
     from cmaclip_jax.training.workdir import saved_config
 
@@ -78,7 +78,7 @@ def facts(config) -> dict[str, str]:
 
 def _pairs(kept, config, found, checkpoint: str) -> tuple:
     """The pairs to show and to explain, what is missing, and why there is no heat."""
-    from cmaclip_jax.serving.gallery import Gallery
+    from cmaclip_jax.report.gallery import Gallery
 
     if not kept.outcome:
         return {}, [], [], f"the answers to {kept.split} are not kept"

@@ -37,13 +37,13 @@ def run(arguments: list[str]) -> None:
 
 def robustness(options, overrides: list[str]) -> list:
     """Evaluates what is not known yet; returns what was found under every noise."""
-    from cmaclip_jax.commands.figures import text_table  # what is below takes seconds to import
     from cmaclip_jax.commands.following import leader_console
     from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.evaluation.tables import text_table  # what is below takes seconds to import
     from cmaclip_jax.parallel.cluster import leads
+    from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
-    from cmaclip_jax.trained import open_trained
     from cmaclip_jax.training.lock import holding
     from cmaclip_jax.training.workdir import saved_config
 

@@ -30,7 +30,7 @@ def train_and_evaluate(config, workdir: Path) -> dict:
 
 
 def _train_and_evaluate(config, workdir: Path) -> dict:
-    from cmaclip_jax.run import open_run
+    from cmaclip_jax.runs.run import open_run
 
     run = open_run(config, workdir)
     try:
@@ -39,6 +39,6 @@ def _train_and_evaluate(config, workdir: Path) -> dict:
         outcome = run.outcome(state, split)
     finally:
         run.watcher.close()
-    from cmaclip_jax.commands.figures import report  # slow to import, and wanted last
+    from cmaclip_jax.evaluation.tables import report  # slow to import, and wanted last
 
     return report(run, outcome, split, config.train.steps, run.watcher.console)

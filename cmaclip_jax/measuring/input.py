@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
-from cmaclip_jax.inputs import Data
+from cmaclip_jax.runs.inputs import Data
 
 
 def pipeline(data: Data, training: bool, seconds: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cmaclip_jax.measuring.clock import interleaved
-from cmaclip_jax.parallel.chips import TPUS
+from cmaclip_jax.planning.chips import TPUS
 
 # Operations a second of dense bfloat16 matrix products: NVIDIA's data sheets. A device is the
 # first whose name its own kind contains.

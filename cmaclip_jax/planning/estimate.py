@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from cmaclip_jax.parallel.costs import Step, TooLarge, bytes_a_chip
+from cmaclip_jax.planning.costs import Step, TooLarge, bytes_a_chip
 from cmaclip_jax.planning.run import PlannedRun
 
 UNSURE, SURE = 1.5, 1.1  # how far over the memory a guess must be: never checked, and checked

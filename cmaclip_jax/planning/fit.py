@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import DoesNotDivide
-from cmaclip_jax.parallel.topology import Topology
 from cmaclip_jax.planning.estimate import Estimate
 from cmaclip_jax.planning.run import Operations, PlannedRun, plan_run, unrolled_flops
+from cmaclip_jax.planning.topology import Topology
 from cmaclip_jax.planning.verdict import Verdict, judge, state_parts, with_evaluation
 from cmaclip_jax.tasks import Task
 

@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cmaclip_jax.assembly import build_objective
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.evaluation.evaluator import make_predict_step
 from cmaclip_jax.models import Objective
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+from cmaclip_jax.runs.assembly import build_objective
+from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer
 from cmaclip_jax.training.state import TrainState, state_template
 from cmaclip_jax.training.step import make_train_step

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cmaclip_jax.parallel.costs import Step, Times, TooLarge, bytes_a_chip, compile_step, step_times
 from cmaclip_jax.parallel.mesh import batch_sharding
-from cmaclip_jax.parallel.program import by_kind
 from cmaclip_jax.parallel.rules import parameter_count
-from cmaclip_jax.parallel.topology import Topology
+from cmaclip_jax.planning.costs import Step, Times, TooLarge, bytes_a_chip, compile_step, step_times
+from cmaclip_jax.planning.program import by_kind
 from cmaclip_jax.planning.run import Operations, PlannedRun
+from cmaclip_jax.planning.topology import Topology
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.trained import Trained
+from cmaclip_jax.runs.trained import Trained
 from cmaclip_jax.weights.layout import save_tensors
 
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"

@@ -9,14 +9,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cmaclip_jax.assembly import build_objective
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
-from cmaclip_jax.inputs import Data, open_data
+from cmaclip_jax.runs.assembly import build_objective
+from cmaclip_jax.runs.inputs import Data, open_data
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
 from cmaclip_jax.tasks import select_tasks
-from cmaclip_jax.towers import open_towers
 from cmaclip_jax.training import open_workdir
 from cmaclip_jax.training.optimizer import make_optimizer
 

@@ -12,10 +12,10 @@ from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOIS
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
 from cmaclip_jax.files import write_text
-from cmaclip_jax.inputs import Data
 from cmaclip_jax.parallel.cluster import leads
+from cmaclip_jax.runs.inputs import Data
+from cmaclip_jax.runs.trained import Trained
 from cmaclip_jax.tasks import Task, read_tasks
-from cmaclip_jax.trained import Trained
 
 CLEAN = Noise()
 KINDS = [("image", kind) for kind in IMAGE_NOISES] + [("text", kind) for kind in TEXT_NOISES]

@@ -1,0 +1,1 @@
+"""Checks of the machines and the data before a job."""

@@ -1,0 +1,98 @@
+"""Whether a run's folder can be written from every host, and is the same one everywhere."""
+
+import contextlib
+import secrets
+import time
+from pathlib import Path
+
+from cmaclip_jax.doctor.hosts import Check, Finding, hosts
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.cluster import exchange
+
+SECONDS_TO_CLEAR = 5.0  # in which every host has taken its file away
+PAUSE = 0.5  # between two looks for a file that is not there
+
+
+class SharedFolder:
+    """Every host leaves a file with a word in it; then every host reads all of them.
+
+    patience: how long a file may take to show on the other hosts, as over NFS.
+    """
+
+    def __init__(self, path: str, count: int, patience: float = 30.0):
+        self._folder, self._count = Path(path), count
+        self._patience = patience
+        self._made: list = []  # folders that were not there before, the innermost first
+        self._words: list[str] = []  # of every host
+        self._file = None
+
+    def checks(self) -> list[Check]:
+        """Writing; and where there are several hosts, finding what the others wrote."""
+        do = "name another with --workdir, or let this user write there"
+        read = Check("workdir shared", self.read, self.judge_read, self._patience + 60)
+        write = Check("workdir written", self.write, self.judge_written, do=do)
+        return [write, read] if self._count > 1 else [write]
+
+    def write(self) -> str:
+        """Leaves this host's file; returns the word in it."""
+        word = secrets.token_hex(8)
+        self._made = [p for p in [self._folder, *self._folder.parents] if not p.exists()]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._folder / f".doctor-{word}"
+            self._file.write_text(word)
+            if self._file.read_text() != word:
+                raise UserError(f"{self._folder} does not give back what was written")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"cannot write to {self._folder} ({reason})") from error
+        return word
+
+    def judge_written(self, words: list[str]) -> Finding:
+        """Good: it was written everywhere."""
+        self._words = words
+        every = f" from all {self._count} hosts" if self._count > 1 else ""
+        return Finding(True, f"{self._folder}{every}")
+
+    def read(self) -> list[int]:
+        """The numbers of the hosts whose file cannot be seen from here."""
+        if not self._words:
+            raise UserError("not everybody could write there")
+        deadline = time.monotonic() + self._patience
+        unseen = dict(enumerate(self._words))
+        while True:
+            unseen = {k: word for k, word in unseen.items() if not self._sees(word)}
+            if not unseen or time.monotonic() > deadline:
+                return sorted(unseen)
+            time.sleep(PAUSE)
+
+    def judge_read(self, unseen: list[list[int]]) -> Finding:
+        """Good where every host sees what every other wrote."""
+        blind = [
+            f"host {k} does not see what {hosts(others, self._count + 1).removesuffix(': ')} wrote"
+            for k, others in enumerate(unseen)
+            if others
+        ]
+        if not blind:
+            return Finding(True, f"the same folder on all {self._count} hosts")
+        return Finding(
+            False,
+            "; ".join(blind[:3]) + (f"; and {len(blind) - 3} more" if len(blind) > 3 else ""),
+            f"{self._folder} is another folder there: name one that all of them share (NFS, or a "
+            "bucket that is mounted)",
+        )
+
+    def clear(self) -> None:
+        """Takes everything away that was made here; every host comes here when all have read."""
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written cannot be cleared
+            if self._file:
+                self._file.unlink(missing_ok=True)
+            exchange("doctor/cleared", "", SECONDS_TO_CLEAR)
+            for folder in self._made:
+                folder.rmdir()  # unless there is something in it
+
+    def _sees(self, word: str) -> bool:
+        try:
+            return (self._folder / f".doctor-{word}").read_text() == word
+        except OSError:
+            return False

@@ -1,0 +1,71 @@
+"""Single decisions worth a look: those most surely wrong, and those that were held back."""
+
+import dataclasses
+
+import numpy as np
+
+from cmaclip_jax.evaluation.curves import decisions, scaled
+from cmaclip_jax.report.kept import Kept
+from cmaclip_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A decision on the pair at `row` of its split; `accepted` is None without thresholds.
+
+    probability: at the temperature of the task's thresholds, where there are any.
+    """
+
+    row: int
+    answer: str
+    probability: float
+    truth: str
+    right: bool
+    accepted: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cases:
+    """How many decisions of a task are wrong or held back, and the surest of each."""
+
+    wrong: int
+    mistakes: list[Case]
+    held_back: int
+    abstentions: list[Case]
+
+
+def cases(kept: Kept, task: Task, most: int) -> Cases:
+    """The cases of a task; nothing is held back without thresholds.
+
+    Of a many-label task every class of a row is a decision, for "yes" or "no", and to hold one
+    back is not to assert a "yes".
+    """
+    probabilities, labels = kept.judged(task)
+    found = decisions(task, probabilities, labels)
+    yes = found.confidence > 0.5 if task.many else np.ones(len(found.row), bool)
+    wrong = yes != found.correct
+    thresholds, accepted = kept.thresholds.get(task.name), None
+    shown = scaled(thresholds, probabilities)[found.row, found.place]
+    sure = np.where(yes, shown, 1 - shown)
+    if thresholds:
+        accepted = thresholds.accepts(probabilities)
+        accepted = accepted[found.row, found.place] if task.many else accepted[found.row]
+    held_back = np.zeros_like(yes) if accepted is None else yes & ~accepted
+
+    def case(number: int) -> Case:
+        name, truth = task.classes[found.place[number]], int(found.truth[number])
+        return Case(
+            row=int(kept.outcome["row"][found.row[number]]),
+            answer=name if yes[number] else f"not {name}",
+            probability=float(sure[number]),
+            truth=(f"{'' if truth else 'not '}{name}") if task.many else task.classes[truth],
+            right=not wrong[number],
+            accepted=bool(accepted[number]) if accepted is not None and yes[number] else None,
+        )
+
+    def surest(chosen: np.ndarray) -> list[Case]:
+        places = np.flatnonzero(chosen)
+        order = np.argsort(-sure[places], kind="stable")[:most]
+        return [case(number) for number in places[order]]
+
+    return Cases(int(wrong.sum()), surest(wrong), int(held_back.sum()), surest(held_back))

@@ -1,0 +1,69 @@
+"""The pairs of a split of a finished run, to be shown by their row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmaclip_jax.data.pairs import Pair
+from cmaclip_jax.data.records import Label, Record, RecordError
+from cmaclip_jax.evaluation.evaluator import Outcome
+from cmaclip_jax.evaluation.thresholds import TaskThresholds, chosen_at
+from cmaclip_jax.report.explain import Explained, Shown
+from cmaclip_jax.report.explainer import Explainer
+from cmaclip_jax.runs.trained import Trained, open_trained
+from cmaclip_jax.serving.classifier import Classifier
+from cmaclip_jax.training.checkpoints import NEWEST
+
+UNREADABLE = Record("unreadable", None, None, {})
+
+
+class Gallery:
+    """A run with its data, opened as `config` says; it asks nothing of pairs that are not shown."""
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        config: ConfigDict,
+        split: str,
+        thresholds: dict[str, TaskThresholds],
+        checkpoint: str | int = NEWEST,
+    ):
+        self.trained: Trained = open_trained(workdir, config, sources=True, checkpoint=checkpoint)
+        self.source = self.trained.data.source(split)
+        fitting = thresholds if chosen_at(thresholds) in (None, self.trained.step) else {}
+        self.explainer = Explainer(Classifier(self.trained, fitting))
+
+    def show(self, rows: Sequence[int]) -> dict[int, Shown]:
+        """The pairs at these rows of the split."""
+        rows = sorted(set(rows))
+        records = list(map(self._record, rows))
+        shown = self.explainer.show([record.id for record in records], list(map(_pair, records)))
+        return dict(zip(rows, shown, strict=True))
+
+    def explain(self, outcome: Outcome, most: int) -> list[Explained]:
+        """Some of the pairs that were scored, spread evenly over them."""
+        rows = outcome["row"]
+        places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
+        records = [self._record(int(row)) for row in rows[places]]
+        names = [record.id for record in records]
+        truths = [
+            {task: _named(label) for task, label in record.labels.items() if label is not None}
+            for record in records
+        ]
+        return list(self.explainer.explain(names, list(map(_pair, records)), truths))
+
+    def _record(self, row: int) -> Record:
+        try:
+            return self.source[row]
+        except (RecordError, IndexError):  # the data is no longer what it was
+            return UNREADABLE
+
+
+def _pair(record: Record) -> Pair:
+    return Pair(record.image, record.text)
+
+
+def _named(label: Label) -> str:
+    return ", ".join(label) or "-" if isinstance(label, tuple) else label

@@ -1,0 +1,253 @@
+"""One task in detail: how far its confidence is to be trusted, and where it goes wrong."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cmaclip_jax.evaluation.curves import (
+    calibration,
+    collapsed,
+    confusions_of,
+    decisions,
+    precision_recall,
+    scaled,
+    weights_by_class,
+)
+from cmaclip_jax.evaluation.thresholds import TaskThresholds, reached
+from cmaclip_jax.report.cases import Case, Cases
+from cmaclip_jax.report.charts import Plot, chart, share_axis
+from cmaclip_jax.report.explain import Shown
+from cmaclip_jax.report.kept import Kept
+from cmaclip_jax.report.markup import (
+    Html,
+    element,
+    figure,
+    folded,
+    join,
+    paragraph,
+    share,
+    table,
+)
+from cmaclip_jax.report.pairs import card, judged
+from cmaclip_jax.report.sections import matrix
+from cmaclip_jax.tasks import Task
+
+MOST_CLASSES = 30  # that a matrix shows one by one
+SHOWN_CLASSES = 12  # of more classes than that
+CONFUSIONS = 10
+Pairs = Mapping[int, Shown]  # by their row in the split
+
+
+def task_section(
+    kept: Kept, task: Task, scored: dict, found: Cases | None, shown: Pairs, first: bool
+) -> Html:
+    """A task, folded; found: its single cases, shown: their pairs as far as they are at hand.
+
+    first: whether it is unfolded, as an example of what the others hold.
+    """
+    parts = [] if kept.outcome is None else _curves(kept, task, scored)
+    if scored["examples"]:
+        parts += [*_confusion(task, scored), _classes(kept, task, scored)]
+    if found is not None:
+        parts += _cases(found, shown)
+    about = [f"accuracy {figure(scored['accuracy'])}"]
+    if found is not None and kept.thresholds:
+        about.append(f"{found.held_back:,} held back")
+    if found is not None:
+        about.append(f"{found.wrong:,} mistakes")
+    return element(
+        "details",
+        element(
+            "summary",
+            element("h3", task.name),
+            *[y for x in about for y in (" ", element("span", x))],
+        ),
+        *parts,
+        open="" if first else None,
+        id=f"task-{kept.tasks.index(task)}",
+    )
+
+
+def _curves(kept: Kept, task: Task, scored: dict) -> list[Html]:
+    """Precision over recall, and calibration."""
+    probabilities, labels = kept.judged(task)
+    if not scored["examples"]:
+        return [paragraph("No label of this task is known in this split.")]
+    thresholds = kept.thresholds.get(task.name)
+    found = decisions(task, probabilities, labels)
+    ranked = decisions(task, scaled(thresholds, probabilities), labels)
+    curve = precision_recall(ranked.confidence, ranked.correct, ranked.positives)
+    stands = reached(thresholds, probabilities, labels) if thresholds else None
+    return [
+        element(
+            "div",
+            _precision_chart(curve, thresholds, stands),
+            _calibration_chart(found, scored["expected_calibration_error"], thresholds),
+            class_="plots",
+        )
+    ]
+
+
+def _precision_chart(curve, thresholds: TaskThresholds | None, stands: dict | None) -> Html:
+    recall, precision, _ = curve
+    target = thresholds.target if thresholds else 1.0
+    plot = Plot(
+        share_axis("recall: accepted and right"),
+        share_axis("precision", min(float(precision.min()), target)),
+    )
+    parts = [plot.line(recall, precision, name="precision over recall")]
+    said = "Precision over recall, answers accepted from the surest down."
+    if thresholds is None:
+        said += " No threshold has been chosen."
+        return chart(plot.svg(said, *parts), said)
+    parts.insert(0, plot.line([0, 1], [target] * 2, name="target", class_="ideal"))
+    if stands["precision"] is None:
+        why = "reaches" if thresholds.level is None else "can promise"
+        told = f"Nothing is accepted: no threshold {why} a precision of {target:g}."
+    else:
+        value = thresholds.overall.value
+        start = "thresholds by class" if thresholds.classes or value is None else f"{value:.3f} on"
+        told = (
+            f"Accepted from {start}: {stands['accepted_share']:.1%} of the answers, "
+            f"{stands['precision']:.1%} of them right (dot; dashed, the target {target:g})."
+        )
+        parts.append(plot.dot(stands["recall"] or 0.0, stands["precision"], 5, told))
+    return chart(plot.svg(f"{said} {told}", *parts), f"{said} ", element("b", told))
+
+
+def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -> Html:
+    bins = calibration(found.confidence, found.correct)
+    total = max(sum(part.count for part in bins), 1)
+    plot = Plot(share_axis("confidence"), share_axis("right"))
+    filled = [part for part in bins if part.count]
+    told = [
+        f"{part.low:.2f} to {part.high:.2f}: {part.count:,} answers, {part.claimed:.3f} sure, "
+        f"{part.right:.3f} right"
+        for part in filled
+    ]
+    named = list(zip(filled, told, strict=True))
+    bars = [plot.bar(part.low, part.high, part.count / total, line) for part, line in named]
+    dots = [
+        plot.dot(part.claimed, part.right, 2 + 5 * (part.count / total) ** 0.5, line, class_="bin")
+        for part, line in named
+    ]
+    ideal = plot.line([0, 1], [0, 1], name="as sure as right", class_="ideal")
+    said = (
+        "Calibration in 15 bins: dots on the dashed line are as often right as they are sure; "
+        f"below it, too sure. Grey: the share of answers. Calibration error {figure(error)}."
+    )
+    if thresholds:
+        said += (
+            " These are the model's own confidences; its thresholds, and the probabilities of "
+            f"single answers, go by confidences at temperature {thresholds.temperature:.2f}."
+        )
+    numbers = table(
+        "Calibration bins",
+        ["confidence", "answers", "mean confidence", "right"],
+        [
+            [
+                f"{p.low:.2f}\N{EN DASH}{p.high:.2f}",
+                f"{p.count:,}",
+                figure(p.claimed),
+                figure(p.right),
+            ]
+            for p in bins
+        ],
+    )
+    return chart(plot.svg(said, ideal, *bars, *dots), said, folded("The bins as a table", numbers))
+
+
+def _confusion(task: Task, scored: dict) -> list[Html]:
+    """What is taken for what; of a many-label task see the classes."""
+    if task.many:
+        return []
+    listed = scored.get("most_confused")
+    parts: list[Html] = []
+    if scored.get("confusion") is not None:
+        counts = np.array(scored["confusion"])
+        most = len(task.classes) if len(task.classes) <= MOST_CLASSES else SHOWN_CLASSES
+        caption = "Confusions: a row per true class, a column per answer"
+        if most < len(task.classes):
+            caption += f"; the {most - 1} of {len(task.classes)} classes with the most mistakes"
+        if len(task.classes) > SHOWN_CLASSES:
+            listed = confusions_of(counts, task.classes, CONFUSIONS)
+        parts.append(matrix(caption, *collapsed(counts, task.classes, most)))
+    if listed:
+        rows = [[row["truth"], row["decision"], str(row["count"])] for row in listed]
+        head = ["truth", "answer", "pairs"]
+        parts.append(table("The commonest mistakes", head, rows, words=("answer",)))
+    return parts
+
+
+def _classes(kept: Kept, task: Task, scored: dict) -> Html:
+    """A line for every class: how often, how well, and by which modality."""
+    weights = {}
+    if kept.outcome is not None:
+        labels = kept.judged(task)[1]
+        weights = weights_by_class(task, kept.outcome["modality_weights"][task.name], labels)
+    counts = dict(zip(task.classes, scored["confusion"], strict=True)) if task.many else {}
+    first = next(iter(scored["classes"].values()))
+    precisions = list(first.get("recall_at_precision", ()))
+    rows = [
+        [
+            name,
+            f"{row['support']:,}",
+            *[figure(row[column]) for column in ("precision", "recall", "f1")],
+            *[figure(row["recall_at_precision"][precision]) for precision in precisions],
+            *[f"{counts[name][column]:,}" for column in (1, 2) if task.many],
+            *([share(*weights[name]) if name in weights else "-"] if weights else []),
+        ]
+        for name, row in scored["classes"].items()
+    ]
+    wrongs = ["wrongly said", "missed"] if task.many else []
+    head = [
+        "class",
+        "pairs",
+        "precision",
+        "recall",
+        "F1",
+        *[f"recall at {precision}" for precision in precisions],
+        *wrongs,
+        *(["weights"] if weights else []),
+    ]
+    shown = table(f"Classes of {task.name}", head, rows)
+    return folded(f"All {len(rows)} classes one by one", shown)
+
+
+def _cases(found: Cases, shown: Pairs) -> list[Html]:
+    """The surest mistakes and the surest of what was held back."""
+    groups = (
+        ("mistakes", found.wrong, found.mistakes, "No mistakes."),
+        ("answers held back", found.held_back, found.abstentions, ""),
+    )
+    parts = []
+    for what, count, listed, none in groups:
+        if not listed:
+            parts += [paragraph(none)] if none else []
+            continue
+        title = f"The surest of {count:,} {what}" if count > len(listed) else f"{count} {what}"
+        parts.append(element("h4", title))
+        cards = [card(shown.get(case.row) or _unseen(case.row), *_lines(case)) for case in listed]
+        parts.append(element("div", *cards, class_="pairs"))
+    return parts
+
+
+def _unseen(row: int) -> Shown:
+    return Shown(f"number {row + 1} of its split", None, None, "not at hand")
+
+
+def _lines(case: Case) -> Sequence[Html]:
+    accepted = "" if case.accepted is None else ", accepted" if case.accepted else ", held back"
+    said = element("b", case.answer), f" {case.probability:.3f}{accepted}"
+    truth = judged(case.truth, case.right)
+    return paragraph("answer ", *said), paragraph("truth ", truth)
+
+
+def task_sections(
+    kept: Kept, scored: Sequence[tuple[Task, dict]], found: Mapping, shown: Pairs
+) -> Html:
+    """Every task, the first one unfolded."""
+    return join(
+        task_section(kept, task, figures, found.get(task.name), shown, number == 0)
+        for number, (task, figures) in enumerate(scored)
+    )

@@ -1,0 +1,208 @@
+"""Frozen encoders run once: their token sequences on disk, and batches made of those.
+
+With both encoders frozen and nothing random in how a pair is looked at, an epoch only has to
+run the fusion. A split is encoded the first time it is asked for, in the order of its records,
+into WORKDIR/features/SPLIT: an array for everything in a batch but the pictures, the
+sequences in bfloat16.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from cmaclip_jax.data.ahead import ahead
+from cmaclip_jax.data.augment import Augment
+from cmaclip_jax.data.batches import Batch
+from cmaclip_jax.data.loading import NO_NOISE
+from cmaclip_jax.files import full_disk, naming, write_text
+from cmaclip_jax.runs.inputs import Data
+from cmaclip_jax.models import Classification, CMAClip, Objective
+from cmaclip_jax.parallel.mesh import batch_sharding, to_device
+from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.optimizer import frozen_parameters
+
+AHEAD = 4  # batches that are read before they are asked for
+WHOLE = "whole.json"  # is there once a split's arrays are
+# numpy's own files know no bfloat16: its bits are kept as what they take up.
+BITS = np.dtype(np.uint16)
+SHARE_OF_DISK = 0.8  # of what is free, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Batches as `Data` gives them, with `image_tokens` and `text_tokens` for the pictures."""
+
+    data: Data
+    model: CMAClip
+    mesh: Mesh
+    folder: Path
+    track: Callable[[Iterable, str, int], Iterable]
+
+    def train_batches(self, start: int, params: Any) -> Iterator[Batch]:
+        """The batches of step `start` and all that follow."""
+        size, order = self.data.config.train.batch_size, self.data.order
+        arrays = self._arrays(self.data.config.data.split, params)
+
+        def load(step: int) -> Batch:
+            return _rows(arrays, np.array(order.indices(range(step * size, (step + 1) * size))))
+
+        return ahead(load, itertools.count(start), AHEAD)
+
+    def eval_batches(self, split: str, params: Any) -> Iterator[Batch]:
+        """Every pair of a split once; the last batch padded with rows of weight 0."""
+        size, arrays = self.data.config.eval.batch_size, self._arrays(split, params)
+        pairs = len(arrays["weight",])
+
+        def load(first: int) -> Batch:
+            batch = _rows(arrays, np.arange(first, first + size).clip(max=pairs - 1))
+            batch["weight"][pairs - first :] = 0
+            return batch
+
+        return ahead(load, range(0, pairs, size), AHEAD)
+
+    def too_large(self, shapes: Any) -> str:
+        """Why the disk has no room for the sequences of all splits; '' where it has."""
+        rows = self.data.config.eval.batch_size
+        batch = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(rows))
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
+        needed = size / rows * sum(map(len, self.data.sources.values()))
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder.parent).free
+        if self.folder.exists() or needed < SHARE_OF_DISK * free:
+            return ""
+        return f"their sequences need {needed / 1e9:,.1f} GB of the {free / 1e9:,.1f} GB free"
+
+    def _arrays(self, split: str, params: Any) -> dict[tuple[str, ...], np.ndarray]:
+        """A split's arrays as they lie on disk, made there if they are not."""
+        folder, pairs = self.folder / split, len(self.data.source(split))
+        whole = folder / WHOLE
+        if not whole.exists() or json.loads(whole.read_text())["pairs"] != pairs:
+            try:
+                self._encode(split, params, folder)
+            except OSError:  # such as a full disk, which these arrays would keep full
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        files = json.loads(whole.read_text())["files"]
+        return {
+            tuple(name.split("/")): np.load(folder / file, mmap_mode="r")
+            for name, file in files.items()
+        }
+
+    def _encode(self, split: str, params: Any, folder: Path) -> None:
+        """Runs the encoders over a split, and writes what they and the records say."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sharding, pairs = batch_sharding(self.mesh), len(self.data.source(split))
+        encode, files = self._encoder(params), {}
+        batches = self.data.eval_batches(split, params)
+        size = self.data.config.eval.batch_size
+        for number, batch in enumerate(
+            self.track(batches, f"encoding {split} once", -(-pairs // size))
+        ):
+            inputs = to_device({name: batch[name] for name in ("image", "tokens")}, sharding)
+            sequences = jax.device_get(encode(params, inputs))
+            for path, rows in flatten_dict({**batch, **sequences}).items():
+                if path == ("image",):
+                    continue
+                rows = rows.view(BITS) if rows.dtype == ml_dtypes.bfloat16 else rows
+                if path not in files:
+                    shape, file = (pairs, *rows.shape[1:]), folder / f"{len(files)}.npy"
+                    files[path] = _reserved(file, rows.dtype, shape)
+                place = files[path][number * size : (number + 1) * size]
+                place[:] = rows[: len(place)]
+        for array in files.values():
+            array.flush()
+        names = {"/".join(path): Path(array.filename).name for path, array in files.items()}
+        write_text(folder / WHOLE, json.dumps({"pairs": pairs, "files": names}, indent=1))
+
+    def _encoder(self, params: Any) -> Callable:
+        """`(params, batch) -> {image_tokens, text_tokens}` in bfloat16, jitted over the mesh."""
+        towers = {"image": (self.model.image, "image"), "text": (self.model.text, "tokens")}
+
+        def encode(params, batch):
+            return {
+                f"{name}_tokens": tower.apply({"params": params[name]}, batch[source])[0].astype(
+                    jnp.bfloat16
+                )
+                for name, (tower, source) in towers.items()
+                if tower is not None
+            }
+
+        return jax.jit(
+            encode,
+            in_shardings=(tree_shardings(params, self.mesh), batch_sharding(self.mesh)),
+            out_shardings=NamedSharding(self.mesh, PartitionSpec()),
+        )
+
+
+def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new array in a file, with its room on the disk taken.
+
+    Without that room, writing to the array would end the process with a signal.
+    """
+    with naming(file):
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        with file.open("r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if full_disk(error):
+                    raise
+            except AttributeError:  # not on this system
+                pass
+    return array
+
+
+def with_features(
+    data: Data,
+    objective: Objective,
+    settings: ConfigDict,
+    mesh: Mesh,
+    folder: Path,
+    track: Callable,
+) -> tuple[Data | Features, str]:
+    """What a run should read its batches from, and a line that says why; '' where nobody asks."""
+    if not isinstance(objective, Classification) or not settings.freeze:
+        return data, ""
+    shapes = jax.eval_shape(objective.init, jax.random.key(0), data.encode.empty(1))
+    frozen = flatten_dict(frozen_parameters(settings, shapes))
+    if not all(still for path, still in frozen.items() if path[0] in ("image", "text")):
+        return data, ""
+    features = Features(data, objective.model, mesh, folder, track)
+    why_not = _why_not_kept(data) or features.too_large(shapes)
+    if why_not:
+        return data, f"the encoders are frozen, yet run at every step: {why_not}"
+    return features, f"the encoders are frozen: each pair goes through them once, into {folder}"
+
+
+def _why_not_kept(data: Data) -> str:
+    """Why what frozen encoders return is not the same every time; '' where it is."""
+    view = data.view(training=True)
+    if view.augment != Augment(magnitude=view.augment.magnitude):
+        return "data.augment shows every pair differently each time"
+    if data.config.model.tower_dropout:
+        return "model.tower_dropout drops something else each time"
+    if (view.noise, data.view(training=False).noise) != (NO_NOISE, NO_NOISE):
+        return "data.noise shows pairs differently each time, or in training and evaluation"
+    return "there are several hosts" if jax.process_count() > 1 else ""
+
+
+def _rows(arrays, indices: np.ndarray) -> Batch:
+    """Some rows of every array, as a batch."""
+    rows = {path: array[indices] for path, array in arrays.items()}
+    for path in rows:
+        if path[0].endswith("_tokens"):
+            rows[path] = rows[path].view(ml_dtypes.bfloat16)
+    return unflatten_dict(rows)
