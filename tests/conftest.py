@@ -32,7 +32,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
@@ -44,6 +43,7 @@ from cmaclip_jax.models import (
     image_encoder,
     text_encoder,
 )
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.tasks import Task
 
 if "PYTEST_XDIST_WORKER" not in os.environ:

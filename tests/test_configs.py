@@ -9,7 +9,7 @@ from cmaclip_jax.config import read_config
 from cmaclip_jax.data.batches import Encoder
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import Classification, image_encoder, text_encoder
-from cmaclip_jax.runs.assembly import build_objective
+from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import Towers, with_sizes
 from cmaclip_jax.tasks import Task
 

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.main import main
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.training import open_workdir
 from cmaclip_jax.training.workdir import saved_config
 

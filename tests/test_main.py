@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import cmaclip_jax as cma
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
@@ -21,6 +20,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.evaluation.thresholds import reached, read_thresholds
 from cmaclip_jax.main import VERBS, main
+from cmaclip_jax.runs.training import train_and_evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"

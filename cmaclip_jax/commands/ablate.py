@@ -48,8 +48,8 @@ def ablate(config, workdir: Path, options) -> list[dict]:
     import jax  # this and what is below takes seconds to import
     from rich.console import Console
 
-    from cmaclip_jax.commands.train import train_and_evaluate
     from cmaclip_jax.evaluation.tables import text_table
+    from cmaclip_jax.runs.training import train_and_evaluate
     from cmaclip_jax.studies.ablation import open_study, with_equal_minutes
     from cmaclip_jax.studies.ablation_report import heading, table_cells, table_rows, write_table
 

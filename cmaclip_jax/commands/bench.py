@@ -86,12 +86,13 @@ def bench_input(config, options) -> dict:
     from rich.console import Console
 
     from cmaclip_jax.measuring.input import pipeline
-    from cmaclip_jax.runs.inputs import open_data
+    from cmaclip_jax.runs.data import open_data
+    from cmaclip_jax.runs.record_checks import describe_data
     from cmaclip_jax.runs.towers import open_towers
 
     console = Console(stderr=True)
     data = open_data(config, None, open_towers(config, None))
-    for line in data.lines():
+    for line in describe_data(data):
         console.print(line, highlight=False, soft_wrap=True)
     size, length = data.encode.image_size, data.encode.text_length
     if not options.json:

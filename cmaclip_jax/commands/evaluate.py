@@ -83,11 +83,11 @@ def evaluate(options, overrides: list[str]) -> dict:
 def _run(options, overrides: list[str], console):
     """The run that the options name."""
     from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.runs.trained import open_trained
+    from cmaclip_jax.runs.judged import open_judged
     from cmaclip_jax.training.workdir import saved_config
 
     config = with_overrides(saved_config(options.workdir), overrides)
-    return open_trained(options.workdir, config, sources=True, checkpoint=options.checkpoint)
+    return open_judged(options.workdir, config, checkpoint=options.checkpoint)
 
 
 def _zero_shot(options, overrides: list[str], console):

@@ -89,11 +89,11 @@ def plan(config, name: str, options) -> list:
 
 def _check(wanted: list) -> None:
     """Raises UserError for what cannot be laid out so, before the first minute is spent."""
-    from cmaclip_jax.planning.run import check_layout
+    from cmaclip_jax.runs.assembly import checked_mesh
 
     for label, config, topology in wanted:
         try:
-            check_layout(config, topology.devices)
+            checked_mesh(config, topology.devices)
         except UserError as error:
             raise UserError(f"{label} on {topology}: {error}") from error
 

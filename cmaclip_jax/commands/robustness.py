@@ -41,7 +41,7 @@ def robustness(options, overrides: list[str]) -> list:
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.evaluation.tables import text_table  # what is below takes seconds to import
     from cmaclip_jax.parallel.cluster import leads
-    from cmaclip_jax.runs.trained import open_trained
+    from cmaclip_jax.runs.judged import open_judged
     from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
     from cmaclip_jax.training.lock import holding
@@ -59,7 +59,7 @@ def robustness(options, overrides: list[str]) -> list:
     bar = _progress(console, len(workdirs) * len(noises))
     with holding(workdirs[0], f"{stem.name}.lock"), bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
-            trained = open_trained(path, config, sources=True, checkpoint=options.checkpoint)
+            trained = open_judged(path, config, checkpoint=options.checkpoint)
             steps[name] = trained.step
             split = split or trained.data.last_split()
             kept = kept or Kept(stem.with_suffix(".json"), split, overrides)

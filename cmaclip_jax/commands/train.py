@@ -18,27 +18,6 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--workdir", help="the run's folder (default: runs/NAME-OF-THE-CONFIG)")
     options, rest = parser.parse_known_args(arguments)
     config, name = read_named_config(rest)
+    from cmaclip_jax.runs.training import train_and_evaluate  # takes seconds to import
+
     train_and_evaluate(config, Path(options.workdir or f"runs/{name}"))
-
-
-def train_and_evaluate(config, workdir: Path) -> dict:
-    """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
-    from cmaclip_jax.training.lock import holding  # takes seconds to import
-
-    with holding(workdir):
-        return _train_and_evaluate(config, workdir)
-
-
-def _train_and_evaluate(config, workdir: Path) -> dict:
-    from cmaclip_jax.runs.run import open_run
-
-    run = open_run(config, workdir)
-    try:
-        state = run.train()
-        split = run.data.last_split()
-        outcome = run.outcome(state, split)
-    finally:
-        run.watcher.close()
-    from cmaclip_jax.evaluation.tables import report  # slow to import, and wanted last
-
-    return report(run, outcome, split, config.train.steps, run.watcher.console)

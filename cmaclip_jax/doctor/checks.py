@@ -15,8 +15,8 @@ from cmaclip_jax.doctor.hosts import Check, Finding, host_checks, hosts
 from cmaclip_jax.doctor.samples import digest, read_some
 from cmaclip_jax.doctor.shared_folder import SharedFolder
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.planning.run import plan_run
+from cmaclip_jax.runs.assembly import checked_mesh
 from cmaclip_jax.runs.towers import open_towers, with_sizes
 from cmaclip_jax.tasks import Task, select_tasks
 from cmaclip_jax.weights import DESCRIPTION
@@ -62,9 +62,7 @@ class Job:
     def mesh(self) -> dict[str, str]:
         """Makes the mesh, and divides the batches over it; and a short name for the config."""
         train, evaluation = self._config.train, self._config.eval
-        mesh = make_mesh(**self._config.mesh)
-        check_batch(mesh, train.batch_size, train.accumulate)
-        check_batch(mesh, evaluation.batch_size, name="eval.batch_size")
+        mesh = checked_mesh(self._config)
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         batches = f"batches of {train.batch_size} (training) and {evaluation.batch_size} divide"
         return {
@@ -106,9 +104,9 @@ class Job:
         if not self._tasks:
             raise UserError("not looked at: its tasks are in the data")
         planned = plan_run(self._config, self._tasks, jax.devices(), self._towers)
-        leaves = jax.tree.leaves(planned.shapes)
+        leaves = jax.tree.leaves(planned.state_shapes)
         self._state_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
-        numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(planned.shapes.params))
+        numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(planned.parameter_shapes))
         return f"{numbers:,} parameters; a checkpoint takes {_size(self._state_bytes)}"
 
     def room(self) -> dict:

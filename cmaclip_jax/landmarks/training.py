@@ -17,8 +17,9 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
-from cmaclip_jax.parallel.mesh import check_batch, host_rows, make_mesh
+from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.training import Watcher, open_workdir, train
+from cmaclip_jax.training.assembly import Assembly
 
 ASKED = 200  # pictures at once
 
@@ -58,16 +59,14 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     size = config.train.batch_size
 
     def batches(start: int, params: Any):
-        return train_batches(told, config.seed, size, start, host_rows(mesh, size))
+        return train_batches(told, config.seed, size, start, assembly.rows(size))
 
     example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
+    assembly = Assembly(config, mesh, objective, example)
     with (workdir / "train.log").open("a", buffering=1) as log:
         watcher = Watcher(workdir, config.train.steps, size, Console(file=log, width=100))
         with contextlib.closing(watcher):
-            state = train(
-                *(config, objective, mesh, example, batches, workdir, watcher),
-                pretrained=pretrained,
-            )
+            state = train(assembly, batches, workdir, watcher, pretrained=pretrained)
     return Trained(objective, state.best_params)
 
 

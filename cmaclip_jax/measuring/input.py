@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
-from cmaclip_jax.runs.inputs import Data
+from cmaclip_jax.runs.data import RunData
 
 
-def pipeline(data: Data, training: bool, seconds: float) -> dict[str, float]:
+def pipeline(data: RunData, training: bool, seconds: float) -> dict[str, float]:
     """Seconds of one core an example takes, by stage; and the wall's, as 'on this host'."""
     load = data.loader(data.config.data.split, training)
     batches = _endless(data, load, training)
@@ -31,7 +31,7 @@ def pipeline(data: Data, training: bool, seconds: float) -> dict[str, float]:
     }
 
 
-def _endless(data: Data, load: Loader, training: bool) -> Iterator[Batch]:
+def _endless(data: RunData, load: Loader, training: bool) -> Iterator[Batch]:
     """Batches of the training split, prepared as in training or as in evaluation."""
     size = data.config.train.batch_size
     if training:

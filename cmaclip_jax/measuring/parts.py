@@ -15,7 +15,6 @@ from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.planning.run import PlannedRun, plan_run
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.state import create_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
     """An update, its batch on the device already: what the input pipeline has to keep up with."""
     run = plan_run(config, tasks, devices)
     step, compiling = _compiled(run.lower_train)
-    state = create_state(run.init, run.shapes, run.mesh)
+    state = run.create_state()
     batch = _placed(run, config.train.batch_size)
 
     def turns(count: int) -> None:
@@ -113,7 +112,7 @@ def _evaluation(config: ConfigDict, tasks: Sequence[Task], devices):
     step, compiling = _compiled(run.lower_evaluation)
 
     def init() -> Any:
-        return run.objective.ready(run.init().params)
+        return run.objective.ready(run.init_state().params)
 
     shardings = tree_shardings(jax.eval_shape(init), run.mesh)
     return run, step, compiling, jax.jit(init, out_shardings=shardings)()

@@ -58,14 +58,14 @@ def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
             return jax.vjp(loss, params)[1]  # a tree: its leaves are what it keeps
 
     fewer, more = (
-        _bytes(jax.eval_shape(backward, run.shapes.params, run.batch(size)))
+        _bytes(jax.eval_shape(backward, run.parameter_shapes, run.batch(size)))
         for size in (rows, 2 * rows)
     )
     return (more - fewer) / rows
 
 
 def _gradients(run: PlannedRun) -> int:
-    return bytes_a_chip(run.shapes.params, run.mesh)
+    return bytes_a_chip(run.parameter_shapes, run.mesh)
 
 
 def _bytes(tree: Any) -> int:

@@ -1,25 +1,21 @@
-"""A run that is not made: its real steps, for devices that need not be here and data unseen."""
+"""A run that is only planned: its real steps, for devices that are elsewhere and data unseen."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Encoder
-from cmaclip_jax.evaluation.evaluator import make_predict_step
-from cmaclip_jax.models import Objective
 from cmaclip_jax.models.flops import count
-from cmaclip_jax.parallel.mesh import check_batch, make_mesh
-from cmaclip_jax.runs.assembly import build_objective
+from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.tasks import Task
+from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer
-from cmaclip_jax.training.state import TrainState, state_template
 from cmaclip_jax.training.step import make_train_step
 
 
@@ -32,7 +28,7 @@ class Vocabulary:
     length: int
 
     def __call__(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Tokens of no meaning."""
+        """Tokens without a meaning."""
         return np.full((len(texts), length), self.end, np.int32)
 
     def share_cut(self, texts: Sequence[str], length: int) -> float:
@@ -40,50 +36,43 @@ class Vocabulary:
         return 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """A run's parts as shapes: nothing is read, and nothing allocated unless `init` is called."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedRun(Assembly):
+    """An assembly whose steps are lowered for shapes alone: nothing is read or allocated."""
 
-    config: ConfigDict
-    mesh: Mesh
-    objective: Objective
     encode: Encoder
-    init: Callable[[], TrainState]
-    shapes: TrainState
 
     def lower_train(self, **changes) -> jax.stages.Lowered:
         """The train step as it will be compiled; `changes` are fields of config.train."""
         settings = self.config.train.copy_and_resolve_references()
         settings.update(changes)
-        optimizer = make_optimizer(settings, self.shapes.params)
-        step = make_train_step(
-            self.objective, optimizer, settings, self.config.seed, self.mesh, self.shapes
-        )
-        return step.lower(self.shapes, self.batch(settings.batch_size))
+        shapes, seed = self.state_shapes, self.config.seed
+        optimizer = make_optimizer(settings, shapes.params)
+        step = make_train_step(self.objective, optimizer, settings, seed, self.mesh, shapes)
+        return step.lower(shapes, self.batch(settings.batch_size))
 
     def lower_evaluation(self) -> jax.stages.Lowered:
         """The step of `config.eval` as it will be compiled."""
-        params = jax.eval_shape(self.objective.ready, self.shapes.params)
-        step = make_predict_step(self.objective, self.mesh, params)
-        return step.lower(params, self.batch(self.config.eval.batch_size))
+        params = jax.eval_shape(self.objective.ready, self.parameter_shapes)
+        return self.predict_step.lower(params, self.batch(self.config.eval.batch_size))
 
     def batch(self, rows: int) -> Any:
         """The shapes of a batch of so many pairs."""
-        one = self.encode.empty(1)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((rows, *np.shape(x)[1:]), np.asarray(x).dtype), one
+            lambda x: jax.ShapeDtypeStruct((rows, *np.shape(x)[1:]), np.asarray(x).dtype),
+            self.example,
         )
 
     def arithmetic(self) -> dict[str, float]:
         """{part: operations of a step}, forward and backward, by our own count."""
         rows = self.config.train.batch_size
         model, length = self.objective.model, self.encode.text_length
-        frozen = frozen_parameters(self.config.train, self.shapes.params)
+        frozen = frozen_parameters(self.config.train, self.parameter_shapes)
         still = {name: all(jax.tree.leaves(tree)) for name, tree in frozen.items()}
         learnt, steps = False, {}
         for name, part in count(model, length, rows // self.config.train.accumulate).items():
             learns = not still.get(name, False)
-            # What a part adds to its input (positions, kinds) learns with it.
+            # Positions and modality embeddings, added to a part's input, learn with the part.
             below = learns or (learnt and name not in ("image", "text"))
             steps[name] = rows * part.training(learns, below)
             learnt = learnt or learns
@@ -94,17 +83,13 @@ def plan_run(
     config: ConfigDict, tasks: Sequence[Task], devices: Sequence[Any], towers: Towers | None = None
 ) -> PlannedRun:
     """The run of a config on these devices, for these tasks; with these encoders, if given."""
-    mesh = check_layout(config, devices)
+    mesh = checked_mesh(config, devices)
     config, towers = (config, towers) if towers else _known_towers(config)
     config = with_sizes(config, towers, towers.text.length)
     tokenizer = _vocabulary(config, towers)
     encode = Encoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
-    objective = build_objective(config, encode, towers)
-    example = encode.empty(1)
-    params = jax.eval_shape(objective.init, jax.random.key(0), example)
-    optimizer = make_optimizer(config.train, params)
-    init, shapes = state_template(objective, optimizer, example, config.train.ema > 0, config.seed)
-    return PlannedRun(config, mesh, objective, encode, init, shapes)
+    assembly = assemble(config, mesh, encode, towers)
+    return PlannedRun(config, mesh, assembly.objective, assembly.example, encode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,19 +113,11 @@ def count_operations(config: ConfigDict, tasks: Sequence[Task]) -> Operations:
     return Operations(unrolled_flops(config, tasks), executed)
 
 
-def check_layout(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
-    """The mesh of a config on these devices; UserError where its batches do not divide over it."""
-    mesh = make_mesh(**config.mesh, devices=devices)
-    check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
-    return mesh
-
-
 def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:
-    """Operations of a train step on one device as XLA counts them, what is recomputed included.
+    """Operations of a train step on one device as XLA counts them, recomputing included.
 
-    XLA counts a loop's body once, so every loop over layers or parts is written out here, and
-    only lowered: nothing is compiled.
+    XLA counts a loop's body once, so every loop over layers or parts is written out here. The step
+    is only lowered; nothing is compiled.
     """
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(
@@ -155,7 +132,7 @@ def _known_towers(config: ConfigDict) -> tuple[ConfigDict, Towers]:
     """The encoders; those that lie on no disk here are taken to be of the size `model.image`."""
     config = config.copy_and_resolve_references()
     if config.model.dtype == "auto":
-        config.model.dtype = "bfloat16"  # what it will be there
+        config.model.dtype = "bfloat16"  # as accelerators resolve it
     pretrained = config.model.pretrained
     if pretrained and not Path(pretrained).expanduser().exists():
         config.model.pretrained = ""

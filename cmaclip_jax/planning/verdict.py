@@ -66,7 +66,7 @@ class Verdict:
             "batch_size": settings.batch_size,
             "accumulate": settings.accumulate,
             "remat": self.run.config.model.remat,
-            "parameters": parameter_count(self.run.shapes.params),
+            "parameters": parameter_count(self.run.parameter_shapes),
             "fits": self.fits,
             "flops": {
                 "ours": self.needed,
@@ -113,7 +113,7 @@ def with_evaluation(verdict: Verdict) -> Verdict:
     """The verdict, with the evaluation step compiled as well."""
     run = verdict.run
     batch = bytes_a_chip(*_batch(run, run.config.eval.batch_size))
-    parts = {"parameters": bytes_a_chip(run.shapes.params, run.mesh), "batch": batch}
+    parts = {"parameters": bytes_a_chip(run.parameter_shapes, run.mesh), "batch": batch}
     step = _compiled(run.lower_evaluation(), parts, verdict.topology)
     return dataclasses.replace(verdict, evaluation=step)
 
@@ -124,7 +124,7 @@ def _compiled(lowered: jax.stages.Lowered, parts, topology: Topology) -> Step | 
 
 def state_parts(run: PlannedRun) -> dict[str, int]:
     """{what: bytes a chip} of a train step's arguments."""
-    state = run.shapes
+    state = run.state_shapes
     parts = {
         "parameters": bytes_a_chip(state.params, run.mesh),
         "moments": bytes_a_chip(state.opt_state, run.mesh),

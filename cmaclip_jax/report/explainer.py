@@ -68,7 +68,7 @@ class Explainer:
         )
 
     def _places(self, text: str | None) -> list[tuple[str, list[int]]]:
-        encode = self.classifier.trained.data.encode
+        encode = self.classifier.trained.encode
         return encode.tokenizer.places(text, encode.text_length)
 
     @functools.cached_property

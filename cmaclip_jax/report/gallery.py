@@ -12,7 +12,7 @@ from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, chosen_at
 from cmaclip_jax.report.explain import Explained, Shown
 from cmaclip_jax.report.explainer import Explainer
-from cmaclip_jax.runs.trained import Trained, open_trained
+from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.training.checkpoints import NEWEST
 
@@ -30,7 +30,7 @@ class Gallery:
         thresholds: dict[str, TaskThresholds],
         checkpoint: str | int = NEWEST,
     ):
-        self.trained: Trained = open_trained(workdir, config, sources=True, checkpoint=checkpoint)
+        self.trained = open_judged(workdir, config, checkpoint=checkpoint)
         self.source = self.trained.data.source(split)
         fitting = thresholds if chosen_at(thresholds) in (None, self.trained.step) else {}
         self.explainer = Explainer(Classifier(self.trained, fitting))

@@ -1,4 +1,4 @@
-"""CLIP as it is, judged by sentences about the classes: what training has to beat."""
+"""CLIP without training, judged by sentences about the classes: what training has to beat."""
 
 import functools
 from pathlib import Path
@@ -7,18 +7,19 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cmaclip_jax.runs.assembly import build_contrastive
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.runs.inputs import open_data
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.runs.data import open_data
+from cmaclip_jax.runs.judged import JudgedRun
+from cmaclip_jax.runs.objectives import build_contrastive
 from cmaclip_jax.runs.towers import open_towers
-from cmaclip_jax.runs.trained import Trained
+from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.state import replace_parameters
 
 
-def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Trained:
-    """The CLIP of `model.pretrained` as if it were a run that took no step."""
+def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> JudgedRun:
+    """The CLIP of `model.pretrained`, opened like a run that has taken no step."""
     if (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} is a run with figures of its own; name another --workdir")
     try:
@@ -29,10 +30,11 @@ def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Train
     towers = open_towers(config, None)
     data = open_data(config, None, towers).over(mesh)
     objective = build_contrastive(config, data.encode, towers)
-    init = functools.partial(objective.init, jax.random.key(0), data.encode.empty(1))
-    drawn = jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init), mesh))()
+    assembly = Assembly(config, mesh, objective, data.encode.empty(1))
+    init = functools.partial(objective.init, jax.random.key(0), assembly.example)
+    drawn = jax.jit(init, out_shardings=tree_shardings(assembly.parameter_shapes, mesh))()
     params, lines = replace_parameters(drawn, towers.params)
     console.print("\n".join(lines), highlight=False)
     sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
     console.print(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
-    return Trained(workdir, config, 0, data, objective, mesh, objective.ready(params))
+    return JudgedRun(workdir, 0, data.encode, assembly, objective.ready(params), data)

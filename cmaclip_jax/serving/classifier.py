@@ -17,7 +17,7 @@ from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, run_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.parallel.mesh import batch_sharding, shared_rows, to_device
-from cmaclip_jax.runs.trained import Trained, open_trained
+from cmaclip_jax.runs.trained import TrainedRun, open_trained
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.checkpoints import NEWEST
 from cmaclip_jax.training.workdir import saved_config
@@ -50,10 +50,10 @@ class Classifier:
     thresholds: by task, what `accepted` goes by; empty where the run has none.
     """
 
-    def __init__(self, trained: Trained, thresholds: dict[str, TaskThresholds]):
+    def __init__(self, trained: TrainedRun, thresholds: dict[str, TaskThresholds]):
         self.trained = trained
         self.thresholds = thresholds
-        self._read = PairReader(trained.data.encode)
+        self._read = PairReader(trained.encode)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -88,7 +88,7 @@ class Classifier:
     @property
     def most(self) -> int:
         """The largest number of pairs that are answered at once."""
-        return self.trained.data.config.eval.batch_size
+        return self.trained.batch_size
 
     def read(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], list[str]]:
         """Pairs as a batch of one of the few sizes that are compiled for, and their notes."""

@@ -28,7 +28,7 @@ from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.runs.trained import Trained
+from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.weights.layout import save_tensors
 
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
@@ -41,7 +41,7 @@ COMPARED = (1, 3, 8)  # pairs at once
 FARTHEST = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
-def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> dict[str, Any]:
+def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) -> dict[str, Any]:
     """Writes the folder, whole or not at all; returns what its `export.json` says.
 
     trained: on one device, of one of the platforms, so that what was written can be tried.
@@ -69,14 +69,14 @@ def write_export(trained: Trained, output: Path, platforms: Sequence[str]) -> di
     return about
 
 
-def export_module(trained: Trained, platforms: Sequence[str]) -> export.Exported:
+def export_module(trained: TrainedRun, platforms: Sequence[str]) -> export.Exported:
     """`({name: parameter}, {input: [b,...]}) -> answers`, for any b, lowered for the platforms."""
 
     def answer(parameters, batch):
         return trained.objective.predict(unflatten_dict(parameters, sep="/"), batch)
 
     (rows,) = export.symbolic_shape("b")
-    one = trained.data.encode.empty(1)
+    one = trained.encode.empty(1)
     batch = {
         name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype) for name in INPUTS
     }
@@ -86,13 +86,13 @@ def export_module(trained: Trained, platforms: Sequence[str]) -> export.Exported
     return export.export(jax.jit(answer), platforms=platforms)(parameters, batch)
 
 
-def largest_difference(trained: Trained, folder: Path) -> float:
+def largest_difference(trained: TrainedRun, folder: Path) -> float:
     """Between the answers of what is written in `folder` and the run's own, of any number."""
     module = export.deserialize(bytearray((folder / MODULE).read_bytes()))
     parameters = jax.device_put(load_file(folder / PARAMETERS))
     answer, differences = jax.jit(module.call), []
     for rows in COMPARED:
-        batch = _some_pairs(trained.data.encode, rows)
+        batch = _some_pairs(trained.encode, rows)
         told = answer(parameters, {name: batch[name] for name in INPUTS})
         sharded = to_device(batch, batch_sharding(trained.mesh))
         own = trained.predict_step(trained.params, sharded)
@@ -105,7 +105,7 @@ def largest_difference(trained: Trained, folder: Path) -> float:
     return float(np.max(differences))  # not a number, if one of them is none
 
 
-def _checked_difference(trained: Trained, folder: Path) -> float:
+def _checked_difference(trained: TrainedRun, folder: Path) -> float:
     """The largest difference, unless it is too large."""
     difference, farthest = largest_difference(trained, folder), FARTHEST[_dtype(trained)]
     if not difference <= farthest:
@@ -130,10 +130,10 @@ def _some_pairs(encode: Encoder, rows: int) -> Batch:
     return batch
 
 
-def _describe(trained: Trained, module: export.Exported, difference: float) -> dict[str, Any]:
+def _describe(trained: TrainedRun, module: export.Exported, difference: float) -> dict[str, Any]:
     """All that one has to know to call the module."""
     (_, inputs), _ = jax.tree.unflatten(module.in_tree, map(_described, module.in_avals))
-    encode = trained.data.encode
+    encode = trained.encode
     return {
         "step": trained.step,
         "platforms": list(module.platforms),
@@ -160,7 +160,7 @@ def _described(value) -> dict[str, Any]:
     return {"shape": shape, "dtype": value.dtype.name}
 
 
-def _dtype(trained: Trained) -> str:
+def _dtype(trained: TrainedRun) -> str:
     """What the network computes in."""
     model = trained.objective.model
     return np.dtype((model.image or model.text).dtype).name

@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
-from cmaclip_jax.runs.assembly import build_objective
-from cmaclip_jax.runs.inputs import Data, open_data
+from cmaclip_jax.parallel.mesh import make_mesh
+from cmaclip_jax.runs.assembly import assemble
+from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
 from cmaclip_jax.tasks import select_tasks
 from cmaclip_jax.training import open_workdir
-from cmaclip_jax.training.optimizer import make_optimizer
 
 STEPS = "steps.json"  # what equal minutes came to
 
@@ -179,9 +178,7 @@ def _alone(config: ConfigDict, task: str) -> ConfigDict:
     )
 
 
-def _build(arm: Arm, data: Data, towers) -> None:
+def _build(arm: Arm, data: RunData, towers) -> None:
     """Raises UserError where an arm's model or its rules cannot be built."""
     encode = data.encode.for_tasks(select_tasks(data.tasks, arm.config.data.labels))
-    objective = build_objective(arm.config, encode, towers)
-    shapes = jax.eval_shape(objective.init, jax.random.key(0), encode.empty(1))
-    make_optimizer(arm.config.train, shapes)
+    assemble(arm.config, make_mesh(), encode, towers).optimizer  # noqa: B018

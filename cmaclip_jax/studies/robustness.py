@@ -13,8 +13,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
 from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.cluster import leads
-from cmaclip_jax.runs.inputs import Data
-from cmaclip_jax.runs.trained import Trained
+from cmaclip_jax.runs.data import RunData
+from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.tasks import Task, read_tasks
 
 CLEAN = Noise()
@@ -78,7 +78,7 @@ class Finding:
 
 
 def judge(
-    trained: Trained, split: str, noises: Sequence[Noise], track: Callable
+    trained: JudgedRun, split: str, noises: Sequence[Noise], track: Callable
 ) -> Iterator[tuple[Noise, dict]]:
     """Each noise with `tasks` and `mean` of a Finding. The model is compiled once.
 
@@ -95,7 +95,7 @@ def judge(
         yield noise, _in_short(figures["tasks"])
 
 
-def _noisy(trained: Trained, noise: Noise) -> Data:
+def _noisy(trained: JudgedRun, noise: Noise) -> RunData:
     """The run's data under this noise and no other; the run's own ledger hears nothing of it."""
     data = trained.data
     config = data.config.copy_and_resolve_references()

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cmaclip_jax.runs.run import open_run
+from cmaclip_jax.runs.training import open_run
 
 WARM_UP = 8  # steps that compile, or find their batches made while others compiled
 SECONDS = 20.0  # of steps after those

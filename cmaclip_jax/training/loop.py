@@ -1,4 +1,4 @@
-"""The loop: it trains any objective on any batches, and knows nothing of either."""
+"""The training loop: it trains any objective on any batches, and knows nothing of either."""
 
 import contextlib
 import itertools
@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import Interrupted, UserError
-from cmaclip_jax.models.objectives import Batch, Objective
+from cmaclip_jax.models.objectives import Batch
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
 from cmaclip_jax.parallel.stopping import StopAsked, Stopping, Watch
+from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.compiling import Compiling
 from cmaclip_jax.training.diagnosis import diagnose
-from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import (
     device_bytes,
     parameter_rows,
@@ -28,20 +27,18 @@ from cmaclip_jax.training.parameter_table import (
 )
 from cmaclip_jax.training.profiling import Profiled
 from cmaclip_jax.training.progress import Watcher
-from cmaclip_jax.training.state import TrainState, create_state, start_from, state_template
-from cmaclip_jax.training.step import make_train_step
+from cmaclip_jax.training.state import TrainState, start_from
 
-# From a state, its step, and what every stream of batches has to be wrapped in so that a run can
-# stop in the middle, to a score, higher being better (None: no score).
+# `(state, step, stoppable) -> score`: a higher score is better, and None is no score. The function
+# wraps its stream of batches in `stoppable`, so that a run can stop in the middle of an evaluation.
 Evaluate = Callable[[TrainState, int, Watch], float | None]
+# `(step, parameters) -> this host's batches`, for that step and all that follow.
+Batches = Callable[[int, Any], Iterator[Batch]]
 
 
 def train(
-    config: ConfigDict,
-    objective: Objective,
-    mesh: Mesh,
-    example: Batch,
-    batches: Callable[[int, Any], Iterator[Batch]],
+    assembly: Assembly,
+    batches: Batches,
     workdir: Path,
     watcher: Watcher,
     evaluate: Evaluate | None = None,
@@ -50,55 +47,31 @@ def train(
     """Trains until `config.train.steps`, from the newest checkpoint if there is one.
 
     Args:
-      example: a batch of the right shapes, to initialise with.
-      batches: from a step, and the parameters as they are then, to this host's batches for
-        that step and all that follow.
-      evaluate: called every `config.eval.every` steps, where a checkpoint is saved as well, so
-        that the best one is among those that stay.
+      evaluate: called every `config.eval.every` steps. A checkpoint is saved at the same step, so
+        that the best one is among those that are kept.
       pretrained: parameters to begin with, where they have the model's names.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with everything saved.
       UserError: a loss spiked or was not finite; the checkpoints stay as they were.
     """
-    settings, steps = config.train, config.train.steps
-    shapes = jax.eval_shape(objective.init, jax.random.key(0), example)
-    optimizer = make_optimizer(settings, shapes)
-    _tell_parameters(settings, shapes, mesh, workdir, watcher)
-
-    # ---- the state: the newest checkpoint, or a beginning
+    config = assembly.config
+    _describe_parameters(assembly, workdir, watcher)
     compiling = Compiling()
-    init, shapes = state_template(objective, optimizer, example, settings.ema > 0, config.seed)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    start, state = checkpoints.restore_newest(shapes, mesh, watcher.say)
-    if start:
-        watcher.say(f"continuing from the checkpoint of step {start:,}")
-    else:
-        state = create_state(init, shapes, mesh)
-        if pretrained is not None:
-            state, lines = start_from(state, pretrained)
-            watcher.say("from the pretrained weights:\n  " + "\n  ".join(lines))
-    train_step = make_train_step(objective, optimizer, settings, config.seed, mesh, shapes)
-    train_step = Profiled(train_step, config.profile, workdir, start, watcher.say)
-
-    # ---- the steps
-    def looks_at(step: int) -> bool:
-        return bool(evaluate and config.eval.every and step % config.eval.every == 0)
-
+    start, state = _first_state(assembly, checkpoints, pretrained, watcher)
+    train_step = Profiled(assembly.train_step, config.profile, workdir, start, watcher.say)
     with (
         Stopping() as stopping,
         contextlib.closing(checkpoints),
         contextlib.closing(compiling),
         contextlib.closing(train_step),
     ):
-        if start and looks_at(start) and not checkpoints.scored(start):
-            score = _score(evaluate, state, start, stopping)  # it was stopped in the middle of that
-            if score is not None:
-                checkpoints.replace(state, start, score)
-            if stopping.stops:
-                raise _stopped(stopping, start, steps)
+        saving = _Saving(config, checkpoints, stopping, evaluate)
+        saving.complete(state, start)
         stream = Prefetch(
-            itertools.islice(batches(start, state.params), steps - start), batch_sharding(mesh)
+            itertools.islice(batches(start, state.params), config.train.steps - start),
+            batch_sharding(assembly.mesh),
         )
         watcher.resume(start, stream.waited)
         watcher.say("compiling the first step ...")
@@ -108,31 +81,97 @@ def train(
                 watcher.say(compiling.done())
                 watcher.resume(step, stream.waited)
             watcher.add(figures)
-            fine = True
-            if step % settings.log_every == 0 or step == steps:
-                fine = watcher.log(step, stream.waited)
+            good = True
+            if step % config.train.log_every == 0 or step == config.train.steps:
+                good = watcher.log(step, stream.waited)
                 checkpoints.check()
-            stops = stopping.asked()
-            saves = stops or looks_at(step) or step % config.checkpoint.every == 0 or step == steps
-            if not saves and fine:
+            if not saving.is_due(step) and good:
                 continue
-            fine = fine and watcher.flush() and not bool(figures["bad"])
-            if not fine:
-                raise _spoilt(config, objective, mesh, state, batches, checkpoints)
-            score = None
-            if looks_at(step) and not stops:
-                score = _score(evaluate, state, step, stopping)
-            checkpoints.save(state, step, score)
-            if stopping.stops:
-                checkpoints.close()
-                raise _stopped(stopping, step, steps)
+            if not (good and watcher.flush() and not bool(figures["bad"])):
+                raise _bad_step_error(assembly, state, batches, checkpoints)
+            saving.save(state, step)
             watcher.resume(step, stream.waited)
     return state
 
 
-def _tell_parameters(settings, shapes, mesh: Mesh, workdir: Path, watcher: Watcher) -> None:
-    """Says what the rules make of the parameters, and writes the whole table."""
-    rows = parameter_rows(settings, shapes, tree_shardings(shapes, mesh))
+def _first_state(
+    assembly: Assembly, checkpoints: Checkpoints, pretrained: Any, watcher: Watcher
+) -> tuple[int, TrainState]:
+    """The step and the state of the newest checkpoint; 0 and a new state where there is none."""
+    start, state = checkpoints.restore_newest(assembly.state_shapes, assembly.mesh, watcher.say)
+    if start:
+        watcher.say(f"continuing from the checkpoint of step {start:,}")
+        return start, state
+    state = assembly.create_state()
+    if pretrained is not None:
+        state, lines = start_from(state, pretrained)
+        watcher.say("from the pretrained weights:\n  " + "\n  ".join(lines))
+    return start, state
+
+
+class _Saving:
+    """When a checkpoint is saved, with which score, and whether the run stops after it."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        checkpoints: Checkpoints,
+        stopping: Stopping,
+        evaluate: Evaluate | None,
+    ):
+        self._config, self._checkpoints = config, checkpoints
+        self._stopping, self._evaluate = stopping, evaluate
+        self._stop_asked = False
+
+    def complete(self, state: TrainState, start: int) -> None:
+        """Scores the checkpoint that a run continues from, if a stop cut its evaluation short."""
+        if not (start and self._is_evaluated(start)) or self._checkpoints.scored(start):
+            return
+        score = self._score(state, start)
+        if score is not None:
+            self._checkpoints.replace(state, start, score)
+        if self._stopping.stops:
+            raise self._interrupted(start)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is saved after this step. All hosts agree on a stop here."""
+        self._stop_asked = self._stopping.asked()
+        regular = step % self._config.checkpoint.every == 0 or step == self._config.train.steps
+        return self._stop_asked or self._is_evaluated(step) or regular
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Saves a checkpoint, with its score where an evaluation is due; or ends the run."""
+        evaluated = self._is_evaluated(step) and not self._stop_asked
+        self._checkpoints.save(state, step, self._score(state, step) if evaluated else None)
+        if self._stopping.stops:
+            self._checkpoints.close()
+            raise self._interrupted(step)
+
+    def _is_evaluated(self, step: int) -> bool:
+        every = self._config.eval.every
+        return bool(self._evaluate and every and step % every == 0)
+
+    def _score(self, state: TrainState, step: int) -> float | None:
+        """The score of a state; None where the run was asked to stop during the evaluation."""
+        try:
+            return self._evaluate(state, step, self._stopping.watch)
+        except StopAsked:
+            return None
+
+    def _interrupted(self, step: int) -> Interrupted:
+        signal, steps = self._stopping.signal, self._config.train.steps
+        return Interrupted(
+            f"stopped by {signal.name} at step {step:,} of {steps:,}; all is saved, the same "
+            "command continues",
+            128 + signal,
+        )
+
+
+def _describe_parameters(assembly: Assembly, workdir: Path, watcher: Watcher) -> None:
+    """Writes parameters.txt: rate, decay and layout of every parameter; shows a summary."""
+    shapes, mesh = assembly.parameter_shapes, assembly.mesh
+    assembly.optimizer  # noqa: B018 - rules that match no parameter are an error before any line
+    rows = parameter_rows(assembly.config.train, shapes, tree_shardings(shapes, mesh))
     if leads():
         write_parameter_table(workdir / "parameters.txt", rows)
     watcher.say(parameter_summary(rows))
@@ -143,29 +182,14 @@ def _tell_parameters(settings, shapes, mesh: Mesh, workdir: Path, watcher: Watch
     )
 
 
-def _score(evaluate: Evaluate, state: TrainState, step: int, stopping: Stopping) -> float | None:
-    """What an evaluation finds; nothing where the run was asked to stop in the middle of it."""
-    try:
-        return evaluate(state, step, stopping.watch)
-    except StopAsked:
-        return None
-
-
-def _stopped(stopping: Stopping, step: int, steps: int) -> Interrupted:
-    """The end of a run that was asked to stop, and has saved all."""
-    return Interrupted(
-        f"stopped by {stopping.signal.name} at step {step:,} of {steps:,}; all is saved, the same "
-        "command continues",
-        128 + stopping.signal,
-    )
-
-
-def _spoilt(config, objective, mesh, state: TrainState, batches, checkpoints) -> UserError:
-    """The error for a state that met a bad step: what was bad, and where the run can resume."""
-    step = int(state.step)
-    batch = to_device(next(iter(batches(step, state.params))), batch_sharding(mesh))
+def _bad_step_error(
+    assembly: Assembly, state: TrainState, batches: Batches, checkpoints: Checkpoints
+) -> UserError:
+    """The error for a state that met a bad step: its cause, and where the run can resume."""
+    config, step = assembly.config, int(state.step)
+    batch = to_device(next(iter(batches(step, state.params))), batch_sharding(assembly.mesh))
     rng = jax.random.fold_in(jax.random.key(config.seed + 1), step)
-    cause = diagnose(objective, config.train, state.params, state.opt_state, batch, rng)
+    cause = diagnose(assembly.objective, config.train, state.params, state.opt_state, batch, rng)
     saved = checkpoints.latest_step()
     kept = f"the checkpoint of step {saved} is intact" if saved else "there is no checkpoint yet"
     return UserError(

@@ -38,7 +38,7 @@ def main() -> None:
     options = read_arguments()
     config, tasks = make_config(options), named_tasks(options.tasks)
     run = plan_run(config, tasks, jax.devices())
-    params = jax.device_get(jax.jit(lambda: run.init().params)())
+    params = jax.device_get(jax.jit(lambda: run.init_state().params)())
     batch = made_up(run.encode, options.batch)
     their_length = options.their_length or options.length
     network = from_ours(run.objective.model, params, their_length).to(DEVICE)

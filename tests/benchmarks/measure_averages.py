@@ -21,10 +21,7 @@ import optax
 from cmaclip_jax.config import read_config
 from cmaclip_jax.evaluation.evaluator import collect, score
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.runs.run import open_run
-from cmaclip_jax.training.optimizer import make_optimizer
-from cmaclip_jax.training.state import create_state, state_template
-from cmaclip_jax.training.step import make_train_step
+from cmaclip_jax.runs.training import open_run
 
 # From the number of an update, counted from 1, and `train.ema` to the decay of that update.
 DECAYS = {
@@ -40,17 +37,13 @@ def train(config, workdir: Path) -> dict[str, dict]:
     """The figures of every way after a whole run."""
     decay, config.train.ema = config.train.ema, 0.0
     run = open_run(config, workdir)
-    example, settings = run.data.encode.empty(1), config.train
-    shapes = jax.eval_shape(run.objective.init, jax.random.key(0), example)
-    optimizer = make_optimizer(settings, shapes)
-    init, shapes = state_template(run.objective, optimizer, example, False, config.seed)
-    state = create_state(init, shapes, run.mesh)
-    step = make_train_step(run.objective, optimizer, settings, config.seed, run.mesh, shapes)
+    settings = config.train
+    state, step = run.assembly.create_state(), run.assembly.train_step
     average = jax.jit(optax.incremental_update, donate_argnums=1)
     averages = {name: jax.tree.map(jnp.copy, state.params) for name in DECAYS}
     batches = itertools.islice(run.reads.train_batches(0, None), settings.steps)
     for number, batch in enumerate(batches, 1):
-        state, _ = step(state, to_device(batch, batch_sharding(run.mesh)))
+        state, _ = step(state, to_device(batch, batch_sharding(run.assembly.mesh)))
         for name, decay_of in DECAYS.items():
             averages[name] = average(state.params, averages[name], 1 - decay_of(number, decay))
         if number % 100 == 0:
@@ -63,8 +56,11 @@ def train(config, workdir: Path) -> dict[str, dict]:
 
 def judge(run, params) -> dict:
     """Means over the tasks, by these parameters."""
+    assembly = run.assembly
     batches = run.reads.eval_batches(run.config.eval.watch, params)
-    outcome = collect(run._predict_step, run.objective.ready(params), batches, run.mesh)
+    outcome = collect(
+        assembly.predict_step, assembly.objective.ready(params), batches, assembly.mesh
+    )
     return score(outcome, run.data.tasks, run.config.eval.watch, run.config.train.steps)["mean"]
 
 

@@ -22,13 +22,10 @@ import numpy as np
 from cmaclip_jax.config import base_config
 from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, make_mesh, to_device
-from cmaclip_jax.runs.assembly import build_objective
-from cmaclip_jax.runs.features import with_features
-from cmaclip_jax.runs.inputs import open_data
+from cmaclip_jax.runs.assembly import assemble
+from cmaclip_jax.runs.data import open_data
+from cmaclip_jax.runs.frozen_features import with_features
 from cmaclip_jax.runs.towers import open_towers
-from cmaclip_jax.training.optimizer import make_optimizer
-from cmaclip_jax.training.state import create_state, state_template
-from cmaclip_jax.training.step import make_train_step
 
 
 def make_config(options, layers: int):
@@ -50,17 +47,9 @@ def measure(options, layers: int, folder: Path) -> None:
     for source in data.sources.values():
         for field in ("ids", "images", "texts"):
             object.__setattr__(source, field, getattr(source, field)[: options.pairs])
-    objective = build_objective(config, data.encode, towers)
-    example = data.encode.empty(1)
-    optimizer = make_optimizer(
-        config.train, jax.eval_shape(objective.init, jax.random.key(0), example)
-    )
-    init, shapes = state_template(objective, optimizer, example, False, 0)
-    state = create_state(init, shapes, mesh)
-    step = make_train_step(objective, optimizer, config.train, 0, mesh, shapes)
-    cached, _ = with_features(
-        data, objective, config.train, mesh, folder, lambda batches, *_: batches
-    )
+    assembly = assemble(config, mesh, data.encode, towers)
+    state, step = assembly.create_state(), assembly.train_step
+    cached, _ = with_features(data, assembly, folder, lambda batches, *_: batches)
     start = time.perf_counter()
     cached.train_batches(0, state.params)
     encoding = time.perf_counter() - start
@@ -82,7 +71,7 @@ def measure(options, layers: int, folder: Path) -> None:
             if update:  # the first one compiles
                 times.append(time.perf_counter() - start)
     without, with_cache, alone = (np.median(seconds[name]) for name in seconds)
-    probability, accuracy = apart(objective, state.params, data, cached, mesh)
+    probability, accuracy = apart(assembly.objective, state.params, data, cached, mesh)
     print(
         f"{layers:6}{without:10.3f}{with_cache:8.3f}{alone:14.3f}{with_cache / alone:10.2f}"
         f"{without / with_cache:9.1f}{flops['without'] / flops['with']:12.1f}"

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.data import jpeg
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
@@ -24,6 +23,7 @@ from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import Record
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.tasks import Task
 
 SIZE = 16

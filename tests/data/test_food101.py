@@ -10,7 +10,6 @@ from PIL import Image
 from test_export import ask
 
 import cmaclip_jax as cma
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.prepare.job import Job
@@ -22,6 +21,7 @@ from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.main import main
+from cmaclip_jax.runs.training import train_and_evaluate
 
 CLASSES = ("apple_pie", "miso_soup")
 TRAIN = [f"{label}_{n}.jpg" for label in CLASSES for n in range(60)]
@@ -346,7 +346,7 @@ def test_raw_titles_are_answered_as_they_were_judged(food_run, tmp_path):
     answers = model.predict([str(root / path) for _, path, _ in pairs], titles)
     told = [answer["category"].probability for answer in answers]
     np.testing.assert_allclose(told, judged.max(axis=1), atol=1e-6)
-    places = model.trained.data.encode.tokenizer.places(titles[0], 40)
+    places = model.trained.encode.tokenizer.places(titles[0], 40)
     assert " ".join(word for word, _ in places) == "apple pie & café Q&A no 2 fast"
     with (root / "ask.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "picture", "title"), *pairs])
@@ -371,7 +371,7 @@ def test_a_run_that_kept_no_cleaning_still_cleans(food_run):
     root, pairs = food_run
     (root / "run/words.json").rename(root / "words.json")
     try:
-        tokenizer = cma.load(root / "run").trained.data.encode.tokenizer
+        tokenizer = cma.load(root / "run").trained.encode.tokenizer
         assert tokenizer.clean(pairs[0][2]) == "apple pie & café Q&A no 2 fast"
     finally:
         (root / "words.json").rename(root / "run/words.json")

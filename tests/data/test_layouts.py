@@ -10,8 +10,8 @@ import test_table
 import test_tfds
 from PIL import Image
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.main import main
+from cmaclip_jax.runs.training import train_and_evaluate
 
 
 def a_food101(layout):

@@ -18,7 +18,7 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.tables import read_rows, read_table
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs import inputs
-from cmaclip_jax.runs.inputs import check_kinds
+from cmaclip_jax.runs.data import check_kinds
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.training.workdir import open_workdir
 

@@ -262,7 +262,7 @@ def test_an_estimate_learns_from_what_was_compiled(dtype):
     # What it learnt of a batch holds for another: gradients stay, the rest grows with the pairs.
     config.model.remat, config.train.batch_size = "none", 2 * config.train.batch_size
     twice = plan_run(config, [Task("a", ("b", "c"))], jax.devices()[:1])
-    gradients = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.shapes.params))
+    gradients = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.parameter_shapes))
     assert guess.needs(twice, 0) == pytest.approx(gradients + 2 * (2 * first - gradients))
 
 

@@ -77,7 +77,7 @@ def attention_maps(model, pair):
 
 def test_heat_is_the_attention_of_a_words_own_tokens(finished_run, complete):
     trained = variant(finished_run, **{"model.sequence_layers": 2})
-    model, encode = Classifier(trained, {}), trained.data.encode
+    model, encode = Classifier(trained, {}), trained.encode
     (explained,) = Explainer(model).explain(["a"], complete[:1])
     batch, maps = attention_maps(model, complete[0])
     assert maps.shape == (2, encode.text_length, (encode.image_size // 8) ** 2)
@@ -100,7 +100,7 @@ def test_of_one_layer_only_the_whole_text_has_heat(model, complete, explained):
     assert len(maps) == 1
     assert {word.heat for word in explained[0].words} == {None}
     assert [word.text for word in explained[0].words] == complete[0].text.split()
-    end = list(batch["tokens"][0]).index(model.trained.data.encode.tokenizer.end)
+    end = list(batch["tokens"][0]).index(model.trained.encode.tokenizer.end)
     np.testing.assert_allclose(explained[0].sentence, maps[0, end], atol=1e-6)
 
 

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 import cmaclip_jax as cma
-from cmaclip_jax.commands.train import train_and_evaluate
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.data import missing
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.runs.inputs import open_data
+from cmaclip_jax.runs.data import open_data
 from cmaclip_jax.main import main
-from cmaclip_jax.runs.run import open_run
+from cmaclip_jax.runs.training import open_run
+from cmaclip_jax.runs.record_checks import check_records, describe_data, texts_cut
 from cmaclip_jax.runs.towers import open_towers
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
@@ -55,21 +56,21 @@ def test_texts_from_scratch_are_as_long_as_they_need(config, write_table, repeat
     config.data.vocabulary = 1_000
     data = opened(config)
     assert data.encode.text_length == length
-    needed = [line for line in data.lines() if "are cut" in line]
+    needed = [line for line in describe_data(data) if "are cut" in line]
     assert bool(needed) == (repeats > 1)
 
 
 def test_cut_texts_name_the_flag(config, write_table, clip_folder):
     config = write_table(config, wordy(LONG))
     config.data.text_length, config.data.vocabulary = 12, 1_000
-    (line,) = [line for line in opened(config).lines() if "are cut" in line]
+    (line,) = [line for line in describe_data(opened(config)) if "are cut" in line]
     assert "100.0% of the texts are longer than 12 tokens" in line
     config.data.text_length = int(line.split("--config.data.text_length=")[1].split()[0])
-    assert not opened(config).texts_cut()
+    assert not texts_cut(opened(config))
     config.model.pretrained, config.data.text_length = str(clip_folder), -1
     data = opened(config)
     assert data.encode.text_length == 16  # for which the weights have positions
-    assert "text_length" not in data.texts_cut()
+    assert "text_length" not in texts_cut(data)
 
 
 def pictured(folder, rows: int = 40, missing=()) -> list[dict]:
@@ -114,7 +115,7 @@ def test_pairs_that_keep_their_words_are_not_lost(config, write_table, tmp_path)
     config = write_table(config, pictured(tmp_path, missing=range(0, 40, 2)))
     config.data.on_error = "no_image"
     data = opened(config)
-    lines = data.check_records()
+    lines = check_records(data)
     assert lines[0] == "10 pictures of 20 pairs of train are missing; 10 stay with their words"
     weights = np.concatenate([batch["weight"] for batch in data.eval_batches("train")])
     assert weights.sum() == 20
@@ -123,7 +124,7 @@ def test_pairs_that_keep_their_words_are_not_lost(config, write_table, tmp_path)
     assert not batch["has_image"].all()
     config.data.on_error = "skip"
     with pytest.raises(UserError, match="10 of the first 20 records of train"):
-        opened(config).check_records()
+        check_records(opened(config))
 
 
 def test_of_remote_pictures_a_sample_is_looked_for(monkeypatch):

@@ -22,8 +22,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.runs.assembly import build_objective
-from cmaclip_jax.runs.inputs import kept_data
+from cmaclip_jax.runs.data import kept_data
+from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.trained import open_trained
 from cmaclip_jax.serving import example
@@ -91,7 +91,7 @@ def trained(finished_run):
 def test_without_this_project_the_numbers_are_the_runs_own(exported, trained):
     own, batches = {}, {}
     for rows in ROWS:
-        batch = exporting._some_pairs(trained.data.encode, rows)
+        batch = exporting._some_pairs(trained.encode, rows)
         batches |= {f"{rows}/{name}": batch[name] for name in exporting.INPUTS}
         sharded = to_device(batch, batch_sharding(trained.mesh))
         outcome = trained.predict_step(trained.params, sharded)

@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 from test_main import QUICKSTART, mistake
 
-from cmaclip_jax.commands import train
 from cmaclip_jax.config import field
 from cmaclip_jax.main import main
+from cmaclip_jax.runs import training
 from cmaclip_jax.studies.ablation import StudyRun, open_study
 from cmaclip_jax.studies.ablation_report import training_minutes
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
@@ -151,8 +151,10 @@ def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
     lost = workdir / "late-fusion/seed-1/evaluation/test.json"
     written, before = lost.read_text(), (workdir / "ablation.md").read_text()
     lost.unlink()
-    trained, whole = [], train.train_and_evaluate
-    monkeypatch.setattr(train, "train_and_evaluate", lambda *x: trained.append(x[1]) or whole(*x))
+    trained, whole = [], training.train_and_evaluate
+    monkeypatch.setattr(
+        training, "train_and_evaluate", lambda *x: trained.append(x[1]) or whole(*x)
+    )
     assert main(command) == 0
     assert trained == [workdir / "late-fusion/seed-1"]
     said = capsys.readouterr().err

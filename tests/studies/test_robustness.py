@@ -11,7 +11,6 @@ from conftest import small_config
 from PIL import Image
 from test_main import mistake
 
-from cmaclip_jax.commands.train import train_and_evaluate
 from cmaclip_jax.data import loading
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
@@ -19,7 +18,8 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.evaluation.evaluator import read_outcome, score
 from cmaclip_jax.main import main
 from cmaclip_jax.runs import run as run_module
-from cmaclip_jax.runs.trained import open_trained
+from cmaclip_jax.runs.judged import open_judged
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.studies import robustness
 from cmaclip_jax.studies.robustness import CLEAN, SEVERITIES, conditions, judge
 from cmaclip_jax.training.workdir import saved_config
@@ -37,7 +37,7 @@ def run(finished_run, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(finished_run):
-    return open_trained(finished_run, saved_config(finished_run), sources=True)
+    return open_judged(finished_run, saved_config(finished_run))
 
 
 def figures_under(trained, *noises):
@@ -259,7 +259,7 @@ def test_what_a_model_learnt_wears_away_with_the_severity(tmp_path):
     config.train.learning_rate, config.eval.every = 2e-3, 0
     config.checkpoint.every = config.train.log_every = 100
     train_and_evaluate(config, tmp_path)
-    trained = open_trained(tmp_path, saved_config(tmp_path), sources=True)
+    trained = open_judged(tmp_path, saved_config(tmp_path))
     noises = conditions(["occlusion", "drop", "image.blank"], SEVERITIES)
     found = dict(zip(noises, figures_under(trained, *noises), strict=True))
     for noise, task in (("occlusion", "backdrop"), ("drop", "category")):

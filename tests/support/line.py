@@ -20,6 +20,7 @@ from cmaclip_jax import main
 from cmaclip_jax.config import base_config
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training import Watcher, train
+from cmaclip_jax.training.assembly import Assembly
 
 ROWS = 16
 BATCHES_OF_AN_EVALUATION = 10
@@ -97,7 +98,7 @@ def run(arguments: list[str]) -> None:
             time.sleep(pause)
         return float(step)
 
-    train(config, Line(), mesh, line_batch(0), mine, workdir, watcher, evaluate)
+    train(Assembly(config, mesh, Line(), line_batch(0)), mine, workdir, watcher, evaluate)
     watcher.say("trained to the end")
 
 

@@ -11,7 +11,7 @@ from test_main import mistake
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import full_disk, whole_file
 from cmaclip_jax.parallel.mesh import make_mesh
-from cmaclip_jax.runs.features import _reserved
+from cmaclip_jax.runs.frozen_features import _reserved
 from cmaclip_jax.training import Checkpoints, Watcher
 
 

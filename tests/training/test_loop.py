@@ -26,6 +26,7 @@ from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.parallel.stopping import Stopping
 from cmaclip_jax.training import Checkpoints, Watcher, train
+from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import device_bytes, parameter_rows, parameter_summary
@@ -38,16 +39,9 @@ def run(config, workdir, batches=stream, evaluate=None, devices=1, sizes=(-1, 1,
     workdir.mkdir(exist_ok=True)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
     try:
-        return train(
-            config,
-            Line(),
-            make_mesh(*sizes, devices=jax.devices()[:devices]),
-            line_batch(0),
-            batches,
-            workdir,
-            watcher,
-            evaluate,
-        )
+        mesh = make_mesh(*sizes, devices=jax.devices()[:devices])
+        assembly = Assembly(config, mesh, Line(), line_batch(0))
+        return train(assembly, batches, workdir, watcher, evaluate)
     finally:
         watcher.close()
 

@@ -21,17 +21,17 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import NO_NOISE
 from cmaclip_jax.files import full_disk, naming, write_text
-from cmaclip_jax.runs.inputs import Data
-from cmaclip_jax.models import Classification, CMAClip, Objective
+from cmaclip_jax.runs.data import RunData
+from cmaclip_jax.models import Classification, CMAClip
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters
 
 AHEAD = 4  # batches that are read before they are asked for
@@ -45,7 +45,7 @@ SHARE_OF_DISK = 0.8  # of what is free, at most
 class Features:
     """Batches as `Data` gives them, with `image_tokens` and `text_tokens` for the pictures."""
 
-    data: Data
+    data: RunData
     model: CMAClip
     mesh: Mesh
     folder: Path
@@ -166,28 +166,24 @@ def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
 
 
 def with_features(
-    data: Data,
-    objective: Objective,
-    settings: ConfigDict,
-    mesh: Mesh,
-    folder: Path,
-    track: Callable,
-) -> tuple[Data | Features, str]:
+    data: RunData, assembly: Assembly, folder: Path, track: Callable
+) -> tuple[RunData | Features, str]:
     """What a run should read its batches from, and a line that says why; '' where nobody asks."""
+    objective, settings = assembly.objective, assembly.config.train
     if not isinstance(objective, Classification) or not settings.freeze:
         return data, ""
-    shapes = jax.eval_shape(objective.init, jax.random.key(0), data.encode.empty(1))
+    shapes = assembly.parameter_shapes
     frozen = flatten_dict(frozen_parameters(settings, shapes))
     if not all(still for path, still in frozen.items() if path[0] in ("image", "text")):
         return data, ""
-    features = Features(data, objective.model, mesh, folder, track)
+    features = Features(data, objective.model, assembly.mesh, folder, track)
     why_not = _why_not_kept(data) or features.too_large(shapes)
     if why_not:
         return data, f"the encoders are frozen, yet run at every step: {why_not}"
     return features, f"the encoders are frozen: each pair goes through them once, into {folder}"
 
 
-def _why_not_kept(data: Data) -> str:
+def _why_not_kept(data: RunData) -> str:
     """Why what frozen encoders return is not the same every time; '' where it is."""
     view = data.view(training=True)
     if view.augment != Augment(magnitude=view.augment.magnitude):

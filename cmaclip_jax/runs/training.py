@@ -1,72 +1,73 @@
-"""A run: the parts that a config describes, put together once, and evaluated in one place."""
+"""A run that trains: from a config to a trained, evaluated run in its folder."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cmaclip_jax.runs.assembly import build_objective
-from cmaclip_jax.evaluation.evaluator import Outcome, collect, make_predict_step, score
-from cmaclip_jax.runs.features import Features, with_features
-from cmaclip_jax.runs.inputs import Data, open_data
-from cmaclip_jax.models import Objective
+from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
+from cmaclip_jax.evaluation.tables import report
 from cmaclip_jax.parallel.cluster import leader_first, leads
-from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.parallel.stopping import Watch
+from cmaclip_jax.runs.assembly import assemble, checked_mesh
+from cmaclip_jax.runs.data import RunData, open_data
+from cmaclip_jax.runs.frozen_features import Features, with_features
+from cmaclip_jax.runs.record_checks import check_records, describe_data
 from cmaclip_jax.runs.towers import Towers, open_towers
 from cmaclip_jax.training import Watcher, open_workdir, train
+from cmaclip_jax.training.assembly import Assembly
+from cmaclip_jax.training.lock import holding
 from cmaclip_jax.training.state import TrainState
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
+    """A whole run; returns what it wrote to `evaluation/SPLIT.json`."""
+    with holding(workdir):
+        run = open_run(config, workdir)
+        try:
+            state = run.train()
+            split = run.data.last_split()
+            outcome = run.outcome(state, split)
+        finally:
+            run.watcher.close()
+        return report(run, outcome, split, config.train.steps, run.watcher.console)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """`reads` gives the batches: the data itself, or what frozen encoders made of it."""
+    """`reads` gives the batches: the data itself, or the kept features of frozen encoders."""
 
-    config: ConfigDict
     workdir: Path
-    mesh: Mesh
+    assembly: Assembly
     towers: Towers
-    data: Data
-    objective: Objective
-    reads: Data | Features
+    data: RunData
+    reads: RunData | Features
     watcher: Watcher
 
+    @property
+    def config(self) -> ConfigDict:
+        return self.assembly.config
+
     def train(self) -> TrainState:
-        """Trains to the last step, looking at `eval.watch` on the way."""
+        """Trains to the last step, and evaluates `eval.watch` on the way."""
         return train(
-            self.config,
-            self.objective,
-            self.mesh,
-            self.data.encode.empty(1),
+            self.assembly,
             self.reads.train_batches,
             self.workdir,
             self.watcher,
-            self._watch,
+            self._evaluate,
             self.towers.params,
         )
 
     def outcome(self, state: TrainState, split: str, watch: Watch = iter) -> Outcome:
         """What the run answers to every pair of a split. `watch` may stop the batches."""
-        params = self.objective.ready(state.best_params)
+        params = self.assembly.objective.ready(state.best_params)
         batches = watch(self.reads.eval_batches(split, params))
-        return collect(self._predict_step, params, batches, self.mesh)
+        return collect(self.assembly.predict_step, params, batches, self.assembly.mesh)
 
-    @functools.cached_property
-    def _predict_step(self) -> Callable:
-        """Compiled once, for whatever parameters."""
-        shapes = jax.eval_shape(
-            lambda batch: self.objective.ready(self.objective.init(jax.random.key(0), batch)),
-            self.data.encode.empty(1),
-        )
-        return make_predict_step(self.objective, self.mesh, shapes)
-
-    def _watch(self, state: TrainState, step: int, watch: Watch) -> float | None:
-        """Evaluates on the way, shows it, and returns what the best checkpoint is chosen by."""
+    def _evaluate(self, state: TrainState, step: int, watch: Watch) -> float | None:
+        """Evaluates during training, and returns the score that the best checkpoint has most of."""
         split, wanted = self.config.eval.watch, self.config.eval
         outcome = self.outcome(state, split, watch)
         how = wanted.precisions, wanted.top_k, self.config.model.inputs
@@ -82,25 +83,21 @@ class Run:
 def open_run(config: ConfigDict, workdir: Path) -> Run:
     """Opens everything that a config names, and takes the folder; cheap checks come first."""
     workdir = Path(workdir)
-    mesh = make_mesh(**config.mesh)
-    check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    check_batch(mesh, config.eval.batch_size, name="eval.batch_size")
+    mesh = checked_mesh(config)
     with leader_first("opening the run's folder and data"):
         if leads():
             open_workdir(workdir, config)
         towers = open_towers(config, workdir)
         data = open_data(config, workdir, towers)
-        found = data.check_records()
+        missing = check_records(data)
     data = data.over(mesh)
-    objective = build_objective(config, data.encode, towers)
+    assembly = assemble(config, mesh, data.encode, towers)
     watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
     try:
-        reads, about = with_features(
-            data, objective, config.train, mesh, workdir / "features", watcher.track
-        )
-        for line in filter(None, [*data.lines(), *found, about]):
+        reads, about = with_features(data, assembly, workdir / "features", watcher.track)
+        for line in filter(None, [*describe_data(data), *missing, about]):
             watcher.say(line)
     except BaseException:
         watcher.close()
         raise
-    return Run(config, workdir, mesh, towers, data, objective, reads, watcher)
+    return Run(workdir, assembly, towers, data, reads, watcher)
