@@ -17,8 +17,7 @@ from cmaclip_jax.data.named_pictures import evenly
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.tables import read_rows, read_table
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.runs import inputs
-from cmaclip_jax.runs.data import check_kinds
+from cmaclip_jax.runs.data import check_kinds, open_data
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.training.workdir import open_workdir
 
@@ -231,7 +230,7 @@ def test_data_without_a_task_cannot_be_learned(config, monkeypatch):
     monkeypatch.setattr(inputs, "open_sources", lambda *_: {"train": Words(["a mug"])})
     config.eval.every = 0
     with pytest.raises(UserError, match=r"no task to learn; name columns in data.labels"):
-        inputs.open_data(config, None, open_towers(config, None))
+        open_data(config, None, open_towers(config, None))
 
 
 def test_a_run_goes_on_that_was_begun_before_a_field_was_there(config, tmp_path):

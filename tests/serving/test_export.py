@@ -22,8 +22,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.runs.data import kept_data
-from cmaclip_jax.runs.objectives import build_objective
+from cmaclip_jax.runs.assembly import assemble
+from cmaclip_jax.runs.batch_encoder import kept_encoder
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.trained import open_trained
 from cmaclip_jax.serving import example
@@ -242,11 +242,11 @@ def variant(finished_run, **changes):
     config.update_from_flattened_dict(changes)
     trained = open_trained(finished_run, saved_config(finished_run), devices=jax.devices()[:1])
     towers = open_towers(config, finished_run)
-    data = kept_data(config, finished_run, towers)
-    objective = build_objective(config, data.encode, towers)
-    params = jax.jit(objective.init)(jax.random.key(0), data.encode.empty(1))
-    ready = jax.device_put(objective.ready(params), jax.devices()[0])
-    return dataclasses.replace(trained, config=config, data=data, objective=objective, params=ready)
+    encode = kept_encoder(config, finished_run, towers)
+    assembly = assemble(config, trained.mesh, encode, towers)
+    params = jax.jit(assembly.objective.init)(jax.random.key(0), assembly.example)
+    params = jax.device_put(assembly.objective.ready(params), jax.devices()[0])
+    return dataclasses.replace(trained, encode=encode, assembly=assembly, params=params)
 
 
 @pytest.mark.slow
