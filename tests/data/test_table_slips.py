@@ -17,6 +17,7 @@ from cmaclip_jax.data.named_pictures import evenly
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.tables import read_rows, read_table
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.runs import data
 from cmaclip_jax.runs.data import check_kinds, open_data
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.training.workdir import open_workdir
@@ -227,7 +228,7 @@ def test_data_without_a_task_cannot_be_learned(config, monkeypatch):
         def text(self, index):
             return self[index]
 
-    monkeypatch.setattr(inputs, "open_sources", lambda *_: {"train": Words(["a mug"])})
+    monkeypatch.setattr(data, "open_sources", lambda *_: {"train": Words(["a mug"])})
     config.eval.every = 0
     with pytest.raises(UserError, match=r"no task to learn; name columns in data.labels"):
         open_data(config, None, open_towers(config, None))

@@ -17,7 +17,7 @@ from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOIS
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.evaluation.evaluator import read_outcome, score
 from cmaclip_jax.main import main
-from cmaclip_jax.runs import run as run_module
+from cmaclip_jax.runs import training
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.studies import robustness
@@ -168,7 +168,7 @@ def test_evaluate_judges_the_pairs_that_are_complete_without_noise(run, noise):
 
 def test_a_runs_own_evaluations_judge_them_too(config, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(run_module, "score", lambda *told: seen.append(score(*told)) or seen[-1])
+    monkeypatch.setattr(training, "score", lambda *told: seen.append(score(*told)) or seen[-1])
     config.data.labels = ("colour",)
     config.train.steps, config.eval.every = 2, 1
     config.data.noise.text, config.data.noise.share = "blank", 0.5
