@@ -1,15 +1,24 @@
 """Installs the package `cmaclip_jax` and the command `cmaclip`."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+# Read as text: importing the package would need what is being installed.
+SOURCE = Path(__file__).with_name("cmaclip_jax").joinpath("__init__.py").read_text()
+VERSION = re.search(r'__version__ = "(.+?)"', SOURCE)[1]
 
 setup(
     name="cmaclip_jax",
-    version="0.1.0",
+    version=VERSION,
+    license="Apache-2.0",
     description="CMA-CLIP in JAX/Flax: classify pictures with words, many questions at once",
     python_requires=">=3.11",
     # configs/ lies beside the package, and is installed into it: there is no checkout to look in.
     packages=[*find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]), "cmaclip_jax.configs"],
     package_dir={"cmaclip_jax.configs": "configs"},
+    package_data={"cmaclip_jax": ["py.typed"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

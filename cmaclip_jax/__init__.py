@@ -9,8 +9,9 @@ model.predict(images=["mug.jpg"], texts=["a red mug"])[0]["colour"].label
 
 import importlib
 
-# Imported when used: JAX takes its time.
-_HOMES = {
+__version__ = "0.2.0.dev0"  # setup.py and a run's folder take it from here
+# Each is imported at its first use, because importing JAX takes seconds.
+_MODULES = {
     "Answer": "cmaclip_jax.serving.classifier",
     "Classifier": "cmaclip_jax.serving.classifier",
     "ClipEmbedder": "cmaclip_jax.serving.embedding",
@@ -18,13 +19,13 @@ _HOMES = {
     "load": "cmaclip_jax.serving.classifier",
     "load_clip": "cmaclip_jax.serving.embedding",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

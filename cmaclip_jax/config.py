@@ -1,7 +1,9 @@
 """Every field of a run once, with a comment; and the checks whose errors carry the fix."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -289,6 +291,13 @@ def field(config: ConfigDict, path: str):
     for name in path.split("."):
         config = config[name]
     return config
+
+
+def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy of a config in which the fields at some dotted paths have other values."""
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    return changed
 
 
 def field_paths(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+import cmaclip_jax as cma
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.training import train_and_evaluate
@@ -66,6 +67,19 @@ def test_a_config_that_stays_is_not_written_again(finished_run, tmp_path):
     open_workdir(run, saved_config(run))
     after = (run / "config.json").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_run_lists_the_versions_that_trained_it(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    versions = run / "version.txt"
+    assert versions.read_text() == f"{cma.__version__}\n"
+    versions.write_text("0.0.1\n")
+    for _ in range(2):
+        open_workdir(run, saved_config(run))
+    assert versions.read_text() == f"0.0.1\n{cma.__version__}\n"
+    versions.unlink()  # as in a run that was made before versions were recorded
+    open_workdir(run, saved_config(run))
+    assert versions.read_text() == f"{cma.__version__}\n"
 
 
 def test_a_path_in_a_bucket_stays_one(tmp_path):

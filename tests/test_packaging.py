@@ -14,6 +14,8 @@ import pytest
 import setuptools
 from test_house import PACKAGE, imports
 
+import cmaclip_jax
+
 ROOT = PACKAGE.parent
 NAME = re.compile(r"[\w.-]+")
 
@@ -54,7 +56,7 @@ def test_orbax_stays_below_the_version_that_changes_what_we_call(told):
 def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
     source, wheels, site = (tmp_path / name for name in ("source", "wheels", "site"))
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("cmaclip_jax", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -62,6 +64,9 @@ def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
     subprocess.run([*build, f"--wheel-dir={wheels}", str(source)], check=True)
     (wheel,) = wheels.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
+    assert wheel.name.startswith(f"cmaclip_jax-{cmaclip_jax.__version__}-")
+    assert (site / "cmaclip_jax/py.typed").exists()
+    assert list(site.glob("*.dist-info/licenses/LICENSE"))
     (tmp_path / "elsewhere").mkdir()
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from cmaclip_jax import config; "

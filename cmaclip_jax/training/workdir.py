@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax import __version__
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import full_disk, write_text
@@ -43,6 +44,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
             shutil.rmtree(path / "features", ignore_errors=True)
         if not file.exists() or file.read_text() != text:
             write_text(file, text)
+        _record_version(path / "version.txt")
     except OSError as error:
         if full_disk(error):
             raise
@@ -77,6 +79,13 @@ def run_folder(path: str | Path) -> Path:
             "`gcsfuse --implicit-dirs BUCKET DIR` does, and name a --workdir in it"
         )
     return Path(path)
+
+
+def _record_version(file: Path) -> None:
+    """Adds this version to the list of versions that have trained the run, the oldest first."""
+    versions = file.read_text().splitlines() if file.exists() else []
+    if versions[-1:] != [__version__]:
+        write_text(file, "\n".join([*versions, __version__]) + "\n")
 
 
 def _with_tuples(fields: dict) -> dict:
