@@ -1,0 +1,44 @@
+"""A trained run together with its records, opened to be evaluated."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cmaclip_jax.evaluation.evaluator import Outcome, collect
+from cmaclip_jax.parallel.mesh import make_mesh
+from cmaclip_jax.runs.assembly import assemble
+from cmaclip_jax.runs.data import RunData, open_data
+from cmaclip_jax.runs.towers import open_towers
+from cmaclip_jax.runs.trained import TrainedRun
+from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class JudgedRun(TrainedRun):
+    """A trained run, and the data that it answers to be judged."""
+
+    data: RunData
+
+    def outcome(self, split: str, track: Callable = lambda batches, **_: batches) -> Outcome:
+        """What the run answers to every pair of a split. `track` shows the progress."""
+        batches = track(
+            self.data.eval_batches(split),
+            what=f"evaluating {split}",
+            total=self.data.eval_batch_count(split),
+        )
+        return collect(self.predict_step, self.params, batches, self.mesh)
+
+
+def open_judged(
+    workdir: str | Path, config: ConfigDict, devices=None, checkpoint: str | int = NEWEST
+) -> JudgedRun:
+    """The same as `open_trained`, with the data that the config names."""
+    workdir = Path(workdir)
+    mesh = make_mesh(devices=devices)
+    step, params = read_parameters(workdir, checkpoint)
+    towers = open_towers(config, workdir)
+    data = open_data(config, workdir, towers).over(mesh)
+    assembly = assemble(config, mesh, data.encode, towers)
+    return JudgedRun(workdir, step, data.encode, assembly, assembly.to_answer(params), data)
