@@ -27,10 +27,10 @@ from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import NO_NOISE
 from cmaclip_jax.files import full_disk, naming, write_text
-from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.models import Classification, CMAClip
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters
 

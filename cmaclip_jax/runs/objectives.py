@@ -17,8 +17,8 @@ from cmaclip_jax.models import (
     Objective,
     SequenceAttention,
 )
-from cmaclip_jax.tasks import Task
 from cmaclip_jax.runs.towers import Towers, sized_encoders
+from cmaclip_jax.tasks import Task
 
 
 def build_objective(config: ConfigDict, encode: Encoder, towers: Towers) -> Objective:

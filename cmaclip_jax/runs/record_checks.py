@@ -80,7 +80,7 @@ def _list_missing(data: RunData, split: str) -> str:
 
 
 def describe_data(data: RunData) -> list[str]:
-    """Lines on the data for the screen: what it is, its splits and tasks, and texts that are cut."""
+    """Lines about the data for the screen: its splits, its tasks, and texts that are cut."""
     training = data.source(data.config.data.split)
     sizes = ", ".join(f"{len(source):,} {split}" for split, source in data.sources.items())
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in data.encode.tasks)

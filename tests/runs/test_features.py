@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import apply, initial, make_batch, make_model
 
-from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.runs.frozen_features import Features
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.training.checkpoints import read_parameters
 
 FROZEN = ("image/.*", "text/.*")
@@ -44,7 +44,9 @@ def test_a_run_from_the_cache_equals_one_without(config, tmp_path, monkeypatch, 
         "train",
         "val",
     ]
-    monkeypatch.setattr("cmaclip_jax.runs.frozen_features._why_not_kept", lambda data: "this test wants it so")
+    monkeypatch.setattr(
+        "cmaclip_jax.runs.frozen_features._why_not_kept", lambda data: "this test wants it so"
+    )
     expected = train_and_evaluate(config, tmp_path / "plain")
     assert "yet run at every step: this test wants it so" in capsys.readouterr().err
     assert not (tmp_path / "plain/features").exists()
