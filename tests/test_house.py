@@ -1,13 +1,11 @@
 """The house rules: who imports whom, and what never enters."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.package import PACKAGE, imports
 
-PACKAGE = Path(__file__).resolve().parent.parent / "cmaclip_jax"
 FLOOR = {"tasks", "config", "errors", "files"}
 MODELS = {"models", *FLOOR}
 RUNS = {"data", "training", "evaluation", "parallel", "weights", *MODELS}
@@ -31,15 +29,6 @@ MAY_IMPORT = {
     "studies": {"runs", *RUNS},
     "landmarks": {"runs", *RUNS},
 }
-
-
-def imports(path: Path):
-    """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))

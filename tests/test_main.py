@@ -7,10 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import QUICKSTART, ROOT, mistake
 
 import cmaclip_jax as cma
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
@@ -21,18 +21,6 @@ from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.evaluation.thresholds import reached, read_thresholds
 from cmaclip_jax.main import VERBS, main
 from cmaclip_jax.runs.training import train_and_evaluate
-
-ROOT = Path(__file__).resolve().parent.parent
-QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
-
-
-def mistake(capsys, *arguments) -> str:
-    """The one line that a wrong command ends in."""
-    assert main([str(argument) for argument in arguments]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert [line for line in lines if line.startswith("cmaclip: ")] == lines[-1:], lines
-    assert not any("Traceback" in line for line in lines), lines
-    return lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import setuptools
-from test_house import PACKAGE, imports
+from support.package import PACKAGE, imports
 
 import cmaclip_jax
 

@@ -4,11 +4,8 @@ import json
 
 import pytest
 import tensorflow_datasets as tfds
-import test_fashion_gen
-import test_food101
-import test_table
-import test_tfds
 from PIL import Image
+from support import fashion_gen, food101, tables, tiny_pairs
 
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.training import train_and_evaluate
@@ -17,16 +14,16 @@ from cmaclip_jax.runs.training import train_and_evaluate
 def a_food101(layout):
     def write(root, data):
         data.source, data.path = "food101", str(root)
-        test_food101.write_images(root)
-        test_food101.LAYOUTS[layout][0](root)
+        food101.write_images(root)
+        food101.LAYOUTS[layout][0](root)
 
     return write
 
 
 def a_fashion_gen(root, data):
     data.source, data.path = "fashion_gen", str(root)
-    test_fashion_gen.write_file(root / test_fashion_gen.TRAIN, range(60))
-    test_fashion_gen.write_file(root / test_fashion_gen.VALIDATION, range(100, 110))
+    fashion_gen.write_file(root / fashion_gen.TRAIN, range(60))
+    fashion_gen.write_file(root / fashion_gen.VALIDATION, range(100, 110))
 
 
 def a_table(name):
@@ -34,10 +31,8 @@ def a_table(name):
         (root / "images").mkdir()
         for number in range(5):
             Image.new("RGB", (9, 9), (number, 0, 0)).save(root / f"images/{number}.png")
-        rows = (
-            test_table.ROWS if name.endswith("sv") else list(map(test_table.typed, test_table.ROWS))
-        )
-        data.source, data.path = "table", test_table.write(root / name, rows)
+        rows = tables.ROWS if name.endswith("sv") else list(map(tables.typed, tables.ROWS))
+        data.source, data.path = "table", tables.write(root / name, rows)
         data.many = ("materials",)
 
     return write
@@ -45,7 +40,7 @@ def a_table(name):
 
 def a_tfds(kind):
     def write(root, data):
-        builder = test_tfds.TinyPairs(data_dir=root, file_format=kind)
+        builder = tiny_pairs.TinyPairs(data_dir=root, file_format=kind)
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
         data.source, data.path, data.text = "tfds", str(builder.data_dir), "title"
 
@@ -70,7 +65,7 @@ def a_prepared(kind):
     return write
 
 
-LAYOUTS = {f"food101 {layout}": a_food101(layout) for layout in test_food101.LAYOUTS}
+LAYOUTS = {f"food101 {layout}": a_food101(layout) for layout in food101.LAYOUTS}
 LAYOUTS |= {"fashion_gen": a_fashion_gen}
 LAYOUTS |= {f"table {n}": a_table(n) for n in ("a.csv", "a.tsv", "a.jsonl", "a.parquet")}
 LAYOUTS |= {f"tfds {kind}": a_tfds(kind) for kind in ("tfrecord", "array_record")}

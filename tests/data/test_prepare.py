@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from support.commands import QUICKSTART, ROOT
 
 from cmaclip_jax.commands.prepare import summary
 from cmaclip_jax.config import base_config
@@ -30,7 +30,6 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.tasks import Task
 
-ROOT = Path(__file__).resolve().parents[2]
 TASKS = (
     Task("colour", ("red", "dark green")),
     Task("image", ("a", "b", "c"), many=True),  # a name that a feature has too
@@ -213,7 +212,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, file_format):
 
 def command(output, *more):
     shop = {"train_size": 1500, "val_size": 30, "test_size": 30}
-    config = [f"--config={ROOT / 'configs/quickstart.py'}"]
+    config = [QUICKSTART]
     config += [f"--config.data.shop.{name}={value}" for name, value in shop.items()]
     return ["prepare", *config, f"--output={output}", "--shards=10", "--size=40", *more]
 

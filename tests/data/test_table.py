@@ -2,34 +2,17 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
-import pyarrow
 import pytest
 from PIL import Image
-from pyarrow import parquet
+from support.tables import ROWS, typed, write
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.tables import read_table
 from cmaclip_jax.errors import UserError
-
-ROWS = [
-    {
-        "id": str(number),
-        "image": f"images/{number % 5}.png",
-        "title": f"title number {number}, with a comma",
-        "colour": ("red", "NA", "None", "")[number % 4],
-        "materials": ("wool|silk", "silk", "", "cotton | wool")[number % 4],
-        "price": f"{number}.50",
-        "year": str(2010 + number % 3),
-        "brand": "same",
-        "split": ("train", "train", "train", "val", "test")[number % 5],
-    }
-    for number in range(40)
-]
 
 
 @pytest.fixture
@@ -41,31 +24,6 @@ def config(tmp_path):
     config.data.source = "table"
     config.data.many = ("materials",)
     return config
-
-
-def write(path: Path, rows: list[dict]) -> str:
-    """Rows in the format that the name asks for."""
-    if path.suffix in (".csv", ".tsv"):
-        comma = "," if path.suffix == ".csv" else "\t"
-        quoted = [[f'"{cell}"' if "," in cell else cell for cell in row.values()] for row in rows]
-        lines = [comma.join(line) for line in (list(rows[0]), *quoted)]
-        path.write_text("\n".join(lines) + "\n")
-    elif path.suffix == ".jsonl":
-        path.write_text("\n".join(map(json.dumps, rows)))
-    else:
-        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return str(path)
-
-
-def typed(row: dict) -> dict:
-    """A row as typed formats have it: numbers, lists and nulls."""
-    materials = [part.strip() for part in row["materials"].split("|") if part]
-    return row | {
-        "year": float(row["year"]),
-        "price": float(row["price"]),
-        "materials": materials or None,
-        "colour": row["colour"] or None,
-    }
 
 
 def opened(config, bad=None):

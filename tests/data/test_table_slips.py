@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import tensorflow as tf
 from PIL import Image
-from test_main import mistake
+from support.commands import mistake
 
 from cmaclip_jax.config import base_config, check_config, with_overrides
 from cmaclip_jax.data.bad_records import BadRecords

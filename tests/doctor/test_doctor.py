@@ -8,9 +8,8 @@ import threading
 import time
 
 import pytest
-from conftest import small_config
-from test_cluster import LOCAL_POD, environment
-from test_main import QUICKSTART
+from support.commands import LOCAL_POD, QUICKSTART, environment
+from support.small import small_config
 
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources

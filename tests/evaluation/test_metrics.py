@@ -9,8 +9,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import TASKS, VOCABULARY, initial, make_batch, make_objective
 from rich.console import Console
+from support.small import TASKS, VOCABULARY, initial, make_batch, make_objective
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from test_landmark_study import CONFIG, arguments
-from test_main import mistake
+from support.commands import mistake
+from support.landmarks import CONFIG, arguments
 
 from cmaclip_jax.config import read_config
 from cmaclip_jax.landmarks import annotating, annotation_noise, study

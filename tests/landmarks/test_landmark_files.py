@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from support.landmarks import pts
 
 from cmaclip_jax import main
 from cmaclip_jax.errors import UserError
@@ -20,12 +21,6 @@ from cmaclip_jax.landmarks.tracks import Track, read_points
 
 def points_of(frames, count, seed=0):
     return np.random.default_rng(seed).uniform(1, 200, (frames, count, 2)).round(3)
-
-
-def pts(points):
-    """A face as iBUG writes it."""
-    rows = "\n".join(f"{x} {y}" for x, y in points)
-    return f"version: 1\nn_points:  {len(points)}\n{{\n{rows}\n}}\n"
 
 
 def wide(points, names, head):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_main import mistake
+from support.commands import mistake
+from support.landmarks import CONFIG, arguments
 
 from cmaclip_jax.config import read_config
 from cmaclip_jax.landmarks import study, study_report
@@ -17,28 +18,8 @@ from cmaclip_jax.landmarks.judging import Judged
 from cmaclip_jax.landmarks.study import Arm, arms, runs_of
 from cmaclip_jax.main import main
 
-CONFIG = f"--config={Path(__file__).resolve().parents[2] / 'configs/landmarks.py'}"
-SMALL = {
-    "model.image": "test/8",
-    "train.steps": 3,
-    "train.batch_size": 8,
-    "landmarks.stem": "()",
-    "landmarks.train": 8,
-    "landmarks.test": 4,
-    "landmarks.videos": 1,
-    "landmarks.frames": 4,
-    "landmarks.study.seeds": 2,
-    "landmarks.study.noises": "('bias',)",
-    "landmarks.study.remedies": "('distilled','maps:none')",
-    "landmarks.study.more_faces": "(12,)",
-}
 ARMS = ("none-plain-8", "none-maps-8", "none-plain-12", "bias-0.2-plain-8")
 ARMS += ("bias-0.2-distilled-8", "bias-0.2-plain-12")
-
-
-def arguments(**changes):
-    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
-    return [CONFIG, *(f"--config.{name}={value}" for name, value in fields.items())]
 
 
 def test_the_usual_study_has_every_noise_and_plain_training_beside_every_remedy():

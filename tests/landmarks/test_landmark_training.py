@@ -11,8 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from support.landmarks import pts
 from tensorflow_datasets.core.registered import skip_registration
-from test_landmark_files import pts
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks import annotating, losses, sources

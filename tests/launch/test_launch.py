@@ -10,7 +10,8 @@ import time
 
 import pytest
 import yaml
-from stage import LAUNCH, ROOT, Stage
+from support.commands import ROOT
+from support.stage import LAUNCH, Stage
 
 SCRIPTS = [LAUNCH / name for name in ("tpu_vm", "gke", "slurm", "on_worker", "common.sh")]
 

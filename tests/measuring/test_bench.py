@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_main import QUICKSTART, mistake
+from support.commands import QUICKSTART, mistake
 
 from cmaclip_jax.main import main
 from cmaclip_jax.measuring import peak

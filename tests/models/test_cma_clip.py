@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TASKS, apply, initial, make_batch, make_model
+from support.small import TASKS, apply, initial, make_batch, make_model
 
 from cmaclip_jax.models import ModalityAttention, SequenceAttention
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TASKS, VOCABULARY, make_batch
+from support.small import TASKS, VOCABULARY, make_batch
 
 from cmaclip_jax.models import CLIP, Contrastive, image_encoder, text_encoder
 from cmaclip_jax.models.contrastive_losses import sigmoid_losses, softmax_losses

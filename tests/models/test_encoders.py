@@ -4,55 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.hugging_face import hugging_face_clip, randomised
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models import CLIP, SIZES, image_encoder, text_encoder
+from cmaclip_jax.models import CLIP, image_encoder, text_encoder
 from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, patches, unit
 from cmaclip_jax.weights.huggingface import ROWS
 from cmaclip_jax.weights.layout import read_parameters
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
-transformers = pytest.importorskip("transformers", reason="the oracle; pip install -e '.[test]'")
-
-
-def hugging_face_clip(name: str, activation="quick_gelu", eos_token_id=2, **text):
-    """`CLIPModel` of one of our sizes, with random weights, biases and norms."""
-    size = SIZES[name]
-    text = {"length": 77, "vocabulary": 49408, **size.text, **text}
-    config = transformers.CLIPConfig(
-        vision_config={
-            "image_size": size.image.get("image_size", 224),
-            "patch_size": size.image["patch_size"],
-            **tower(size.image, activation),
-        },
-        text_config={
-            "vocab_size": text["vocabulary"],
-            "max_position_embeddings": text["length"],
-            "eos_token_id": eos_token_id,
-            **tower(text, activation),
-        },
-        projection_dim=size.projection,
-    )
-    return transformers.CLIPModel(config).eval()
-
-
-def tower(size, activation):
-    return {
-        "hidden_size": size["width"],
-        "num_hidden_layers": size["layers"],
-        "num_attention_heads": size["heads"],
-        "intermediate_size": size["mlp_width"],
-        "hidden_act": activation,
-    }
-
-
-def randomised(model):
-    """Noise on every parameter, so that no bias is zero and no norm is the identity."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
 
 
 def parameters(model, image=None, text=None):

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from conftest import make_batch, make_model, make_objective
+from support.small import make_batch, make_model, make_objective
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.models import CLIP, image_encoder, text_encoder

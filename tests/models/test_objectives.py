@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import initial, make_batch, make_objective
+from support.small import initial, make_batch, make_objective
 
 from cmaclip_jax.models.contrastive_losses import softmax_losses
 from cmaclip_jax.models.objectives import many_label_losses, one_label_losses

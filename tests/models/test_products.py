@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import initial, make_batch, make_model, make_objective, small_config
 from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from support.small import initial, make_batch, make_model, make_objective, small_config
 
 from cmaclip_jax.models.products import Dense, product
 from cmaclip_jax.planning.run import plan_run

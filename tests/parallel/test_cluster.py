@@ -10,12 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from test_main import QUICKSTART
+from support.commands import LOCAL_POD, QUICKSTART, ROOT, environment
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import read_outcome
@@ -25,18 +24,11 @@ from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.checkpoints import read_parameters
 from cmaclip_jax.training.lock import holding
 
-ROOT = Path(__file__).resolve().parents[2]
-LOCAL_POD = ROOT / "launch/local_pod"
 SMALL = [QUICKSTART, "--config.model.image=test/8", "--config.model.text=test/8"]
 SMALL += ["--config.model.sequence_heads=2", "--config.data.shop.val_size=50"]
 SMALL += ["--config.data.shop.test_size=75", "--config.data.shop.train_size=300"]
 SMALL += ["--config.train.batch_size=16", "--config.train.log_every=2"]
 SMALL += ["--config.train.steps=6", "--config.eval.every=3"]
-
-
-def environment():
-    """As a user has it: no fake devices but those that are asked for."""
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 
 
 class Pod:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
-from test_main import QUICKSTART, mistake
+from support.commands import QUICKSTART, mistake
 
 from cmaclip_jax.commands.memory_advice import out_of_memory
 from cmaclip_jax.main import main

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_config
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
-from test_main import QUICKSTART, mistake
+from support.commands import QUICKSTART, mistake
+from support.small import small_config
 
 from cmaclip_jax.config import with_overrides
 from cmaclip_jax.errors import UserError

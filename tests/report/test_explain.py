@@ -7,11 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import apply
-from pages import check_page
-from test_export import variant
-from test_main import mistake
-from test_serving import read_csv
+from support.commands import mistake
+from support.exports import variant
+from support.pages import check_page
+from support.small import apply
+from support.tables import read_csv
 
 import cmaclip_jax as cma
 from cmaclip_jax.data.pairs import Pair

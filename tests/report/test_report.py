@@ -8,10 +8,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import TASKS, make_model, make_objective
-from pages import check_page
 from sklearn.metrics import precision_recall_curve
-from test_main import mistake
+from support.commands import mistake
+from support.pages import check_page
+from support.small import TASKS, make_model, make_objective
 
 from cmaclip_jax.evaluation.curves import (
     OTHERS,

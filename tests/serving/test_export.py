@@ -3,16 +3,14 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_main import mistake
+from support.commands import mistake
+from support.exports import BLOCKED, alone, ask, variant
 
 import cmaclip_jax as cma
 from cmaclip_jax.commands.export import PLATFORMS
@@ -22,17 +20,12 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
-from cmaclip_jax.runs.assembly import assemble
-from cmaclip_jax.runs.batch_encoder import kept_encoder
-from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.trained import open_trained
 from cmaclip_jax.serving import example
 from cmaclip_jax.serving import export as exporting
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.workdir import saved_config
 
-ALONE = "import sys; sys.modules.update(dict.fromkeys({blocked!r}, None))\n"
-BLOCKED = ("flax", "cmaclip_jax", "tensorflow", "transformers", "optax", "orbax", "chex", "ftfy")
 CALL = """
 import numpy as np, jax
 from jax import export
@@ -49,30 +42,6 @@ np.savez("answers.npz", **answers)
 print(*module.platforms, module.in_avals[-1].shape[0])
 """
 ROWS = (1, 3, 5, 17)
-
-
-def alone(code: str, folder, blocked=BLOCKED) -> str:
-    """What Python prints that has jax, numpy and little else."""
-    ran = subprocess.run(
-        [sys.executable, "-c", ALONE.format(blocked=blocked) + code],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-def ask(folder, picture, words, **how) -> dict[str, str]:
-    """What example.py says, by task."""
-    code = (
-        f"import runpy; sys.argv = ['example.py', {str(picture)!r}, {words!r}]\n"
-        "runpy.run_path('example.py', run_name='__main__')"
-    )
-    lines = alone(code, folder, **how).splitlines()
-    return {name: said.strip() for name, said in (line.split(":") for line in lines)}
 
 
 @pytest.fixture(scope="module")
@@ -233,20 +202,6 @@ def test_the_example_reads_words_as_the_run_does(exported, monkeypatch):
     for words in ("a red mug", "", "  RED\tmug\n", "many words " * 20, "caf&amp;eacute; “née”"):
         expected = tokenizer([words], about["text_length"])[0]
         np.testing.assert_array_equal(example.tokenize(words, about), expected)
-
-
-def variant(finished_run, **changes):
-    """What the finished run would be with another model, untrained."""
-    config = saved_config(finished_run)
-    config.eval.prompts = ("{}",)
-    config.update_from_flattened_dict(changes)
-    trained = open_trained(finished_run, saved_config(finished_run), devices=jax.devices()[:1])
-    towers = open_towers(config, finished_run)
-    encode = kept_encoder(config, finished_run, towers)
-    assembly = assemble(config, trained.mesh, encode, towers)
-    params = jax.jit(assembly.objective.init)(jax.random.key(0), assembly.example)
-    params = jax.device_put(assembly.objective.ready(params), jax.devices()[0])
-    return dataclasses.replace(trained, encode=encode, assembly=assembly, params=params)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 from pyarrow import parquet
-from test_main import mistake
+from support.commands import mistake
+from support.tables import read_csv
 
 import cmaclip_jax as cma
 from cmaclip_jax.evaluation.evaluator import read_outcome
@@ -18,11 +19,6 @@ from cmaclip_jax.main import main
 from cmaclip_jax.serving import labelling
 from cmaclip_jax.serving.answer_files import answer_line
 from cmaclip_jax.serving.classifier import Classifier
-
-
-def read_csv(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

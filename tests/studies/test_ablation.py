@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import small_config
 from flax.traverse_util import flatten_dict
 from PIL import Image
-from test_main import QUICKSTART, mistake
+from support.commands import QUICKSTART, mistake
+from support.small import small_config
 
 from cmaclip_jax.config import field
 from cmaclip_jax.main import main

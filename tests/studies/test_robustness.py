@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import small_config
 from PIL import Image
-from test_main import mistake
+from support.commands import mistake
+from support.small import small_config
 
 from cmaclip_jax.data import loading
 from cmaclip_jax.data.bad_records import BadRecords

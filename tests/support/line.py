@@ -75,6 +75,18 @@ def line_config(steps: int):
     return config
 
 
+def train_line(config, workdir, batches=stream, evaluate=None, devices=1, sizes=(-1, 1, 1)):
+    """Trains the line in this process, on the first devices of a mesh of these sizes."""
+    workdir.mkdir(exist_ok=True)
+    watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
+    try:
+        mesh = make_mesh(*sizes, devices=jax.devices()[:devices])
+        assembly = Assembly(config, mesh, Line(), line_batch(0))
+        return train(assembly, batches, workdir, watcher, evaluate)
+    finally:
+        watcher.close()
+
+
 def run(arguments: list[str]) -> None:
     """The command: trains, and says what it does on the way."""
     workdir, config = Path(arguments[0]), line_config(int(arguments[1]))

@@ -1,7 +1,8 @@
 """CLIP in PyTorch under the names of OpenAI and OpenCLIP: an oracle for their checkpoints."""
 
 import torch
-from test_encoders import randomised
+
+from support.hugging_face import randomised
 
 
 class OpenAIBlock(torch.nn.Module):

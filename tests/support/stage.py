@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.commands import ROOT
+
 LAUNCH = ROOT / "launch"
 STAND_IN = ROOT / "tests/support/stand_in.py"
 STAND_INS = ("gcloud", "kubectl", "docker", "xpk", "sbatch", "squeue", "scancel", "scontrol")

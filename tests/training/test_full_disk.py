@@ -6,7 +6,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from test_main import mistake
+from support.commands import mistake
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import full_disk, whole_file

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from test_main import QUICKSTART, ROOT, mistake
+from support.commands import QUICKSTART, ROOT, mistake
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.training import lock

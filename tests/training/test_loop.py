@@ -10,40 +10,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import initial, make_batch, make_objective
-from line import Line, line_batch, stream
 from rich.console import Console
+from support.commands import ROOT
+from support.line import Line, line_batch, stream, train_line
+from support.small import initial, make_batch, make_objective
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.parallel.stopping import Stopping
-from cmaclip_jax.training import Checkpoints, Watcher, train
-from cmaclip_jax.training.assembly import Assembly
+from cmaclip_jax.training import Checkpoints
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import device_bytes, parameter_rows, parameter_summary
 from cmaclip_jax.training.state import state_template
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(config, workdir, batches=stream, evaluate=None, devices=1, sizes=(-1, 1, 1)):
-    workdir.mkdir(exist_ok=True)
-    watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
-    try:
-        mesh = make_mesh(*sizes, devices=jax.devices()[:devices])
-        assembly = Assembly(config, mesh, Line(), line_batch(0))
-        return train(assembly, batches, workdir, watcher, evaluate)
-    finally:
-        watcher.close()
 
 
 @pytest.fixture
@@ -58,13 +44,16 @@ def assert_bit_equal(a, b):
 
 
 def test_a_stopped_run_ends_bit_equal_to_an_uninterrupted_one(config, tmp_path):
-    expected = run(config, tmp_path / "whole", devices=2)
+    expected = train_line(config, tmp_path / "whole", devices=2)
     for stop_after in (2, 5):
         with pytest.raises(Interrupted, match=r"SIGTERM at step \d of 8; all is saved") as stopped:
-            run(config, tmp_path / "parts", lambda s, p, at=stop_after: stream(s, p, at), devices=2)
+            train_line(
+                config, tmp_path / "parts", lambda s, p, at=stop_after: stream(s, p, at), devices=2
+            )
         assert stopped.value.status == 128 + signal.SIGTERM
-    assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)
-    assert_bit_equal(run(config, tmp_path / "parts", devices=2), expected)  # nothing left to do
+    assert_bit_equal(train_line(config, tmp_path / "parts", devices=2), expected)
+    # Nothing is left to do.
+    assert_bit_equal(train_line(config, tmp_path / "parts", devices=2), expected)
 
 
 def largest(folder):
@@ -81,14 +70,14 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path, damage, capsys):
-    expected = run(config, tmp_path / "whole")
+    expected = train_line(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        run(config, tmp_path / "torn", lambda s, p: stream(s, p, 5))
+        train_line(config, tmp_path / "torn", lambda s, p: stream(s, p, 5))
     folder = tmp_path / "torn/checkpoints"
     steps = sorted((int(x.name) for x in folder.iterdir()), reverse=True)
     damage(folder / str(steps[0]))
     capsys.readouterr()
-    assert_bit_equal(run(config, tmp_path / "torn"), expected)
+    assert_bit_equal(train_line(config, tmp_path / "torn"), expected)
     said = capsys.readouterr().err
     assert f"the checkpoint of step {steps[0]} cannot be read" in said
     assert f"continuing from the checkpoint of step {steps[1]}" in said
@@ -96,12 +85,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, tmp_path, dama
 
 
 def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew(config, tmp_path):
-    run(config, tmp_path)
+    train_line(config, tmp_path)
     steps = list((tmp_path / "checkpoints").iterdir())
     for step in steps:
         DAMAGES["torn"](step)
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*another --workdir"):
-        run(config, tmp_path)
+        train_line(config, tmp_path)
     assert sorted(steps) == sorted((tmp_path / "checkpoints").iterdir())
 
 
@@ -112,7 +101,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(config, tmp_
             params["line"]["bias"] = jnp.zeros(7)
             return params | {"more": {"bias": jnp.zeros(3)}}
 
-    run(config, tmp_path)
+    train_line(config, tmp_path)
     checkpoints = Checkpoints(tmp_path, 2)
     optimizer = make_optimizer(config.train, Wider().init(jax.random.key(0), line_batch(0)))
     _, shapes = state_template(Wider(), optimizer, line_batch(0), True, 0)
@@ -129,9 +118,9 @@ def test_a_poisoned_step_stops_the_run_and_leaves_the_last_good_checkpoint(confi
     with pytest.raises(
         UserError, match=r"step 6: loss is not finite.*; the checkpoint of step 4 is"
     ):
-        run(config, tmp_path, lambda start, params: stream(start, params, poison=5))
+        train_line(config, tmp_path, lambda start, params: stream(start, params, poison=5))
     # Without the poison the run goes on from there, to the same end as one that met none.
-    assert_bit_equal(run(config, tmp_path), run(config, tmp_path / "clean"))
+    assert_bit_equal(train_line(config, tmp_path), train_line(config, tmp_path / "clean"))
 
 
 def test_diagnosis_names_the_first_bad_tensor(config):
@@ -182,14 +171,14 @@ def test_a_spike_stops_the_run(config, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "SETTLED", 2)
     config.train.spike = 1e-3  # what every loss exceeds
     with pytest.raises(UserError, match=r"step 3: the loss spiked; the gradient of \S+ is"):
-        run(config, tmp_path)
+        train_line(config, tmp_path)
 
 
 def test_saving_does_not_count_where_hosts_agree_on_a_stop(config, tmp_path, monkeypatch):
     calls = []
     name = "jax.experimental.multihost_utils.reached_preemption_sync_point"
     monkeypatch.setattr(name, lambda step: calls.append(step) or False)
-    run(config, tmp_path)
+    train_line(config, tmp_path)
     assert calls == []
 
 
@@ -197,13 +186,13 @@ def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.keep = 2
     scores = {1: 0.1, 2: 0.9, 3: 0.3}
-    run(config, tmp_path, evaluate=lambda state, step, watch: scores.get(step, 0.2))
+    train_line(config, tmp_path, evaluate=lambda state, step, watch: scores.get(step, 0.2))
     kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
     assert kept == {2, 7, 8}
 
 
 def test_a_checkpoint_restores_onto_another_mesh(config, tmp_path):
-    state = run(config, tmp_path)
+    state = train_line(config, tmp_path)
     optimizer = make_optimizer(config.train, state.params)
     _, shapes = state_template(Line(), optimizer, line_batch(0), True, 0)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
@@ -218,14 +207,14 @@ def test_a_run_goes_on_whatever_mesh_it_continues_on(config, tmp_path):
     meshes = [(8, 1, 1), (1, 1, 1), (4, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (4, 1, 2)]
     meshes += [(2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4), (2, 2, 2), (1, 2, 2)]
     config.train.steps, config.train.log_every = len(meshes), 1
-    expected = run(config, tmp_path / "whole")
+    expected = train_line(config, tmp_path / "whole")
     for step, sizes in enumerate(meshes[:-1]):
         # The signal comes while this step's batch is made, two ahead of the step that is on.
         batches = lambda start, params, at=step: stream(start, params, stop_after=at)  # noqa: E731
         with pytest.raises(Interrupted, match=f"at step {step + 1} of"):
-            run(config, tmp_path / "moved", batches, devices=math.prod(sizes), sizes=sizes)
+            train_line(config, tmp_path / "moved", batches, devices=math.prod(sizes), sizes=sizes)
     sizes = meshes[-1]
-    state = run(config, tmp_path / "moved", devices=math.prod(sizes), sizes=sizes)
+    state = train_line(config, tmp_path / "moved", devices=math.prod(sizes), sizes=sizes)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, expected
     )
@@ -241,7 +230,7 @@ def losses(workdir):
 
 
 def test_figures_are_kept_for_every_interval(config, tmp_path):
-    run(config, tmp_path)
+    train_line(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     assert rows[0].keys() >= {"train/loss", "train/grad_norm", "examples_per_second"}
@@ -275,17 +264,17 @@ def test_a_run_stopped_in_an_evaluation_looks_again_when_it_continues(config, tm
         return 0.5
 
     with pytest.raises(Interrupted, match="SIGTERM at step 4 of 8; all is saved"):
-        run(config, tmp_path, evaluate=evaluate)
+        train_line(config, tmp_path, evaluate=evaluate)
     assert looked == [(4, number) for number in range(4)]
     del looked[:]  # and once more: nothing may go on past a look that was not finished
     with pytest.raises(Interrupted, match="SIGTERM at step 4 of 8; all is saved"):
-        run(config, tmp_path, evaluate=evaluate)
+        train_line(config, tmp_path, evaluate=evaluate)
     assert looked == [(4, number) for number in range(4)]
-    again = run(config, tmp_path, evaluate=evaluate)
+    again = train_line(config, tmp_path, evaluate=evaluate)
     assert looked[4:] == [(step, number) for step in (4, 8) for number in range(10)]
-    run(config, tmp_path, evaluate=evaluate)
+    train_line(config, tmp_path, evaluate=evaluate)
     assert len(looked) == 24  # and not once more
-    assert_bit_equal(again, run(config, tmp_path / "whole"))
+    assert_bit_equal(again, train_line(config, tmp_path / "whole"))
 
 
 def test_a_second_signal_is_not_held_back():

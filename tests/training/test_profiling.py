@@ -5,9 +5,9 @@ import shutil
 
 import jax.numpy as jnp
 import pytest
-from conftest import small_config
 from jax.profiler import ProfileData
-from test_loop import run, stream
+from support.line import stream, train_line
+from support.small import small_config
 
 from cmaclip_jax.config import check_config
 from cmaclip_jax.errors import Interrupted, UserError
@@ -32,12 +32,12 @@ def test_the_steps_asked_for_are_in_the_trace_and_a_run_past_them_has_none(tmp_p
     config.train.batch_size = 16
     config.profile.start, config.profile.steps = 3, 2
     with pytest.raises(Interrupted, match=r"at step [5-7] of 8"):
-        run(config, tmp_path, lambda start, params: stream(start, params, stop_after=7))
+        train_line(config, tmp_path, lambda start, params: stream(start, params, stop_after=7))
     assert profiled_steps(tmp_path) == [3, 4]
     assert f"profile of steps 3 to 4: {tmp_path / 'profile'}" in capsys.readouterr().err
 
     shutil.rmtree(tmp_path / "profile")
-    run(config, tmp_path)
+    train_line(config, tmp_path)
     assert "continuing from the checkpoint of step" in capsys.readouterr().err
     assert not (tmp_path / "profile").exists()
 

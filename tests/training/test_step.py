@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import initial, make_batch, make_model, make_objective, small_config
+from support.small import initial, make_batch, make_model, make_objective, small_config
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from open_ai_clip import QuickGELU, open_ai_clip
 from safetensors.numpy import load_file, save_file
-from test_encoders import hugging_face_clip, randomised
+from support.hugging_face import hugging_face_clip, randomised
+from support.open_ai_clip import QuickGELU, open_ai_clip
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main

@@ -1,0 +1,24 @@
+"""What tests of commands share: paths, the environment of a user, and mistakes."""
+
+import os
+from pathlib import Path
+
+from cmaclip_jax.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+LOCAL_POD = ROOT / "launch/local_pod"
+
+
+def mistake(capsys, *arguments) -> str:
+    """The one line that a wrong command ends in."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if line.startswith("cmaclip: ")] == lines[-1:], lines
+    assert not any("Traceback" in line for line in lines), lines
+    return lines[-1]
+
+
+def environment():
+    """As a user has it: no fake devices but those that are asked for."""
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
