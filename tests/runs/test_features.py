@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from support.small import apply, initial, make_batch, make_model
 
 from cmaclip_jax.runs.frozen_features import Features
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.training.checkpoints import read_parameters
-from support.small import apply, initial, make_batch, make_model
 
 FROZEN = ("image/.*", "text/.*")
 
