@@ -133,7 +133,8 @@ def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, exp
 def test_nothing_changes_without_what_the_model_does_not_read(model, complete, inputs):
     config = copy.deepcopy(model.trained.config)
     config.model.inputs = inputs
-    one = Classifier(dataclasses.replace(model.trained, config=config), {})
+    assembly = dataclasses.replace(model.trained.assembly, config=config)
+    one = Classifier(dataclasses.replace(model.trained, assembly=assembly), {})
     said = next(Explainer(one).explain(["a"], complete[:1]))
     read = [word.text for word in said.words if word.read]
     assert [name for name, _ in said.without] == (read if inputs == "text" else [])
