@@ -57,41 +57,57 @@ def train(
     """
     config = assembly.config
     _describe_parameters(assembly, workdir, watcher)
-    compiling = Compiling()
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     start, state = _first_state(assembly, checkpoints, pretrained, watcher)
     train_step = Profiled(assembly.train_step, config.profile, workdir, start, watcher.say)
-    with (
-        Stopping() as stopping,
-        contextlib.closing(checkpoints),
-        contextlib.closing(compiling),
-        contextlib.closing(train_step),
-    ):
+    closing = contextlib.closing
+    with Stopping() as stopping, closing(checkpoints), closing(train_step):
         saving = _Saving(config, checkpoints, stopping, evaluate)
         saving.complete(state, start)
-        stream = Prefetch(
-            itertools.islice(batches(start, state.params), config.train.steps - start),
-            batch_sharding(assembly.mesh),
-        )
-        watcher.resume(start, stream.waited)
-        watcher.say("compiling the first step ...")
-        for step, batch in enumerate(stream, start + 1):
-            state, figures = train_step(state, batch)
-            if step == start + 1:
-                watcher.say(compiling.done())
-                watcher.resume(step, stream.waited)
-            watcher.add(figures)
-            good = True
-            if step % config.train.log_every == 0 or step == config.train.steps:
-                good = watcher.log(step, stream.waited)
-                checkpoints.check()
+        updates = _updates(assembly, train_step, state, start, batches, watcher)
+        for step, state, figures, waited in updates:  # noqa: B020 - the newest state replaces it
+            good = _log(config, watcher, checkpoints, step, figures, waited)
             if not saving.is_due(step) and good:
                 continue
             if not (good and watcher.flush() and not bool(figures["bad"])):
                 raise _bad_step_error(assembly, state, batches, checkpoints)
             saving.save(state, step)
-            watcher.resume(step, stream.waited)
+            watcher.resume(step, waited)
     return state
+
+
+def _updates(
+    assembly: Assembly,
+    train_step: Callable,
+    state: TrainState,
+    start: int,
+    batches: Batches,
+    watcher: Watcher,
+) -> Iterator[tuple[int, TrainState, dict, float]]:
+    """After every update: its step, the state, the figures, and seconds spent waiting for input."""
+    stream = Prefetch(
+        itertools.islice(batches(start, state.params), assembly.config.train.steps - start),
+        batch_sharding(assembly.mesh),
+    )
+    watcher.resume(start, stream.waited)
+    watcher.say("compiling the first step ...")
+    with contextlib.closing(Compiling()) as compiling:
+        for step, batch in enumerate(stream, start + 1):
+            state, figures = train_step(state, batch)
+            if step == start + 1:
+                watcher.say(compiling.done())
+                watcher.resume(step, stream.waited)
+            yield step, state, figures, stream.waited
+
+
+def _log(config, watcher, checkpoints, step: int, figures, waited: float) -> bool:
+    """Logs an interval of steps where one ends; False if an earlier interval had a bad step."""
+    watcher.add(figures)
+    if step % config.train.log_every and step != config.train.steps:
+        return True
+    good = watcher.log(step, waited)
+    checkpoints.check()
+    return good
 
 
 def _first_state(

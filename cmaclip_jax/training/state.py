@@ -1,4 +1,4 @@
-"""All that a run remembers between two steps, created where it will live."""
+"""The state of a training: what one step leaves for the next, created on its devices."""
 
 import functools
 import operator
@@ -19,11 +19,11 @@ from cmaclip_jax.weights import fit
 @flax.struct.dataclass
 class TrainState:
     """
-    step: updates made so far, and the number of the batch that comes next.
+    step: updates made so far, and the number of the next batch.
     ema: averaged parameters, or None where no average is kept.
-    loss_average: a running mean of the loss, against which a spike is seen.
-    bad: a loss spiked or was not finite. The step that saw it changed nothing else, nor
-        does any after it, so this state is the last good one.
+    loss_average: a running mean of the loss, against which spikes are detected.
+    bad: a loss spiked or was not finite. From that step on nothing else in the state changes, so
+        the rest of it is the last good state.
     """
 
     step: jax.Array
@@ -57,14 +57,14 @@ def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int)
 
 
 def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
-    """A first state with what `pretrained` has in place of what was drawn; and what was taken."""
+    """The state with pretrained parameters instead of drawn ones; and a line for each of them."""
     params, lines = replace_parameters(state.params, pretrained)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return state.replace(params=params, ema=ema), lines
 
 
 def replace_parameters(params, pretrained):
-    """`params` with the numbers of `pretrained`, lying as they lay; and what was taken."""
+    """`params` with the values of `pretrained` in their own layout; and a line for each of them."""
     taken, lines = fit(pretrained, params)
     placed = flatten_dict(params)
     for path, value in flatten_dict(taken).items():
@@ -76,5 +76,5 @@ def replace_parameters(params, pretrained):
 
 
 def create_state(init, shapes: TrainState, mesh: Mesh) -> TrainState:
-    """The first state, every leaf born on its own devices."""
+    """The first state, every leaf created on its own devices."""
     return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))()

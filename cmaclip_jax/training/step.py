@@ -12,9 +12,9 @@ from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.training.optimizer import frozen_parameters
 from cmaclip_jax.training.state import TrainState
 
-MEMORY = 0.98  # of the running mean that a spike is measured against
-SETTLED = 50  # steps before a spike can be told from a beginning
-LEAST = 0.1  # of a mean to measure against: one wrong answer is no spike where all is learnt
+MEMORY = 0.98  # decay of the running mean of the loss, against which a spike is measured
+SETTLED = 50  # steps before a large loss counts as a spike
+LEAST = 0.1  # a smaller mean counts as this much: at a loss near 0 one wrong answer is no spike
 
 
 def make_train_step(
@@ -39,23 +39,9 @@ def make_train_step(
             )
         norm = optax.global_norm(gradients)
         bad = state.bad | is_bad(state, loss, norm, settings.spike)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = held(frozen, state.params, optax.apply_updates(state.params, updates))
-        average = jnp.where(state.step == 0, loss, state.loss_average)
-        ema = state.ema
-        if ema is not None:
-            share = 1 - averaging_decay(state.step + 1, settings.ema)
-            ema = held(frozen, ema, optax.incremental_update(params, ema, share))
-        new = TrainState(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            ema=ema,
-            loss_average=MEMORY * average + (1 - MEMORY) * loss,
-            bad=bad,
-        )
+        updated = _updated(state, loss, gradients, optimizer, frozen, settings.ema)
         kept = jax.tree.map(
-            lambda old, new: old if old is new else jnp.where(bad, old, new), state, new
+            lambda old, new: old if old is new else jnp.where(bad, old, new), state, updated
         )
         return kept.replace(bad=bad), {"sums": sums, "grad_norm": norm, "bad": bad}
 
@@ -65,6 +51,26 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
+    )
+
+
+def _updated(
+    state: TrainState, loss, gradients, optimizer: optax.GradientTransformation, frozen, decay
+) -> TrainState:
+    """The state after an update by these gradients. `decay` is that of the averaged parameters."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = keep_frozen(frozen, state.params, optax.apply_updates(state.params, updates))
+    average = jnp.where(state.step == 0, loss, state.loss_average)
+    ema = state.ema
+    if ema is not None:
+        share = 1 - averaging_decay(state.step + 1, decay)
+        ema = keep_frozen(frozen, ema, optax.incremental_update(params, ema, share))
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        loss_average=MEMORY * average + (1 - MEMORY) * loss,
     )
 
 
@@ -79,7 +85,7 @@ def averaging_decay(step, decay: float):
 
 
 def is_bad(state: TrainState, loss, norm, spike: float):
-    """Whether this loss or gradient must not be learnt from."""
+    """Whether the loss or the gradient is not finite, or the loss is a spike."""
     bad = ~jnp.isfinite(loss) | ~jnp.isfinite(norm)
     if spike:
         bad |= (state.step >= SETTLED) & (loss > spike * jnp.maximum(state.loss_average, LEAST))
@@ -87,19 +93,19 @@ def is_bad(state: TrainState, loss, norm, spike: float):
 
 
 def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
-    """Loss, sums and gradients of a batch, taken in `parts` one after the other.
+    """Loss, sums and gradients of a batch, computed in `parts` one after the other.
 
-    The result is that of the whole batch, but for terms that compare examples with one
-    another: the contrastive loss sees the pairs of its own part only. What is frozen is not
-    differentiated; its gradient is a zero that costs nothing.
+    The result equals that of the whole batch, except for terms that compare examples with one
+    another: the contrastive loss sees only the pairs of its own part. Frozen parameters are not
+    differentiated; their gradients are zeros that cost nothing.
     """
     leaves, structure = jax.tree.flatten(params)
-    still = jax.tree.leaves(frozen)
+    is_frozen = jax.tree.leaves(frozen)
 
     def whole(learnt):
-        """All parameters, or all gradients, from those that learn."""
+        """A leaf for every parameter: from those that learn, None for the frozen ones."""
         learnt = iter(learnt)
-        return [None if stays else next(learnt) for stays in still]
+        return [None if stays else next(learnt) for stays in is_frozen]
 
     def loss_of(learnt, batch, rng):
         merged = [
@@ -108,7 +114,7 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
         return objective.loss(structure.unflatten(merged), batch, rng)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
-    learnt = [leaf for leaf, stays in zip(leaves, still, strict=True) if not stays]
+    learnt = [leaf for leaf, stays in zip(leaves, is_frozen, strict=True) if not stays]
     if parts == 1:
         (loss, sums), gradients = gradient(learnt, batch, rng)
     else:
@@ -121,10 +127,10 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
 
 
 def _in_parts(gradient, learnt, batch, rng, parts: int):
-    """What `gradient` gives for the whole batch, from its parts; their sums are added up.
+    """The loss, sums and gradients of the whole batch, from those of its parts.
 
-    A part's loss is the mean over its own examples. So it counts as often as the part has
-    examples: padding may leave one part full and another almost empty.
+    A part's loss is the mean over its own examples, so it is weighted by their number: padding may
+    leave one part full and another almost empty.
     """
 
     def one_part(total, part_and_index):
@@ -145,14 +151,14 @@ def _in_parts(gradient, learnt, batch, rng, parts: int):
     return (loss / examples, sums), [g / examples for g in gradients]
 
 
-def held(frozen, old, new):
-    """The new parameters, but the very old ones where they are frozen: nothing is copied."""
+def keep_frozen(frozen, old, new):
+    """The new parameters, with the old arrays themselves where frozen: nothing is copied."""
     return jax.tree.map(lambda stays, was, now: was if stays else now, frozen, old, new)
 
 
 def interleaved_parts(x, parts: int):
-    """[B,...] -> [parts,B/parts,...], every part taking each `parts`-th row.
+    """[B,...] -> [parts,B/parts,...], with every `parts`-th row in a part.
 
-    So every part spreads over all devices that hold the batch, and no row has to move.
+    Each part then spreads over all devices that hold the batch, and no row moves to another device.
     """
     return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
