@@ -65,7 +65,7 @@ def train(
         saving = _Saving(config, checkpoints, stopping, evaluate)
         saving.complete(state, start)
         updates = _updates(assembly, train_step, state, start, batches, watcher)
-        for step, state, figures, waited in updates:  # noqa: B020 - the newest state replaces it
+        for step, state, figures, waited in updates:
             good = _log(config, watcher, checkpoints, step, figures, waited)
             if not saving.is_due(step) and good:
                 continue
