@@ -1,292 +1,286 @@
-"""Every field of a run once, with a comment; and the checks whose errors carry the fix."""
+"""The fields of a run, with their defaults and their permitted values; configs read and checked."""
 
+import dataclasses
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import UserError, nearest_multiples
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field's default value and the values that the field accepts."""
+
+    default: Any
+    choices: tuple = ()
+    least: float | None = None
+    most: float | None = None
+
+    def check(self, path: str, value: Any) -> None:
+        """Raises UserError where the field at `path` does not accept `value`."""
+        if self.choices and value not in self.choices:
+            raise UserError(f"config.{path}={value!r} is none of {self.choices}")
+        too_small = self.least is not None and value < self.least
+        if too_small or (self.most is not None and value > self.most):
+            limits = f"be at least {self.least}"
+            if self.most is not None:
+                limits = f"lie between {self.least} and {self.most}"
+            raise UserError(f"config.{path}={value} must {limits}")
+
+
+def share(default: float) -> Field:
+    """A field that accepts numbers from 0 to 1."""
+    return Field(default, least=0, most=1)
 
 
 def base_config() -> ConfigDict:
-    """The fields of a run and their defaults; a file in configs/ changes what it needs."""
-    config = ConfigDict()
-    config.seed = 0  # of parameters, order and dropout
-
-    data = config.data = ConfigDict()
-    # Where records come from: 'shop' (drawn), 'table' (CSV, TSV, JSON Lines, Parquet), 'food101',
-    # 'fashion_gen', or 'tfds' (any TFDS builder, and what `cmaclip prepare` writes).
-    data.source = "shop"
-    data.path = ""  # the data set's folder or file; 'shop' needs none
-    data.image = ""  # the column or feature with the picture; '' finds it, 'none' uses none
-    data.text = ""  # the column(s) or feature(s) with the words, 'title,brand'; as data.image
-    data.labels = ()  # the tasks to learn, by name; () takes all that the data has
-    data.id = ""  # a table's column with the rows' names; '' finds it, 'none' uses none
-    # Of a table's tasks those with several labels in a cell; () finds them, 'none' has none.
-    data.many = ()
-    data.separator = "|"  # what stands between the labels of such a cell
-    data.split = "train"  # the split to train on
-    data.outside = False  # whether a table may name pictures outside its own folder
-    # What becomes of a record whose picture cannot be read: 'skip' leaves it out, 'no_image'
-    # keeps its words, 'fail' ends the run. WORKDIR/bad_records.jsonl lists all of them.
-    data.on_error = "skip"
-    # A larger share of left out records ends a run: before its first step where files are missing,
-    # else while it trains. Evaluation goes on without them and says how many.
-    data.max_bad = 0.05
-    data.image_size = 0  # pixels a side; 0: what the encoder's size is made for
-    # Tokens a text, start and end included; 0: the encoder's own; -1: what the data needs, up to
-    # 77 from scratch and to what pretrained weights have positions for.
-    data.text_length = 0
-    data.vocabulary = 1024  # at most so many tokens, where a tokenizer is trained from scratch
-    data.balance = ""  # the task whose classes are drawn evenly; '': every pair once an epoch
-    data.balance_power = 1.0  # 1: all classes alike; 0.5: by the root of their frequency
-
-    augment = data.augment = ConfigDict()  # of training pictures and texts
-    augment.crop = 1.0  # smallest share of the area that a random crop takes; 1: no random crop
-    augment.flip = False  # mirror every other picture
-    augment.jitter = 0.0  # how far brightness, contrast and saturation move, 0 to 1
-    augment.randaugment = 0  # random operations a picture; 0: none
-    augment.magnitude = 9  # how strong they are, 0 to 30
-    augment.word_drop = 0.0  # share of words left out
-
-    noise = data.noise = ConfigDict()  # pictures and texts made worse on purpose
-    noise.image = ""  # 'gaussian' | 'blur' | 'jpeg' | 'occlusion' | 'swap' | 'blank'
-    noise.text = ""  # 'drop' | 'typos' | 'swap' | 'blank'
-    noise.severity = 3  # 1 to 5 (the Gaussian also takes 10, of a published protocol)
-    noise.share = 1.0  # of the examples, how many are corrupted
-    noise.train = False  # whether in training
-    noise.evaluate = True  # whether in evaluation
-
-    tfds = data.tfds = ConfigDict()  # of data.source='tfds'; data.path is its data_dir
-    tfds.name = ""  # the builder, 'oxford_iiit_pet:4.0.0'; '': data.path is one built data set
-    tfds.train = "train"  # which TFDS split is ours to train on, 'train[:90%]' for example
-    tfds.val = ""  # to choose by; '' finds 'val' or 'validation', else takes a tenth of train
-    tfds.test = ""  # to report; '' finds 'test', else there is none
-    tfds.try_gcs = False  # whether TFDS may fetch prepared data from its public bucket
-
-    shop = data.shop = ConfigDict()  # of data.source='shop' alone
-    shop.seed = 0  # of the catalogue itself; config.seed leaves it as it is
-    shop.train_size = 20_000  # pairs to train on
-    shop.val_size = 1_000  # pairs to choose by
-    shop.test_size = 2_000  # pairs to report
-    shop.articles = 2  # articles in a picture, 1 to 8
-    shop.single_share = 0.3  # training pictures that show the named article alone
-    shop.missing_labels = 0.05  # share of labels that are unknown
-    shop.missing_images = 0.05  # share of pairs without a picture
-    shop.missing_texts = 0.05  # share of pairs without a title
-
-    model = config.model = ConfigDict()
-    model.image = "B/32"  # size of the image encoder from scratch; see models/encoders.py
-    model.text = "B/32"  # size of the text encoder that belongs to this image encoder
-    # CLIP weights to start from: a folder of `cmaclip convert`, any checkpoint that it reads,
-    # or a hub name. They bring their encoders' sizes and tokenizer; '' starts from scratch.
-    model.pretrained = ""
-    # 'both' | 'image' | 'text': the single-modality baselines, which open no picture, or want no
-    # words, and are judged on the pairs that have what they read.
-    model.inputs = "both"
-    model.sequence_layers = 2  # blocks of sequence-wise attention; 0 is late fusion
-    model.sequence_width = 0  # their width; 0: CLIP's projection width
-    # Their heads; 0: one for every 64 of width; -1: as wide as the text encoder's heads.
-    model.sequence_heads = 0
-    model.sequence_zero = True  # whether they start as the identity, that is as late fusion
-    model.modality = "attention"  # 'attention' | 'mean' | 'concat' of the two embeddings
-    model.modality_per_modality = False  # one learned vector per modality, not one per task
-    model.head_layers = 1  # hidden layers of every task's MLP
-    model.head_width = 0  # their width; 0: the embedding's
-    model.dropout = 0.0  # in sequence-wise attention and heads
-    model.tower_dropout = 0.0  # in the encoders; CLIP itself has none
-    model.unroll = 1  # layers a turn of the scan runs; more compiles longer, may run faster
-    model.remat = "none"  # 'none' | 'dots' | 'full': activations to compute again, for memory
-    model.dtype = "auto"  # 'auto' | 'float32' | 'bfloat16'; auto: bfloat16 on TPU and GPU
-
-    train = config.train = ConfigDict()
-    # What is learned: 'classification' by CMA-CLIP; or CLIP's own matching of pictures and words,
-    # 'contrastive' (softmax over the whole batch) or 'sigmoid' (every pair by itself).
-    train.objective = "classification"
-    train.steps = 10_000  # updates in all
-    train.batch_size = 256  # pairs an update, over all devices and accumulation parts
-    train.accumulate = 1  # parts a batch is split into, one after the other, for memory
-    train.learning_rate = 1e-4  # the peak rate, times the rules' factors
-    train.warmup = 0.05  # share of the steps until the peak; after it, cosine down to 0
-    train.b1 = 0.9  # AdamW's decay of the mean
-    train.b2 = 0.98  # AdamW's decay of the square
-    train.epsilon = 1e-8  # AdamW's, beside the square's root
-    train.clip = 1.0  # the largest global norm of a gradient; 0: unlimited
-    # Decay of the averaged parameters that evaluation uses; it rises from 0.2 to this value with
-    # the number of updates. 0: no average.
-    train.ema = 0.0
-    # Rules are (regex, value) over parameter paths such as image/stack/blocks/mlp_up/kernel;
-    # of those that match, the first counts; one that matches nothing is an error.
-    train.rates = ((".*", 1.0),)  # factors on the learning rate, encoders against new parts
-    train.freeze = ()  # regexes of what does not learn, e.g. ('(image|text)/.*',)
-    train.weight_decay = ((".*/(kernel|embedding)", 0.05), (".*", 0.0))  # of the rate, a step
-    train.layer_decay = ()  # (regex, factor per layer counted from a tower's end)
-    train.label_smoothing = 0.0  # share of a one-label target spread over all classes
-    train.task_weights = ()  # (task, weight) pairs; 1 for the others
-    train.class_weights = ()  # (task, (one weight per class)) pairs; all alike for the others
-    train.contrastive = 0.0  # weight of CLIP's own loss between the towers; needs both inputs
-    train.spike = 20.0  # a loss over so many times its running mean stops the run; 0: never
-    train.log_every = 20  # steps between two lines of figures
-
-    evaluation = config.eval = ConfigDict()
-    evaluation.every = 1_000  # steps between evaluations on the validation split; 0: none
-    evaluation.watch = "val"  # the split they use
-    evaluation.split = ""  # the split of the last evaluation; '': test, or val where there is none
-    # Sentences about a class, for CLIP without heads: {} is the class, {task} its task. The
-    # embeddings of several are averaged.
-    evaluation.prompts = ("a photo of a {}.",)
-    evaluation.batch_size = 256  # pairs at once; no figure depends on it
-    # Recall is told at these precisions: the share found while so many of the found are right.
-    evaluation.precisions = (0.90, 0.95)
-    # A label among the k most probable classes counts as found, for one-label tasks of more than k.
-    evaluation.top_k = (5,)
-
-    checkpoint = config.checkpoint = ConfigDict()
-    checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved
-    checkpoint.keep = 2  # the newest so many, and the best one, stay
-
-    profile = config.profile = ConfigDict()
-    profile.start = 100  # the first step that is profiled; the very first ones also compile
-    profile.steps = 0  # how many are, into WORKDIR/profile; 0: none
-
-    mesh = config.mesh = ConfigDict()
-    mesh.data = -1  # devices over which the batch is split; -1 takes what is left
-    mesh.fsdp = 1  # devices over which batch and parameters are split
-    mesh.tensor = 1  # devices over which heads and MLPs are split
+    """Every field of a run with its default. A file in configs/ changes some of the fields."""
+    config = _fields()
+    defaults = {path: field.default for path, field in LIMITED_FIELDS.items()}
+    with config.ignore_type():
+        config.update_from_flattened_dict(defaults)
     return config
 
 
-CHOICES = {
-    "data.source": ("shop", "table", "food101", "fashion_gen", "tfds"),
-    "data.on_error": ("skip", "no_image", "fail"),
-    "data.noise.image": ("", "gaussian", "blur", "jpeg", "occlusion", "swap", "blank"),
-    "data.noise.text": ("", "drop", "typos", "swap", "blank"),
-    "model.inputs": ("both", "image", "text"),
-    "model.modality": ("attention", "mean", "concat"),
-    "train.objective": ("classification", "contrastive", "sigmoid"),
-    "model.remat": ("none", "dots", "full"),
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "data.split": ("train", "val", "test"),
-    "eval.watch": ("train", "val", "test"),
-    "eval.split": ("", "train", "val", "test"),
-}
-LEAST_VOCABULARY = 300  # 256 bytes, start, end, and something to learn
-AT_LEAST_ONE = [
-    "train.steps",
-    "train.batch_size",
-    "train.accumulate",
-    "train.log_every",
-    "eval.batch_size",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "profile.start",
-    "model.unroll",
-    "data.noise.severity",
-    "data.shop.train_size",
-    "data.shop.val_size",
-    "data.shop.test_size",
-    "data.shop.articles",
-]
-NOT_NEGATIVE = [
-    "data.image_size",
-    "data.balance_power",
-    "data.augment.randaugment",
-    "data.augment.magnitude",
-    "model.sequence_layers",
-    "model.sequence_width",
-    "model.head_layers",
-    "model.head_width",
-    "train.clip",
-    "train.contrastive",
-    "train.spike",
-    "eval.every",
-    "profile.steps",
-]
-SHARES = [
-    "train.warmup",
-    "train.ema",
-    "train.label_smoothing",
-    "model.dropout",
-    "model.tower_dropout",
-    "data.max_bad",
-    "data.augment.crop",
-    "data.augment.jitter",
-    "data.augment.word_drop",
-    "data.noise.share",
-    "data.shop.single_share",
-    "data.shop.missing_labels",
-    "data.shop.missing_images",
-    "data.shop.missing_texts",
-]
+def _fields() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # determines the initial parameters, the order of examples, and dropout
+    config.update(data=_data(), model=_model(), train=_train(), eval=_eval())
+
+    checkpoint, profile, mesh = ConfigDict(), ConfigDict(), ConfigDict()
+    checkpoint.every = Field(1_000, least=1)  # steps between two; the last step is always saved
+    checkpoint.keep = Field(2, least=1)  # number of newest checkpoints kept, besides the best one
+    profile.start = Field(100, least=1)  # the first step to profile; the first steps also compile
+    profile.steps = Field(0, least=0)  # number of steps profiled into WORKDIR/profile; 0: none
+    mesh.data = -1  # devices that split the batch; -1: all devices that the other two leave
+    mesh.fsdp = 1  # devices that split batch and parameters
+    mesh.tensor = 1  # devices that split attention heads and MLPs
+    config.update(checkpoint=checkpoint, profile=profile, mesh=mesh)
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    # 'shop' (drawn pictures), 'table' (CSV, TSV, JSON Lines or Parquet), 'food101', 'fashion_gen',
+    # or 'tfds' (any TFDS builder, and the output of `cmaclip prepare`).
+    data.source = Field("shop", choices=("shop", "table", "food101", "fashion_gen", "tfds"))
+    data.path = ""  # the folder or file of the data set; 'shop' needs none
+    data.image = ""  # the column or feature of pictures; '': found by its content; 'none': unused
+    data.text = ""  # the column(s) or feature(s) of text, as 'title,brand'; '' and 'none' as above
+    data.labels = ()  # names of the tasks to learn; (): all tasks of the data
+    data.id = ""  # the column of a table with the rows' ids; '': found by its name; 'none': unused
+    # Tasks of a table whose cells hold several labels; (): found by the separator; 'none': no task.
+    data.many = ()
+    data.separator = "|"  # separates the labels in such a cell
+    data.split = Field("train", choices=("train", "val", "test"))  # the split to train on
+    data.outside = False  # whether the pictures of a table may lie outside the table's folder
+    # A record whose picture cannot be read: 'skip' drops the record, 'no_image' keeps its text,
+    # 'fail' ends the run. WORKDIR/bad_records.jsonl lists these records.
+    data.on_error = Field("skip", choices=("skip", "no_image", "fail"))
+    # The largest share of dropped records. A run with more of them ends: before its first step if
+    # files are missing, else during training. Evaluation continues and prints their number.
+    data.max_bad = share(0.05)
+    data.image_size = Field(0, least=0)  # pixels per side; 0: the size of the image encoder
+    # Tokens per text, with start and end token; 0: the length of the text encoder; -1: what the
+    # data needs, at most 77 from scratch and at most the number of pretrained positions.
+    data.text_length = 0
+    # The largest size of a vocabulary that is trained from scratch. 256 bytes, a start and an end
+    # token are always part of it.
+    data.vocabulary = Field(1024, least=300)
+    data.balance = ""  # task whose classes are drawn equally often; '': every pair once per epoch
+    data.balance_power = Field(1.0, least=0)  # 1: equally often; 0.5: by the root of the frequency
+    data.update(augment=_augment(), noise=_noise(), tfds=_tfds(), shop=_shop())
+    return data
+
+
+def _augment() -> ConfigDict:
+    """Random changes of the pictures and texts in training."""
+    augment = ConfigDict()
+    augment.crop = share(1.0)  # smallest share of the area that a random crop keeps; 1: no crop
+    augment.flip = False  # whether half of the pictures are mirrored
+    augment.jitter = share(0.0)  # largest change of brightness, contrast and saturation
+    augment.randaugment = Field(0, least=0)  # number of random operations per picture; 0: none
+    augment.magnitude = Field(9, least=0)  # strength of these operations, 0 to 30
+    augment.word_drop = share(0.0)  # share of words that are removed
+    return augment
+
+
+def _noise() -> ConfigDict:
+    """Corruption of pictures and texts, for measuring robustness."""
+    noise = ConfigDict()
+    # What happens to pictures; '': nothing.
+    noise.image = Field("", ("", "gaussian", "blur", "jpeg", "occlusion", "swap", "blank"))
+    noise.text = Field("", ("", "drop", "typos", "swap", "blank"))  # the same for texts
+    noise.severity = Field(3, least=1)  # 1 to 5; 'gaussian' also accepts 10, a published protocol
+    noise.share = share(1.0)  # share of the examples that are corrupted
+    noise.train = False  # whether examples are corrupted in training
+    noise.evaluate = True  # whether examples are corrupted in evaluation
+    return noise
+
+
+def _tfds() -> ConfigDict:
+    """For data.source='tfds', where data.path is the data_dir of TFDS."""
+    tfds = ConfigDict()
+    tfds.name = ""  # the builder, as 'oxford_iiit_pet:4.0.0'; '': data.path is one built data set
+    tfds.train = "train"  # the TFDS split to train on, for example 'train[:90%]'
+    tfds.val = ""  # the split for validation; '': 'val', 'validation', or a tenth of `train`
+    tfds.test = ""  # the split for the final figures; '': 'test' if the data set has it
+    tfds.try_gcs = False  # whether TFDS may download prepared data from its public bucket
+    return tfds
+
+
+def _shop() -> ConfigDict:
+    """For data.source='shop', a catalogue whose pictures and titles are drawn at random."""
+    shop = ConfigDict()
+    shop.seed = 0  # determines the catalogue; config.seed does not change the catalogue
+    shop.train_size = Field(20_000, least=1)  # number of training pairs
+    shop.val_size = Field(1_000, least=1)  # number of validation pairs
+    shop.test_size = Field(2_000, least=1)  # number of test pairs
+    shop.articles = Field(2, least=1, most=8)  # number of articles in a picture
+    shop.single_share = share(0.3)  # share of training pictures with only the named article
+    shop.missing_labels = share(0.05)  # share of labels that are unknown
+    shop.missing_images = share(0.05)  # share of pairs without a picture
+    shop.missing_texts = share(0.05)  # share of pairs without a title
+    return shop
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.image = "B/32"  # size of the image encoder from scratch; models/encoders.py lists sizes
+    model.text = "B/32"  # size of the text encoder that belongs to this image encoder
+    # CLIP weights to start from: a folder written by `cmaclip convert`, any checkpoint that this
+    # command reads, or a name on the Hugging Face hub. The encoders' sizes and the tokenizer come
+    # with the weights. '': from scratch.
+    model.pretrained = ""
+    # 'image' and 'text' are single-modality baselines. They do not read the other modality, and are
+    # evaluated on all pairs that have the modality that they read.
+    model.inputs = Field("both", choices=("both", "image", "text"))
+    model.sequence_layers = Field(2, least=0)  # layers of sequence-wise attention; 0: late fusion
+    model.sequence_width = Field(0, least=0)  # their width; 0: the projection width of CLIP
+    # Their heads; 0: one per 64 of width; -1: heads as wide as those of the text encoder.
+    model.sequence_heads = Field(0, least=-1)
+    model.sequence_zero = True  # whether these layers start as the identity, which is late fusion
+    # How the two embeddings become one: weighed by attention, averaged, or concatenated.
+    model.modality = Field("attention", choices=("attention", "mean", "concat"))
+    model.modality_per_modality = False  # one learned vector per modality instead of per task
+    model.head_layers = Field(1, least=0)  # hidden layers in the head of a task
+    model.head_width = Field(0, least=0)  # their width; 0: the width of the embedding
+    model.dropout = share(0.0)  # in sequence-wise attention and heads
+    model.tower_dropout = share(0.0)  # in the encoders; CLIP itself uses none
+    # Layers per iteration of the loop over layers. More layers compile longer and may run faster.
+    model.unroll = Field(1, least=1)
+    # Activations that the backward pass computes again to save memory.
+    model.remat = Field("none", choices=("none", "dots", "full"))
+    model.dtype = Field("auto", ("auto", "float32", "bfloat16"))  # auto: float32 on CPU alone
+    return model
+
+
+def _train() -> ConfigDict:
+    train = ConfigDict()
+    # CMA-CLIP's classification, or CLIP's matching of pictures and texts: 'contrastive' (softmax
+    # over the whole batch) or 'sigmoid' (every pair by itself).
+    train.objective = Field("classification", ("classification", "contrastive", "sigmoid"))
+    train.steps = Field(10_000, least=1)  # total number of updates
+    train.batch_size = Field(256, least=1)  # pairs per update, over all devices and parts
+    train.accumulate = Field(1, least=1)  # parts that a batch is computed in, to save memory
+    train.learning_rate = 1e-4  # peak of the learning rate; `rates` multiplies it
+    train.warmup = share(0.05)  # share of the steps before the peak; a cosine to 0 follows it
+    train.b1 = 0.9  # AdamW's decay of the mean gradient
+    train.b2 = 0.98  # AdamW's decay of the mean squared gradient
+    train.epsilon = 1e-8  # AdamW's term in the denominator
+    train.clip = Field(1.0, least=0)  # largest global norm of the gradient; 0: no limit
+    # Decay of the averaged parameters, which evaluation uses. It rises from 0.2 to this value with
+    # the number of updates. 0: no average.
+    train.ema = share(0.0)
+    # Rules are (regex, value) pairs over parameter paths such as image/stack/blocks/mlp_up/kernel.
+    # The first rule that matches a path counts. A rule that matches no path is an error.
+    train.rates = ((".*", 1.0),)  # factors on the learning rate
+    train.freeze = ()  # regexes of parameters that do not learn, as ('(image|text)/.*',)
+    train.weight_decay = ((".*/(kernel|embedding)", 0.05), (".*", 0.0))  # times the learning rate
+    train.layer_decay = ()  # (regex, factor) pairs; the factor counts once per layer from the end
+    train.label_smoothing = share(0.0)  # share of a one-label target spread over all classes
+    train.task_weights = ()  # (task, weight) pairs; other tasks have weight 1
+    train.class_weights = ()  # (task, (weight of each class)) pairs; elsewhere all weights are 1
+    train.contrastive = Field(0.0, least=0)  # weight of CLIP's loss beside the tasks
+    train.spike = Field(20.0, least=0)  # a loss over so many running means ends the run; 0: off
+    train.log_every = Field(20, least=1)  # steps between two log lines
+    return train
+
+
+def _eval() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.every = Field(1_000, least=0)  # steps between evaluations in training; 0: none
+    evaluation.watch = Field("val", choices=("train", "val", "test"))  # the split of these
+    evaluation.split = Field("", ("", "train", "val", "test"))  # of the last one; '': test, or val
+    # Sentences about a class, for a CLIP without heads. {} stands for the class and {task} for its
+    # task. The embeddings of several sentences are averaged.
+    evaluation.prompts = ("a photo of a {}.",)
+    evaluation.batch_size = Field(256, least=1)  # pairs per batch; does not change any figure
+    evaluation.precisions = (0.90, 0.95)  # recall is reported at these precisions
+    # Accuracies that count a label among the k most probable classes as found.
+    evaluation.top_k = (5,)
+    return evaluation
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError for what no run could mean; needs neither data nor devices."""
-    for path, choices in CHOICES.items():
-        if field(config, path) not in choices:
-            raise UserError(f"config.{path}={field(config, path)!r} is none of {choices}")
-    for path in AT_LEAST_ONE:
-        if field(config, path) < 1:
-            raise UserError(f"config.{path}={field(config, path)} must be at least 1")
-    for path in NOT_NEGATIVE:
-        if field(config, path) < 0:
-            raise UserError(f"config.{path}={field(config, path)} must be 0 or more")
-    for path in SHARES:
-        if not 0 <= field(config, path) <= 1:
-            raise UserError(f"config.{path}={field(config, path)} must lie between 0 and 1")
-    size, parts = config.train.batch_size, config.train.accumulate
-    if size % parts:
+    """Raises UserError for values that no run can use. It needs neither data nor devices."""
+    for path, field in LIMITED_FIELDS.items():
+        field.check(path, value_at(config, path))
+    _check_train(config)
+    _check_data(config.data)
+    _check_eval(config.eval)
+
+
+def _check_train(config: ConfigDict) -> None:
+    train, profile = config.train, config.profile
+    if train.batch_size % train.accumulate:
         raise UserError(
-            f"config.train.batch_size={size} does not divide into "
-            f"config.train.accumulate={parts} parts; use {nearest_multiples(size, parts)}"
+            f"config.train.batch_size={train.batch_size} does not divide into "
+            f"config.train.accumulate={train.accumulate} parts; "
+            f"use {nearest_multiples(train.batch_size, train.accumulate)}"
         )
-    profile = config.profile
-    if profile.steps and profile.start + profile.steps - 1 > config.train.steps:
+    if profile.steps and profile.start + profile.steps - 1 > train.steps:
         raise UserError(
             f"config.profile.start={profile.start} and profile.steps={profile.steps} go beyond "
-            f"train.steps={config.train.steps}; start earlier"
+            f"train.steps={train.steps}; start earlier"
         )
-    if config.data.vocabulary < LEAST_VOCABULARY:
+    if train.objective != "classification" and config.model.inputs != "both":
         raise UserError(
-            f"config.data.vocabulary={config.data.vocabulary} must be {LEAST_VOCABULARY} or more"
-        )
-    shop = config.data.shop
-    if shop.articles > 8 or shop.missing_images + shop.missing_texts > 1:
-        raise UserError(
-            "config.data.shop: there are 8 articles to show, and missing_images + missing_texts "
-            "is 1 at most, since every pair has one of the two"
-        )
-    if config.model.sequence_heads < -1:
-        raise UserError("config.model.sequence_heads needs 1 or more, or 0 or -1; see its comment")
-    if not config.data.separator:
-        raise UserError("config.data.separator is empty; let it be what splits labels, as '|'")
-    if config.data.text_length in (1, 2) or config.data.text_length < -1:
-        raise UserError("config.data.text_length needs 3 or more: start, a word, end; or 0 or -1")
-    if not config.eval.prompts or not all("{}" in prompt for prompt in config.eval.prompts):
-        raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
-    if not all(isinstance(x, int | float) and 0 < x <= 1 for x in config.eval.precisions):
-        raise UserError(
-            f"config.eval.precisions={config.eval.precisions} are shares, above 0 and up to 1"
-        )
-    if not all(isinstance(k, int) and k >= 1 for k in config.eval.top_k):
-        raise UserError(f"config.eval.top_k={config.eval.top_k} are whole numbers, 1 or more")
-    if config.train.objective != "classification" and config.model.inputs != "both":
-        raise UserError(
-            f"config.train.objective={config.train.objective!r} matches pictures with words; it "
+            f"config.train.objective={train.objective!r} matches pictures with texts; it "
             "needs config.model.inputs='both'"
         )
 
 
-def nearest_multiples(value: int, step: int) -> str:
-    """The multiples of `step` around `value`, as advice: '960 or 1024'."""
-    below, above = value // step * step, -(-value // step) * step
-    return f"{below} or {above}" if below else str(above)
+def _check_data(data: ConfigDict) -> None:
+    if data.shop.missing_images + data.shop.missing_texts > 1:
+        raise UserError(
+            "config.data.shop: missing_images + missing_texts must be at most 1, because every "
+            "pair has a picture or a text"
+        )
+    if not data.separator:
+        raise UserError("config.data.separator is empty; set the character between labels, as '|'")
+    if data.text_length in (1, 2) or data.text_length < -1:
+        raise UserError("config.data.text_length needs 3 or more (start, a word, end), or 0 or -1")
 
 
-def field(config: ConfigDict, path: str):
+def _check_eval(evaluation: ConfigDict) -> None:
+    if not evaluation.prompts or not all("{}" in prompt for prompt in evaluation.prompts):
+        raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
+    if not all(isinstance(x, int | float) and 0 < x <= 1 for x in evaluation.precisions):
+        raise UserError(
+            f"config.eval.precisions={evaluation.precisions} are shares, above 0 and up to 1"
+        )
+    if not all(isinstance(k, int) and k >= 1 for k in evaluation.top_k):
+        raise UserError(f"config.eval.top_k={evaluation.top_k} are whole numbers, 1 or more")
+
+
+def value_at(config: ConfigDict, path: str) -> Any:
     """The value at a dotted path."""
     for name in path.split("."):
         config = config[name]
@@ -301,7 +295,7 @@ def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every field's dotted path."""
+    """The dotted path of every field."""
     paths = []
     for name, value in config.items():
         inner = isinstance(value, ConfigDict)
@@ -309,43 +303,44 @@ def field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
     return paths
 
 
+LIMITED_FIELDS = {
+    path: field
+    for path in field_paths(_fields())
+    if isinstance(field := value_at(_fields(), path), Field)
+}
+
+
 def read_config(arguments: list[str]) -> ConfigDict:
-    """The config that `--config=FILE` and any `--config.a.b=value` describe, checked."""
+    """The checked config of `--config=FILE` and any number of `--config.a.b=value`."""
     file = f"--config={_config_file(arguments)}"
-    known = field_paths(_load([file]))
-    for argument in arguments:
-        _check_field(argument, known)
-    return _checked(_load([file, *(a for a in arguments if not a.startswith("--config="))]))
+    define = functools.partial(config_flags.DEFINE_config_file, "config")
+    _check_names(arguments, _parsed(define, [file]))
+    return _checked(
+        _parsed(define, [file, *(a for a in arguments if not a.startswith("--config="))])
+    )
 
 
 def with_overrides(config: ConfigDict, arguments: list[str]) -> ConfigDict:
-    """A run's config with the `--config.a.b=value` among `arguments` in it, checked."""
-    known = field_paths(config)
-    for argument in arguments:
-        if argument.startswith("--config="):
-            raise UserError("this run has its config; change fields with --config.FIELD=VALUE")
-        _check_field(argument, known)
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict(
-        "config",
-        config.copy_and_resolve_references(),
-        flag_values=values,
-        sys_argv=["cmaclip", *arguments],
-    )
-    return _checked(_parsed(values, holder, arguments))
+    """A run's config, changed by the `--config.a.b=value` among `arguments`, and checked."""
+    if any(argument.startswith("--config=") for argument in arguments):
+        raise UserError("this run has its config; change fields with --config.FIELD=VALUE")
+    _check_names(arguments, config)
+    config = config.copy_and_resolve_references()
+    define = functools.partial(config_flags.DEFINE_config_dict, "config", config)
+    return _checked(_parsed(define, arguments))
 
 
 def own_configs() -> Path:
-    """The folder of the configs that come with this: in the package, or in the checkout."""
+    """The folder of this project's configs: in the installed package, or else in the checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _config_file(arguments: list[str]) -> str:
-    """The file that the last `--config=FILE` names.
+    """The file of the last `--config=FILE`.
 
-    `configs/NAME.py` is one of our own where the current folder has no such file.
+    `configs/NAME.py` means this project's file if the current folder has none of that name.
     """
     files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
     if not files:
@@ -357,19 +352,12 @@ def _config_file(arguments: list[str]) -> str:
     if path.parent == Path("configs") and (own / path.name).is_file():
         return str(own.parent / files[-1])
     names = ", ".join(f"configs/{file.name}" for file in sorted(own.glob("*.py")))
-    raise UserError(f"no config file {files[-1]!r}; those that come with this are {names}")
+    raise UserError(f"no config file {files[-1]!r}; the configs of this project are {names}")
 
 
-# What a wrong value or a wrong line in somebody's config file raises.
-MISTAKES = (flags.Error, TypeError, ValueError, AttributeError, LookupError, NameError)
-MISTAKES += (SyntaxError, ImportError)
-
-
-def _load(arguments: list[str]) -> ConfigDict:
-    values = flags.FlagValues()
-    argv = ["cmaclip", *arguments]
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    return _parsed(values, holder, arguments)
+# The errors that a wrong value, or a mistake in a user's config file, can raise.
+CONFIG_ERRORS: tuple = (flags.Error, TypeError, ValueError, AttributeError, LookupError)
+CONFIG_ERRORS += (NameError, SyntaxError, ImportError)
 
 
 def _checked(config: ConfigDict) -> ConfigDict:
@@ -379,27 +367,34 @@ def _checked(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _parsed(values: flags.FlagValues, holder, arguments: list[str]) -> ConfigDict:
+def _parsed(define: Callable, arguments: list[str]) -> ConfigDict:
+    """The value that absl's flag --config has after `arguments`. `define` defines the flag."""
+    values, command = flags.FlagValues(), ["cmaclip", *arguments]
+    holder = define(flag_values=values, sys_argv=command)
     try:
-        values(["cmaclip", *arguments])
+        values(command)
         return holder.value
-    except MISTAKES as error:
+    except CONFIG_ERRORS as error:
         text = str(error.args[0] if error.args else error)
         raise UserError(" ".join(text.split())) from error
 
 
-def _check_field(argument: str, known: list[str]) -> None:
-    if not argument.startswith("--config"):
-        raise UserError(f"unknown argument {argument!r}; see --help")
-    if not argument.startswith("--config."):
-        return
-    path = argument.removeprefix("--config.").split("=")[0].split("[")[0]
-    if "=" not in argument:
-        raise UserError(f"{argument!r} has no value; write {argument}=VALUE")
-    if path not in known:
-        by_last = {name.rsplit(".", 1)[-1]: name for name in known}
-        near = difflib.get_close_matches(path, known, 1, 0.5) or [
-            by_last[name] for name in difflib.get_close_matches(path, by_last, 1)
-        ]
-        hint = f"did you mean --config.{near[0]}?" if near else "see cmaclip_jax/config.py"
-        raise UserError(f"unknown config field {path!r}; {hint}")
+def _check_names(arguments: list[str], config: ConfigDict) -> None:
+    """Raises UserError for an argument that names no field of the config."""
+    known = field_paths(config)
+    for argument in arguments:
+        if not argument.startswith("--config"):
+            raise UserError(f"unknown argument {argument!r}; see --help")
+        path = argument.removeprefix("--config.").split("=")[0].split("[")[0]
+        if argument.startswith("--config.") and "=" not in argument:
+            raise UserError(f"{argument!r} has no value; write {argument}=VALUE")
+        if argument.startswith("--config.") and path not in known:
+            raise UserError(f"unknown config field {path!r}; {_hint(path, known)}")
+
+
+def _hint(path: str, known: list[str]) -> str:
+    by_last = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(path, known, 1, 0.5) or [
+        by_last[name] for name in difflib.get_close_matches(path, by_last, 1)
+    ]
+    return f"did you mean --config.{near[0]}?" if near else "see cmaclip_jax/config.py"

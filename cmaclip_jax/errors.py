@@ -1,13 +1,23 @@
-"""The one kind of error that is shown without a traceback."""
+"""Errors with types of their own, and advice that several messages give."""
 
 
 class UserError(Exception):
-    """A mistake that its user can mend: one line that says what to do, exit status 2."""
+    """A mistake that the user can correct. It ends in one line that says how, with status 2."""
+
+
+class DoesNotDivide(UserError):
+    """Devices or a batch that a mesh cannot divide evenly."""
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop, and saved what it had. `status` is for the shell."""
+    """A run that was asked to stop, after it has saved its state. `status` is for the shell."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+def nearest_multiples(value: int, step: int) -> str:
+    """The multiples of `step` around `value`, as advice: '960 or 1024'."""
+    below, above = value // step * step, -(-value // step) * step
+    return f"{below} or {above}" if below else str(above)

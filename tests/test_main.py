@@ -35,7 +35,7 @@ from cmaclip_jax.runs.training import train_and_evaluate
         ("--config.model.inputs=picture", "('both', 'image', 'text')"),
         ("--config.data.shop.missing_texts=2", "between 0 and 1"),
         ("--config.train.accumulate=3", "use 30 or 33"),
-        ("--config.data.shop.articles=9", "there are 8 articles"),
+        ("--config.data.shop.articles=9", "must lie between 1 and 8"),
         ("--config.data.text_length=2", "needs 3 or more"),
         ("--config.train.batch_size=12", "does not divide over 8 device(s); use 8 or 16"),
         ("--config.eval.batch_size=12", "eval.batch_size=12 does not divide over 8 device(s)"),
@@ -49,7 +49,7 @@ from cmaclip_jax.runs.training import train_and_evaluate
         ("--config.train.freeze=('imag/.*',)", "matches no parameter"),
         ("--config.train.freeze=('image/(',)", "write (regex, value)"),
         ("--config.train.rates=('image/.*',0.1)", "write (regex, value)"),
-        ("--config.model.sequence_layers=-1", "must be 0 or more"),
+        ("--config.model.sequence_layers=-1", "must be at least 0"),
         ("--config.eval.precisions=(0.9,95)", "shares, above 0 and up to 1"),
         ("--config.eval.top_k=(0,5)", "whole numbers, 1 or more"),
         ("--stpes=3", "unknown argument '--stpes=3'"),
@@ -63,7 +63,7 @@ def test_mistakes_end_in_one_line_with_the_fix(capsys, tmp_path, argument, says)
 def test_mistakes_about_files(capsys, tmp_path):
     assert "add --config=FILE" in mistake(capsys, "train")
     says = mistake(capsys, "--config=configs/quikstart.py")
-    assert "those that come with this are configs/attributes.py, configs/clip_finetune.py" in says
+    assert "the configs of this project are configs/attributes.py, configs/clip_finetune.py" in says
     assert "unknown verb 'tarin'" in mistake(capsys, "tarin", QUICKSTART)
     (tmp_path / "file").write_text("")
     says = mistake(capsys, QUICKSTART, f"--workdir={tmp_path / 'file' / 'run'}")

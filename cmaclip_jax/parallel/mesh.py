@@ -15,15 +15,10 @@ import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import Mesh, NamedSharding
 
-from cmaclip_jax.config import nearest_multiples
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import DoesNotDivide, UserError, nearest_multiples
 from cmaclip_jax.models.layout import ROWS
 
 AXES = ("data", "fsdp", "tensor")
-
-
-class DoesNotDivide(UserError):
-    """Devices, or a batch, that a mesh of these sizes does not share out evenly."""
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:

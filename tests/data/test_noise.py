@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmaclip_jax.config import CHOICES
+from cmaclip_jax.config import LIMITED_FIELDS
 from cmaclip_jax.data.noise import (
     GREY,
     IMAGE_NOISES,
@@ -51,8 +51,8 @@ def damage_to_images(images, kind, severity):
 
 
 def test_the_configs_choices_are_the_kinds_there_are():
-    assert CHOICES["data.noise.image"] == ("", *IMAGE_NOISES)
-    assert CHOICES["data.noise.text"] == ("", *TEXT_NOISES)
+    assert LIMITED_FIELDS["data.noise.image"].choices == ("", *IMAGE_NOISES)
+    assert LIMITED_FIELDS["data.noise.text"].choices == ("", *TEXT_NOISES)
     assert set(STRENGTHS) == {*IMAGE_KINDS, *TEXT_KINDS}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from support.commands import QUICKSTART, mistake
 from support.small import small_config
 
-from cmaclip_jax.config import field
+from cmaclip_jax.config import value_at
 from cmaclip_jax.main import main
 from cmaclip_jax.runs import training
 from cmaclip_jax.studies.ablation import StudyRun, open_study
@@ -30,7 +30,7 @@ def small_arguments(*fields):
     names = ("data.image_size", "data.vocabulary", "model.image", "model.text", "train.batch_size")
     names += ("model.sequence_layers", "data.shop.train_size", "data.shop.val_size", "train.steps")
     names += ("data.shop.test_size", "eval.batch_size", "checkpoint.every", "train.log_every")
-    own = [f"--config.{name}={field(config, name)}" for name in names]
+    own = [f"--config.{name}={value_at(config, name)}" for name in names]
     labels = f"--config.data.labels={','.join(TASKS)}"
     return [QUICKSTART, *own, labels, "--config.eval.every=0", "--config.model.sequence_heads=0"]
 
