@@ -11,7 +11,7 @@ much time (more, cheaper steps):
         --config.model.sequence_layers=0 --config.model.head_layers=2 \\
         --config.model.head_width=112 --config.train.steps=24_000
 
-The README has the figures of both.
+configs/README.md has the figures of both.
 """
 
 from cmaclip_jax.config import base_config

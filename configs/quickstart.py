@@ -3,7 +3,7 @@
     python -m cmaclip_jax.main --config=configs/quickstart.py
 
 Nothing is downloaded; any two CPU cores will do, in about four minutes. Expect .97 or more on
-every one-label task of the test split (measured over three seeds; the README has the table).
+every one-label task of the test split (measured over three seeds; README.md has the table).
 """
 
 from cmaclip_jax.config import base_config
