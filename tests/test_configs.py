@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from cmaclip_jax.config import read_config
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import Classification, image_encoder, text_encoder
 from cmaclip_jax.runs.objectives import build_objective
@@ -22,7 +22,7 @@ def objective_of(name: str, towers: Towers, *overrides: str):
     config = read_config([f"--config={FOLDER / name}.py", *overrides])
     fields = with_sizes(config, towers, 16).data
     tokenizer = train_tokenizer(["a red mug"], 300)
-    encode = Encoder(TASKS, tokenizer, fields.image_size, fields.text_length)
+    encode = BatchEncoder(TASKS, tokenizer, fields.image_size, fields.text_length)
     return build_objective(config, encode, towers), encode
 
 

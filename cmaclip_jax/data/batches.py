@@ -12,7 +12,7 @@ from cmaclip_jax.tasks import UNKNOWN, Task
 Batch = dict[str, Any]
 
 
-class Encoder:
+class BatchEncoder:
     """The arrays of a batch.
 
     Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
@@ -64,9 +64,9 @@ class Encoder:
                 self._write_label(batch["labels"][task.name], row, task, record.labels[task.name])
         return batch
 
-    def for_tasks(self, tasks: Sequence[Task]) -> "Encoder":
+    def for_tasks(self, tasks: Sequence[Task]) -> "BatchEncoder":
         """The same pictures and words with labels of these tasks."""
-        return Encoder(tasks, self.tokenizer, self.image_size, self.text_length, self.inputs)
+        return BatchEncoder(tasks, self.tokenizer, self.image_size, self.text_length, self.inputs)
 
     def empty(self, rows: int) -> Batch:
         """A batch of nothing but padding; also the shapes to initialise a model with."""

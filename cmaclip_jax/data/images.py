@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from cmaclip_jax.data.storage import read_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -15,6 +16,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LONG = 8  # times its shorter side: hardly a picture any more
 WHITE = 255
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnreadablePicture(UserError):
+    """A picture that cannot be opened. `reason` is what the lists of bad records say of it."""
+
+    reason = "unreadable picture"
+
+
+class MissingPicture(UnreadablePicture):
+    """A picture whose file cannot be read."""
+
+    reason = "missing picture"
 
 
 def clip_image(picture: Picture, size: int) -> np.ndarray:
@@ -45,16 +58,32 @@ def window_image(image: Image.Image, window, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
+def read_picture(path: str | Path) -> bytes:
+    """The bytes of a picture's file, on a local disk or in a bucket.
+
+    Raises:
+      MissingPicture: there is no such file, or it cannot be read.
+    """
+    try:
+        return read_file(str(path))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise MissingPicture(f"cannot read the picture {path}: {why_unreadable(error)}") from error
+
+
 def open_image(picture: Picture) -> Image.Image:
-    """An RGB picture, upright as its camera meant it, from any of the forms that people have."""
+    """A picture in any of the forms of `Picture`, as RGB and turned the right way up.
+
+    Raises:
+      UnreadablePicture: it is not a picture, or its file is missing.
+    """
     name = picture if isinstance(picture, str | Path) else type(picture).__name__
+    if isinstance(picture, str | Path):
+        picture = read_picture(picture)
     try:
         if isinstance(picture, np.ndarray):
             picture = Image.fromarray(picture_array(picture))
         elif isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture))
-        elif isinstance(picture, str | Path):
-            picture = Image.open(picture)
         image = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
     except (
         OSError,
@@ -64,9 +93,9 @@ def open_image(picture: Picture) -> Image.Image:
         SyntaxError,
         Image.DecompressionBombError,
     ) as error:
-        raise UserError(f"cannot read the picture {name}: {error}") from error
+        raise UnreadablePicture(f"cannot read the picture {name}: {error}") from error
     if not min(image.size):
-        raise UserError(f"cannot read the picture {name}: it has {image.size} pixels")
+        raise UnreadablePicture(f"cannot read the picture {name}: it has {image.size} pixels")
     return image
 
 
@@ -78,16 +107,18 @@ def picture_array(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
-        raise UserError(
+        raise UnreadablePicture(
             f"an array of shape {pixels.shape} is no picture; let it be [H,W,3], the colours last"
         )
     if pixels.dtype == np.uint8 or not pixels.size:
         return pixels.astype(np.uint8)
     if pixels.dtype.kind not in "iuf":
-        raise UserError(f"an array of {pixels.dtype} is no picture; make it uint8, 0 to 255")
+        raise UnreadablePicture(
+            f"an array of {pixels.dtype} is no picture; make it uint8, 0 to 255"
+        )
     least, most = float(pixels.min()), float(pixels.max())
     if not (least >= 0 and most <= WHITE):
-        raise UserError(
+        raise UnreadablePicture(
             f"an array of numbers from {least:g} to {most:g} is no picture; let them lie between 0 "
             "and 255, or between 0 and 1"
         )

@@ -15,15 +15,21 @@ from PIL import Image
 
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Batch, Encoder
-from cmaclip_jax.data.images import clip_image, open_image, window_image
+from cmaclip_jax.data.batches import Batch, BatchEncoder
+from cmaclip_jax.data.images import (
+    MissingPicture,
+    UnreadablePicture,
+    clip_image,
+    open_image,
+    read_picture,
+    window_image,
+)
 from cmaclip_jax.data.jpeg import decode, decoder_number, plain_size
 from cmaclip_jax.data.noise import Noise, corrupt_image, corrupt_text, swap_index
 from cmaclip_jax.data.records import Record, RecordError, Source
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.data.storage import REMOTE_READS
 
 DRAWS = 5  # uniform numbers a position: four for the window, one for the mirror
-REMOTE_READS = 32  # at once; a bucket answers late, but answers many
 # Random streams of one position, each independent of the others.
 STRIKES, TEXT, PICTURE, COLOUR = range(4)
 NO_AUGMENT, NO_NOISE = Augment(), Noise()
@@ -99,7 +105,7 @@ class Loader:
         self,
         source: Source,
         split: str,
-        encode: Encoder,
+        encode: BatchEncoder,
         bad: BadRecords,
         view: View | None = None,
         limited: bool = True,
@@ -198,14 +204,12 @@ class Loader:
         named = [row for row in rows if isinstance(row.picture, str)]
         remote = any("://" in row.picture for row in named)
         for row, content in zip(
-            named,
-            (self._pool.map if remote else map)(read_file, [row.picture for row in named]),
-            strict=True,
+            named, (self._pool.map if remote else map)(_read_or_why, named), strict=True
         ):
             if isinstance(content, bytes):
                 row.picture = content
             else:
-                self._fault(row, "missing picture", content)
+                self._fault(row, content.reason, str(content))
 
     def _look(self, row: Row) -> None:
         """Bytes to the finished picture; or, before a random window is cut, to its size."""
@@ -230,8 +234,8 @@ class Loader:
     def _guarded(self, row: Row, step) -> None:
         try:
             step(row)
-        except UserError as error:
-            self._fault(row, "unreadable picture", str(error))
+        except UnreadablePicture as error:
+            self._fault(row, error.reason, str(error))
 
     def _fault(self, row: Row, reason: str, detail: str) -> None:
         """A picture that cannot be used: the record is lost, or stays with its words alone."""
@@ -266,20 +270,12 @@ class Loader:
         self.seconds[stage] += time.thread_time() - start
 
 
-def read_file(path: str) -> bytes | str:
-    """A file's bytes, wherever it lies; or why there are none."""
+def _read_or_why(row: Row) -> bytes | MissingPicture:
+    """The bytes of the picture's file, or why there are none."""
     try:
-        if "://" not in path:
-            with open(path, "rb") as file:
-                return file.read()
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    except ValueError as error:  # a name that no file can have
-        return f"{path!r}: {error}"
-    except tf.errors.OpError as error:
-        return f"{path}: {error.message}"
+        return read_picture(row.picture)
+    except MissingPicture as error:
+        return error
 
 
 def _decoded(content: bytes, window, number: int, size: int) -> np.ndarray | Image.Image:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 
 from cmaclip_jax.data.bad_records import ENOUGH
-from cmaclip_jax.data.loading import REMOTE_READS
+from cmaclip_jax.data.storage import REMOTE_READS, exists
 
 
 def missing_pictures(paths: Sequence[str | None]) -> tuple[int, list[int]]:
@@ -29,7 +28,7 @@ def missing_pictures(paths: Sequence[str | None]) -> tuple[int, list[int]]:
         missing += [place for place in places if not _is_there(paths[place], names)]
     sample = [remote[number] for number in spread(len(remote), ENOUGH)]
     with ThreadPoolExecutor(REMOTE_READS) as pool:
-        there = pool.map(_is_there_remotely, [paths[place] for place in sample])
+        there = pool.map(exists, [paths[place] for place in sample])
         missing += [place for place, found in zip(sample, there, strict=True) if not found]
     return len(paths) - len(remote) + len(sample), sorted(missing)
 
@@ -52,10 +51,3 @@ def _is_there(path: str, names: set[str]) -> bool:
         return os.path.basename(path) in names or os.path.exists(path)
     except ValueError:  # a name that no file can have
         return False
-
-
-def _is_there_remotely(path: str) -> bool:
-    try:
-        return tf.io.gfile.exists(path)
-    except tf.errors.OpError:  # whoever reads it says why it cannot be read
-        return True

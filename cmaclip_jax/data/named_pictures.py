@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
-
+from cmaclip_jax.data.storage import exists
 from cmaclip_jax.errors import UserError
 
 OUTSIDE = "picture outside the data folder"
@@ -68,16 +67,7 @@ def check_places(cells: Iterable[str], table: str, outside: bool, flags: Flags) 
 
 def any_there(cells: Iterable[str], table: str, outside: bool) -> bool:
     """Whether one of these pictures is a file that may be opened; the first one ends the search."""
-    return any(path and _is_there(path) for path, _ in (locate(x, table, outside) for x in cells))
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return tf.io.gfile.exists(path) if "://" in path else os.path.exists(path)
-    except tf.errors.OpError:  # whoever reads it says why it cannot be read
-        return True
-    except ValueError:  # a name that no file can have
-        return False
+    return any(path and exists(path) for path, _ in (locate(x, table, outside) for x in cells))
 
 
 def evenly(values: Iterable[Any], most: int) -> list[Any]:

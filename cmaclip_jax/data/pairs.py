@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from cmaclip_jax.data.batches import Batch, Encoder
-from cmaclip_jax.data.images import Picture, clip_image
-from cmaclip_jax.data.loading import REMOTE_READS, read_file
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.data.batches import Batch, BatchEncoder
+from cmaclip_jax.data.images import Picture, UnreadablePicture, clip_image
+from cmaclip_jax.data.storage import REMOTE_READS
 
 NO_PICTURE, NO_WORDS, NOTHING = "no picture", "no words", "neither picture nor words"
 
@@ -31,7 +29,7 @@ class Pair:
 class PairReader:
     """Pairs to batches, as the run has learnt to see them; it never stops at a bad one."""
 
-    def __init__(self, encode: Encoder):
+    def __init__(self, encode: BatchEncoder):
         self.encode = encode
         self._pool = ThreadPoolExecutor(REMOTE_READS, thread_name_prefix="pairs")
 
@@ -61,15 +59,9 @@ class PairReader:
         """The finished picture u8 [S,S,3], or None and why."""
         if not self.encode.reads_image:
             return None, ""
-        picture = pair.image
-        if picture is None:
+        if pair.image is None:
             return None, pair.note or NO_PICTURE
-        if isinstance(picture, str | Path):
-            content = read_file(str(picture))
-            if not isinstance(content, bytes):
-                return None, "missing picture"
-            picture = content
         try:
-            return clip_image(picture, self.encode.image_size), ""
-        except UserError:
-            return None, "unreadable picture"
+            return clip_image(pair.image, self.encode.image_size), ""
+        except UnreadablePicture as error:
+            return None, error.reason

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cmaclip_jax.data.storage import file_size, is_local, open_file, read_range
 from cmaclip_jax.errors import UserError
 
 HEADER = struct.Struct("<Q4x")  # of a TFRecord: its length and that length's checksum
@@ -100,39 +101,3 @@ def find_frames(path: str) -> np.ndarray:
                 raise UserError(f"{path} is no whole TFRecord file; build the data set anew")
             frames.append((start, length))
     return np.array(frames, np.int64).reshape(-1, 2)
-
-
-def is_local(path: str) -> bool:
-    """Whether the operating system itself can open a path."""
-    return "://" not in path
-
-
-def read_range(path: str, offset: int, length: int) -> bytes:
-    """Some bytes of a file; other threads run meanwhile."""
-    if is_local(path):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            return os.pread(handle, length, offset)
-        finally:
-            os.close(handle)
-    with open_file(path) as file:
-        file.seek(offset)
-        return file.read(length)
-
-
-def open_file(path: str):
-    """A file to read, here or wherever `tf.io.gfile` reaches."""
-    if is_local(path):
-        return open(path, "rb")
-    import tensorflow as tf  # slow, and only needed for such files
-
-    return tf.io.gfile.GFile(path, "rb")
-
-
-def file_size(path: str) -> int:
-    """The bytes of a file."""
-    if is_local(path):
-        return os.path.getsize(path)
-    import tensorflow as tf
-
-    return tf.io.gfile.stat(path).length

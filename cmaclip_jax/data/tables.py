@@ -14,9 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-import tensorflow as tf
-
 from cmaclip_jax.data.head_line import why_a_row
+from cmaclip_jax.data.storage import is_local, open_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
 SEPARATOR = "|"  # between the labels of one cell
@@ -74,15 +73,14 @@ def read_rows(path: str, separator: str = SEPARATOR) -> Iterator[Row | NoRow]:
     if suffix not in readers:
         raise UserError(f"cannot tell what {path!r} is; a table ends in {', '.join(readers)}")
     try:
-        with open(path, "rb") if "://" not in path else tf.io.gfile.GFile(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(4)
             file.seek(0)
             if start.startswith(WORKBOOK_STARTS):
                 raise _workbook(path)
             yield from readers[suffix](file, path, separator)
-    except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"cannot read the table {path!r} ({reason})") from error
+    except OSError as error:
+        raise UserError(f"cannot read the table {path!r} ({why_unreadable(error)})") from error
 
 
 def _workbook(path: str) -> UserError:
@@ -156,8 +154,8 @@ def _parquet(file, path: str, separator: str) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        # What TensorFlow opens is no file to Arrow, which is given its bytes instead.
-        table = parquet.ParquetFile(pyarrow.BufferReader(file.read()) if "://" in path else file)
+        # Arrow cannot use a file that TensorFlow opened: it gets the bytes of that file.
+        table = parquet.ParquetFile(file if is_local(path) else pyarrow.BufferReader(file.read()))
         for field in table.schema_arrow:
             if pyarrow.types.is_struct(field.type):
                 raise UserError(

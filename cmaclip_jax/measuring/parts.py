@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.parallel.rules import tree_shardings
@@ -92,7 +92,7 @@ PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], Part]] = {
 }
 
 
-def made_up(encode: Encoder, rows: int, seed: int = 0) -> Batch:
+def made_up(encode: BatchEncoder, rows: int, seed: int = 0) -> Batch:
     """A batch of noise in which nothing is missing and every text is as long as it may be."""
     random, batch = np.random.default_rng(seed), encode.empty(rows)
     batch["image"] = random.integers(0, 256, batch["image"].shape, np.uint8)

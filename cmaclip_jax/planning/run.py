@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
@@ -40,7 +40,7 @@ class Vocabulary:
 class PlannedRun(Assembly):
     """An assembly whose steps are lowered for shapes alone: nothing is read or allocated."""
 
-    encode: Encoder
+    encode: BatchEncoder
 
     def lower_train(self, **changes) -> jax.stages.Lowered:
         """The train step as it will be compiled; `changes` are fields of config.train."""
@@ -87,7 +87,7 @@ def plan_run(
     config, towers = (config, towers) if towers else _known_towers(config)
     config = with_sizes(config, towers, towers.text.length)
     tokenizer = _vocabulary(config, towers)
-    encode = Encoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
+    encode = BatchEncoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
     assembly = assemble(config, mesh, encode, towers)
     return PlannedRun(config, mesh, assembly.objective, assembly.example, encode)
 

@@ -6,14 +6,14 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import Towers
 from cmaclip_jax.training.assembly import Assembly
 
 
-def assemble(config: ConfigDict, mesh: Mesh, encode: Encoder, towers: Towers) -> Assembly:
+def assemble(config: ConfigDict, mesh: Mesh, encode: BatchEncoder, towers: Towers) -> Assembly:
     """The assembly of a run that classifies pairs, or trains a CLIP on them."""
     objective = build_objective(config, encode, towers)
     return Assembly(config, mesh, objective, encode.empty(1))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.loading import Loader, View
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
@@ -36,7 +36,7 @@ class RunData:
     """
 
     config: ConfigDict
-    encode: Encoder
+    encode: BatchEncoder
     sources: Sources
     bad: BadRecords
     rows: Callable[[int], np.ndarray] = np.arange

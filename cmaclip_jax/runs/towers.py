@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import TITLES, Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
@@ -92,7 +92,7 @@ def _trained_clip(workdir: Path) -> Weights:
     towers = open_towers(config, workdir)
     tokenizer = run_tokenizer(workdir, config)
     fields = with_sizes(config, towers, tokenizer.length).data
-    encode = Encoder((), tokenizer, fields.image_size, fields.text_length)
+    encode = BatchEncoder((), tokenizer, fields.image_size, fields.text_length)
     image, text, _ = sized_encoders(config, towers, encode)
     step, params = read_parameters(workdir)
     missing = [name for name in ("image", "text") if name not in params]
@@ -129,7 +129,7 @@ def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDic
 
 
 def sized_encoders(
-    config: ConfigDict, towers: Towers, encode: Encoder
+    config: ConfigDict, towers: Towers, encode: BatchEncoder
 ) -> tuple[ImageEncoder, TextEncoder, dict[str, Any]]:
     """The encoders at the run's picture size, text length and vocabulary; and how they run."""
     fields = config.model

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.mesh import make_mesh, shared_rows
 from cmaclip_jax.runs.assembly import assemble
@@ -27,7 +27,7 @@ class TrainedRun:
 
     workdir: Path
     step: int
-    encode: Encoder
+    encode: BatchEncoder
     assembly: Assembly
     params: Any
 

@@ -23,7 +23,7 @@ from jax import export
 from safetensors.numpy import load_file
 
 from cmaclip_jax.data import titles
-from cmaclip_jax.data.batches import Batch, Encoder
+from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
@@ -116,7 +116,7 @@ def _checked_difference(trained: TrainedRun, folder: Path) -> float:
     return difference
 
 
-def _some_pairs(encode: Encoder, rows: int) -> Batch:
+def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
     """Noise as pictures and words: the first row has both, then one, the other, neither."""
     random, batch = np.random.default_rng(rows), encode.empty(rows)
     start, end = encode.tokenizer.start, encode.tokenizer.end

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.loading import Loader, View
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.pipeline import train_batches
@@ -75,7 +75,7 @@ class TorchFiles(torch.utils.data.Dataset):
 
 
 def ours(pictures, size):
-    encode = Encoder(Files.tasks, train_tokenizer([TITLE], 300), size, 16)
+    encode = BatchEncoder(Files.tasks, train_tokenizer([TITLE], 300), size, 16)
     view = View(Augment(crop=CROP, flip=True, word_drop=0.1))
     load = Loader(Files(pictures), "train", encode, BadRecords(), view)
     return train_batches(load, Order(len(pictures)), batch_size=BATCH)

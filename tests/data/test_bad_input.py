@@ -14,7 +14,7 @@ from PIL import Image
 from cmaclip_jax.data import jpeg
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.images import clip_image
 from cmaclip_jax.data.loading import Loader, View
 from cmaclip_jax.data.noise import Noise
@@ -116,7 +116,7 @@ def pair(image, name="it", text="some words", kind="a") -> Record:
 
 @pytest.fixture(scope="module")
 def encode():
-    return Encoder(Pairs.tasks, train_tokenizer(["some words"], 300), SIZE, 12)
+    return BatchEncoder(Pairs.tasks, train_tokenizer(["some words"], 300), SIZE, 12)
 
 
 def loader(encode, records, view="exact", **ledger) -> Loader:

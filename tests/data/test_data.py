@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.order import Order, class_weights
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
@@ -25,7 +25,7 @@ def shop():
 @pytest.fixture(scope="module")
 def encode(shop):
     texts = [shop[i].text for i in range(50)]
-    return Encoder(TASKS, train_tokenizer(filter(None, texts), 320), 48, 16)
+    return BatchEncoder(TASKS, train_tokenizer(filter(None, texts), 320), 48, 16)
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +198,13 @@ def test_evaluation_sees_every_record_once(shop, encode, load, rows, hosts):
 def test_an_open_stream_does_not_hold_up_the_interpreters_end():
     code = """
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.pipeline import train_batches
 from cmaclip_jax.data.sources.shop import TASKS, Shop
 from cmaclip_jax.data.text import train_tokenizer
-encode = Encoder(TASKS, train_tokenizer(["a"], 300), 48, 16)
+encode = BatchEncoder(TASKS, train_tokenizer(["a"], 300), 48, 16)
 load = Loader(Shop("train", 99), "train", encode, BadRecords())
 stream = train_batches(load, Order(99), batch_size=64)
 next(stream)

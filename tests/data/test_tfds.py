@@ -13,7 +13,7 @@ from PIL import Image
 from support.tiny_pairs import COLOURS, SIZES, THINGS, TinyPairs
 
 from cmaclip_jax.config import base_config
-from cmaclip_jax.data import record_files
+from cmaclip_jax.data import record_files, storage
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.record_files import find_frames
 from cmaclip_jax.data.sources.tfds import open_splits
@@ -179,7 +179,11 @@ def test_a_cut_file_is_noticed(tmp_path):
 def test_many_files_and_files_elsewhere_are_read_alike(folder, monkeypatch):
     here = open_folder(folder)["train"]
     expected = [here[index] for index in range(len(here))]
-    for name, value in (("KEPT_OPEN", 1), ("is_local", lambda path: False)):
-        monkeypatch.setattr(record_files, name, value)
+    for module, name, value in (
+        (record_files, "KEPT_OPEN", 1),
+        (record_files, "is_local", lambda path: False),
+        (storage, "is_local", lambda path: False),
+    ):
+        monkeypatch.setattr(module, name, value)
         there = open_folder(folder)["train"]
         assert [there[index] for index in range(len(there))] == expected

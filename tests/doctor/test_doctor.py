@@ -12,6 +12,7 @@ from support.commands import LOCAL_POD, QUICKSTART, environment
 from support.small import small_config
 
 from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.images import open_image
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.doctor.checks import judge_data, judge_mesh, judge_room
 from cmaclip_jax.doctor.hosts import (
@@ -26,7 +27,7 @@ from cmaclip_jax.doctor.hosts import (
     source_hash,
     versions,
 )
-from cmaclip_jax.doctor.samples import open_picture, read_some
+from cmaclip_jax.doctor.samples import read_some
 from cmaclip_jax.doctor.shared_folder import SharedFolder
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
@@ -303,9 +304,9 @@ def test_records_are_read_to_the_end(catalogue, tmp_path):
     assert (len(ids), wrong) == (10, [])
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match="cannot read the picture"):
-        open_picture(str(tmp_path / "torn.png"))
+        open_image(str(tmp_path / "torn.png"))
     with pytest.raises(UserError, match=r"none\.png: No such file"):
-        open_picture(str(tmp_path / "none.png"))
+        open_image(str(tmp_path / "none.png"))
 
 
 def test_a_folder_that_is_another_one_elsewhere_is_noticed(tmp_path):

@@ -128,9 +128,7 @@ def test_pairs_that_keep_their_words_are_not_lost(config, write_table, tmp_path)
 
 def test_of_remote_pictures_a_sample_is_looked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        missing.tf.io.gfile, "exists", lambda path: asked.append(path) or "7" in path
-    )
+    monkeypatch.setattr(missing, "exists", lambda path: asked.append(path) or "7" in path)
     monkeypatch.setattr(missing, "ENOUGH", 100)
     paths = [f"gs://bucket/{number}.jpg" for number in range(1_000)]
     seen, lost = missing.missing_pictures([None, "/nowhere/a.jpg", *paths])

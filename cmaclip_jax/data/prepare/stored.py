@@ -2,15 +2,13 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cmaclip_jax.data.images import open_image
-from cmaclip_jax.data.record_files import file_size, is_local, read_range
+from cmaclip_jax.data.images import UnreadablePicture, open_image, read_picture
 from cmaclip_jax.data.records import Label, Record, RecordError
 from cmaclip_jax.data.tfds_fields import HAS_IMAGE
 from cmaclip_jax.errors import UserError
@@ -85,34 +83,27 @@ def shrink(picture: bytes | str | np.ndarray, size: int, quality: int) -> bytes:
     One that is all this already stays as it is, byte for byte. Raises RecordError for what
     is no picture.
     """
-    if isinstance(picture, str):
-        picture = _read(picture)
     try:
+        if isinstance(picture, str):
+            picture = read_picture(picture)
+        image = open_image(picture)
         if isinstance(picture, bytes) and _is_small_jpeg(picture, size):
             return picture
-        image = open_image(picture)
         short = min(image.size)
         if short > size:
             width, height = (max(1, round(side * size / short)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         return _jpeg(image, quality)
-    except (UserError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RecordError(f"unreadable picture: {error}") from error
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes() if is_local(path) else read_range(path, 0, file_size(path))
-    except Exception as error:  # a remote file system has its own kinds
-        raise RecordError(f"missing picture: {error}") from error
+    except (UnreadablePicture, OSError, ValueError) as error:  # the last two: of Pillow's writer
+        reason = getattr(error, "reason", UnreadablePicture.reason)
+        raise RecordError(f"{reason}: {error}") from error
 
 
 def _is_small_jpeg(picture: bytes, size: int) -> bool:
-    """Whether nothing need be done; decodes it, since a file may be cut short."""
+    """Whether the bytes of a readable picture are an upright RGB JPEG of this size or smaller."""
     image = Image.open(io.BytesIO(picture))
     if (image.format, image.mode) != ("JPEG", "RGB") or min(image.size) > size:
         return False
-    image.load()
     return image.getexif().get(ORIENTATION, 1) == 1
 
 
