@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.missing import spread
 from cmaclip_jax.data.records import RecordError, Source
 from cmaclip_jax.data.sources import cleaning_of
@@ -24,7 +24,7 @@ SAMPLED_TEXTS = 20_000  # that a tokenizer is trained on and a text length measu
 LONGEST = 77  # tokens that `data.text_length=-1` takes from scratch at most, as CLIP does
 
 
-def kept_encoder(config: ConfigDict, workdir: Path, towers: Towers) -> Encoder:
+def kept_encoder(config: ConfigDict, workdir: Path, towers: Towers) -> BatchEncoder:
     """The batch encoder of a trained run, from the files in its folder."""
     kept = _read(workdir, config)
     if kept is None:
@@ -34,7 +34,7 @@ def kept_encoder(config: ConfigDict, workdir: Path, towers: Towers) -> Encoder:
 
 def encoder_for(
     config: ConfigDict, workdir: Path | None, towers: Towers, training: Source
-) -> Encoder:
+) -> BatchEncoder:
     """The batch encoder that a run keeps in its folder, or a new one made from its records."""
     kept = workdir and _read(workdir, config)
     return _sized(config, *(kept or _make(config, workdir, training, towers)), towers)
@@ -51,9 +51,9 @@ def some_texts(source: Source, most: int) -> Iterator[str]:
 
 def _sized(
     config: ConfigDict, tasks: tuple[Task, ...], tokenizer: Tokenizer, towers: Towers
-) -> Encoder:
+) -> BatchEncoder:
     sizes = with_sizes(config, towers, tokenizer.length).data
-    return Encoder(tasks, tokenizer, sizes.image_size, sizes.text_length, config.model.inputs)
+    return BatchEncoder(tasks, tokenizer, sizes.image_size, sizes.text_length, config.model.inputs)
 
 
 def _read(workdir: Path, config: ConfigDict) -> tuple[tuple[Task, ...], Tokenizer] | None:

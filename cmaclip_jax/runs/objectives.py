@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmaclip_jax.data.batches import Encoder
+from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import (
     CLIP,
@@ -21,7 +21,7 @@ from cmaclip_jax.runs.towers import Towers, sized_encoders
 from cmaclip_jax.tasks import Task
 
 
-def build_objective(config: ConfigDict, encode: Encoder, towers: Towers) -> Objective:
+def build_objective(config: ConfigDict, encode: BatchEncoder, towers: Towers) -> Objective:
     """The model and the loss that a config describes, for these tasks."""
     if config.train.objective != "classification":
         return build_contrastive(config, encode, towers)
@@ -35,7 +35,7 @@ def build_objective(config: ConfigDict, encode: Encoder, towers: Towers) -> Obje
     )
 
 
-def build_contrastive(config: ConfigDict, encode: Encoder, towers: Towers) -> Contrastive:
+def build_contrastive(config: ConfigDict, encode: BatchEncoder, towers: Towers) -> Contrastive:
     """CLIP itself, which classifies by the sentences of `eval.prompts`."""
     image, text, _ = sized_encoders(config, towers, encode)
     return Contrastive(
@@ -49,7 +49,7 @@ def build_contrastive(config: ConfigDict, encode: Encoder, towers: Towers) -> Co
     )
 
 
-def _prompt_tokens(templates: tuple[str, ...], task: Task, encode: Encoder) -> np.ndarray:
+def _prompt_tokens(templates: tuple[str, ...], task: Task, encode: BatchEncoder) -> np.ndarray:
     """Every class's sentences as tokens [C,K,T]; none may be cut, its class may stand last."""
     sentences = [prompts(templates, task, name) for name in task.classes]
     tokenize, length = encode.tokenizer, encode.text_length
@@ -92,7 +92,7 @@ def sequence_heads(wanted: int, width: int, encoder_head_width: int) -> int:
     return math.ceil(width / (encoder_head_width if wanted == -1 else 64))
 
 
-def build_model(config: ConfigDict, encode: Encoder, towers: Towers) -> CMAClip:
+def build_model(config: ConfigDict, encode: BatchEncoder, towers: Towers) -> CMAClip:
     """The network of a config, for these tasks and this vocabulary."""
     fields = config.model
     image, text, how = sized_encoders(config, towers, encode)
