@@ -1,4 +1,4 @@
-"""Times of what is done again and again, and how far they spread."""
+"""Repeated timings of one piece of work, with their median and spread."""
 
 import dataclasses
 import math
@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-ROUNDS = 10  # blocks of turns that are timed, each as one
-WARMING = 4  # turns before that: the first ones touch memory that the kernel has yet to clear
+ROUNDS = 10  # blocks of repetitions; each block is timed as one
+WARM_UP = 4  # repetitions before that: the first ones touch memory that the kernel must clear
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """`blocks`: seconds of a turn, averaged over each block of turns."""
+    """`blocks`: seconds of one repetition, averaged over each block."""
 
     blocks: tuple[float, ...]
 
@@ -23,7 +23,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half of what the middle half of the blocks spans, as a share of the median."""
+        """Half of the interquartile range of the blocks, as a share of the median."""
         low, high = np.percentile(self.blocks, (25, 75))
         return float(high - low) / 2 / self.median
 
@@ -31,9 +31,9 @@ class Timing:
 def interleaved(
     ways: Mapping[str, Callable[[int], None]], seconds: float, rounds: int = ROUNDS
 ) -> dict[str, Timing]:
-    """Times every way in turn, A B A B, so that whatever slows the machine down slows all.
+    """Times several functions in turn, A B A B, so that a slow machine slows all of them.
 
-    ways: each does as many turns as it is told, and returns when the last one is done.
+    ways: each repeats its work as often as its argument says, and returns when all is done.
     seconds: how long each of them is measured, at least.
     """
     turns = {name: _turns(way, seconds / rounds) for name, way in ways.items()}
@@ -45,8 +45,8 @@ def interleaved(
 
 
 def _turns(way: Callable[[int], None], seconds: float) -> int:
-    """How many turns last so long, after those that warm up."""
-    way(WARMING)
+    """How many repetitions take so many seconds, measured after the warm-up."""
+    way(WARM_UP)
     return max(1, math.ceil(seconds / _timed(way, 1)))
 
 

@@ -1,4 +1,4 @@
-"""What the input pipeline of a config costs, stage by stage, with no model behind it."""
+"""The cost of the input pipeline of a config, stage by stage, without a model."""
 
 import itertools
 import time
@@ -11,10 +11,10 @@ from cmaclip_jax.runs.data import RunData
 
 
 def pipeline(data: RunData, training: bool, seconds: float) -> dict[str, float]:
-    """Seconds of one core an example takes, by stage; and the wall's, as 'on this host'."""
+    """Seconds of one core per example, by stage; 'on this host' is the wall clock's."""
     load = data.loader(data.config.data.split, training)
     batches = _endless(data, load, training)
-    first = next(batches)  # what is made once is not counted
+    first = next(batches)  # includes the work that is done once, which is not counted
     rows = len(first["weight"])
     load.seconds.clear()
     wall, cores, examples = time.perf_counter(), time.process_time(), 0

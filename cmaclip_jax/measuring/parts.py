@@ -1,4 +1,4 @@
-"""The parts of a run whose speed is measured, each compiled and ready to take turns."""
+"""The steps of a run whose speed is measured, each compiled and ready to be repeated."""
 
 import dataclasses
 import time
@@ -19,10 +19,11 @@ from cmaclip_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """
-    turns: does so many steps, and returns when the last one is done.
-    pairs, operations: of a step, over all devices.
-    compiling: seconds; memory: bytes of a device that a step needs, as the compiler says.
+    """A compiled step to be measured.
+
+    turns: repeats the step so many times, and returns when the last one is done.
+    pairs, operations: of one step, over all devices.
+    compiling: seconds. memory: bytes that a step needs on a device, by the compiler's analysis.
     """
 
     turns: Callable[[int], None]
@@ -33,7 +34,7 @@ class Part:
 
 
 def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """An update, its batch on the device already: what the input pipeline has to keep up with."""
+    """An update of a batch that is on the device: the speed that the input pipeline must match."""
     run = plan_run(config, tasks, devices)
     step, compiling = _compiled(run.lower_train)
     state = run.create_state()
@@ -50,7 +51,7 @@ def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
 
 
 def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """Answers for a batch of `eval.batch_size` that is on the device, and stays there."""
+    """Answers to a batch of `eval.batch_size` on the device; the answers stay there."""
     run, step, compiling, params = _evaluation(config, tasks, devices)
     batch = _placed(run, config.eval.batch_size)
 
@@ -63,7 +64,7 @@ def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
 
 
 def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """The same from the host's arrays to the host's arrays, one batch after the other."""
+    """The same from arrays on the host to arrays on the host, one batch after the other."""
     run, step, compiling, params = _evaluation(config, tasks, devices)
     batch, sharding = made_up(run.encode, config.eval.batch_size), batch_sharding(run.mesh)
 
@@ -75,7 +76,7 @@ def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
 
 
 def one_pair(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """The same for a single pair on a single device: how long somebody waits for an answer."""
+    """The same for a single pair on a single device: the latency of an answer."""
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(
         {"train.batch_size": 1, "train.accumulate": 1, "eval.batch_size": 1}
@@ -93,11 +94,11 @@ PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], Part]] = {
 
 
 def made_up(encode: BatchEncoder, rows: int, seed: int = 0) -> Batch:
-    """A batch of noise in which nothing is missing and every text is as long as it may be."""
+    """A random batch without gaps, in which every text has the full length."""
     random, batch = np.random.default_rng(seed), encode.empty(rows)
     batch["image"] = random.integers(0, 256, batch["image"].shape, np.uint8)
     words = random.integers(1, encode.tokenizer.end, (rows, encode.text_length - 1), np.int32)
-    batch["tokens"][:, :-1] = words  # the end token stays, at the end
+    batch["tokens"][:, :-1] = words  # the last position keeps the end-of-text token
     batch["has_image"][:], batch["has_text"][:], batch["weight"][:] = True, True, 1.0
     for task in encode.tasks:
         known = batch["labels"][task.name]
@@ -107,7 +108,7 @@ def made_up(encode: BatchEncoder, rows: int, seed: int = 0) -> Batch:
 
 
 def _evaluation(config: ConfigDict, tasks: Sequence[Task], devices):
-    """The planned run, its compiled evaluation step, seconds of compiling, and parameters."""
+    """The planned run, its compiled evaluation step, the seconds that took, and parameters."""
     run = plan_run(config, tasks, devices)
     step, compiling = _compiled(run.lower_evaluation)
 
@@ -135,7 +136,7 @@ def _placed(run: PlannedRun, rows: int) -> Any:
 
 
 def _memory(step: jax.stages.Compiled) -> int:
-    """Bytes of a device: arguments, what takes no argument's place, and what is in between."""
+    """Bytes on a device: arguments, outputs that reuse no argument's memory, and temporaries."""
     found = step.memory_analysis()
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + new + found.temp_size_in_bytes

@@ -1,4 +1,4 @@
-"""A config's steps on this machine's devices, one after the other, as figures."""
+"""Speed and memory of a config's steps on the devices of this machine."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ def measure_steps(
     seconds: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The machine, what is computed, and figures of the parts `wanted`, each of so many seconds.
+    """Describes the machine and the model, and measures each of the `wanted` parts.
 
-    config: its dtype is a dtype, and not 'auto'.
+    config: `model.dtype` must be a type, not 'auto'.
     """
     devices = jax.devices()
-    run = plan_run(config, tasks, devices)  # what cannot be laid out is refused here
+    run = plan_run(config, tasks, devices)  # refuses batches that do not divide
     say("measuring what the devices can do ...")
     peak = peak_of(devices, config.model.dtype)
     parts = {}

@@ -1,9 +1,9 @@
-"""Frozen encoders run once: their token sequences on disk, and batches made of those.
+"""Frozen encoders run once: their outputs are kept on disk, and batches are read from there.
 
-With both encoders frozen and nothing random in how a pair is looked at, an epoch only has to
-run the fusion. A split is encoded the first time it is asked for, in the order of its records,
-into WORKDIR/features/SPLIT: an array for everything in a batch but the pictures, the
-sequences in bfloat16.
+If both encoders are frozen and neither augmentation nor noise changes a pair, their outputs are
+the same in every epoch, and only the fusion has to run. A split is encoded when its batches are
+first needed, in the order of its records, into WORKDIR/features/SPLIT: one array for every entry
+of a batch except the pictures, with the token sequences in bfloat16.
 """
 
 import dataclasses
@@ -34,16 +34,16 @@ from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters
 
-AHEAD = 4  # batches that are read before they are asked for
-WHOLE = "whole.json"  # is there once a split's arrays are
-# numpy's own files know no bfloat16: its bits are kept as what they take up.
+AHEAD = 4  # batches that are read in advance
+WHOLE = "whole.json"  # written last: the arrays of a split are complete where it exists
+# numpy's files know no bfloat16, so its bits are stored as unsigned integers.
 BITS = np.dtype(np.uint16)
-SHARE_OF_DISK = 0.8  # of what is free, at most
+SHARE_OF_DISK = 0.8  # of the free bytes, that the arrays may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Batches as `Data` gives them, with `image_tokens` and `text_tokens` for the pictures."""
+    """Batches as `RunData` gives them, with the outputs of the encoders instead of pictures."""
 
     data: RunData
     model: CMAClip
@@ -74,7 +74,7 @@ class Features:
         return ahead(load, range(0, pairs, size), AHEAD)
 
     def too_large(self, shapes: Any) -> str:
-        """Why the disk has no room for the sequences of all splits; '' where it has."""
+        """The reason if the disk has no room for the sequences of all splits; '' if it has."""
         rows = self.data.config.eval.batch_size
         batch = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(rows))
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
@@ -86,13 +86,13 @@ class Features:
         return f"their sequences need {needed / 1e9:,.1f} GB of the {free / 1e9:,.1f} GB free"
 
     def _arrays(self, split: str, params: Any) -> dict[tuple[str, ...], np.ndarray]:
-        """A split's arrays as they lie on disk, made there if they are not."""
+        """A split's arrays, mapped from disk; encoded first where they are missing."""
         folder, pairs = self.folder / split, len(self.data.source(split))
         whole = folder / WHOLE
         if not whole.exists() or json.loads(whole.read_text())["pairs"] != pairs:
             try:
                 self._encode(split, params, folder)
-            except OSError:  # such as a full disk, which these arrays would keep full
+            except OSError:  # for example a full disk: these arrays would keep it full
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         files = json.loads(whole.read_text())["files"]
@@ -102,7 +102,7 @@ class Features:
         }
 
     def _encode(self, split: str, params: Any, folder: Path) -> None:
-        """Runs the encoders over a split, and writes what they and the records say."""
+        """Runs the encoders over a split, and writes their outputs and the rest of the batches."""
         folder.mkdir(parents=True, exist_ok=True)
         sharding, pairs = batch_sharding(self.mesh), len(self.data.source(split))
         encode, files = self._encoder(params), {}
@@ -148,9 +148,9 @@ class Features:
 
 
 def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """A new array in a file, with its room on the disk taken.
+    """A new array in a file whose bytes are reserved on the disk.
 
-    Without that room, writing to the array would end the process with a signal.
+    Without the reservation, writing to the array on a full disk would end the process by a signal.
     """
     with naming(file):
         array = np.lib.format.open_memmap(file, "w+", dtype, shape)
@@ -168,7 +168,7 @@ def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
 def with_features(
     data: RunData, assembly: Assembly, folder: Path, track: Callable
 ) -> tuple[RunData | Features, str]:
-    """What a run should read its batches from, and a line that says why; '' where nobody asks."""
+    """Where a run reads its batches, and a line with the reason; '' if no encoder is frozen."""
     objective, settings = assembly.objective, assembly.config.train
     if not isinstance(objective, Classification) or not settings.freeze:
         return data, ""
@@ -184,7 +184,7 @@ def with_features(
 
 
 def _why_not_kept(data: RunData) -> str:
-    """Why what frozen encoders return is not the same every time; '' where it is."""
+    """The reason if frozen encoders do not return the same every time; '' if they do."""
     view = data.view(training=True)
     if view.augment != Augment(magnitude=view.augment.magnitude):
         return "data.augment shows every pair differently each time"
@@ -196,7 +196,7 @@ def _why_not_kept(data: RunData) -> str:
 
 
 def _rows(arrays, indices: np.ndarray) -> Batch:
-    """Some rows of every array, as a batch."""
+    """These rows of all arrays, as a batch."""
     rows = {path: array[indices] for path, array in arrays.items()}
     for path in rows:
         if path[0].endswith("_tokens"):

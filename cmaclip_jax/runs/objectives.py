@@ -1,4 +1,4 @@
-"""From a config to what learns: the network and its objective, for the data of a run."""
+"""The network and the objective (loss and answers) of a config, for the data of a run."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from cmaclip_jax.tasks import Task
 
 
 def build_objective(config: ConfigDict, encode: BatchEncoder, towers: Towers) -> Objective:
-    """The model and the loss that a config describes, for these tasks."""
+    """The objective that a config describes, for these tasks."""
     if config.train.objective != "classification":
         return build_contrastive(config, encode, towers)
     return Classification(
@@ -36,7 +36,7 @@ def build_objective(config: ConfigDict, encode: BatchEncoder, towers: Towers) ->
 
 
 def build_contrastive(config: ConfigDict, encode: BatchEncoder, towers: Towers) -> Contrastive:
-    """CLIP itself, which classifies by the sentences of `eval.prompts`."""
+    """CLIP itself, which classifies by the sentences in `eval.prompts`."""
     image, text, _ = sized_encoders(config, towers, encode)
     return Contrastive(
         model=CLIP(image, text, bias=config.train.objective == "sigmoid"),
@@ -50,7 +50,7 @@ def build_contrastive(config: ConfigDict, encode: BatchEncoder, towers: Towers) 
 
 
 def _prompt_tokens(templates: tuple[str, ...], task: Task, encode: BatchEncoder) -> np.ndarray:
-    """Every class's sentences as tokens [C,K,T]; none may be cut, its class may stand last."""
+    """The sentences of all classes as tokens [C,K,T]. A sentence that would be cut is an error."""
     sentences = [prompts(templates, task, name) for name in task.classes]
     tokenize, length = encode.tokenizer, encode.text_length
     for sentence in itertools.chain.from_iterable(sentences):
@@ -63,7 +63,7 @@ def _prompt_tokens(templates: tuple[str, ...], task: Task, encode: BatchEncoder)
 
 
 def prompts(templates: tuple[str, ...], task: Task, name: str) -> list[str]:
-    """The sentences about a class: {} is its name, {task} its task's, underscores spaces."""
+    """The sentences about a class. `{}` is the class and `{task}` the task, `_` becomes a space."""
     words = name.replace("_", " ")
     return [
         template.replace("{task}", task.name.replace("_", " ")).replace("{}", words)
@@ -72,7 +72,7 @@ def prompts(templates: tuple[str, ...], task: Task, name: str) -> list[str]:
 
 
 def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) -> Iterator[tuple]:
-    """The (task, value) pairs of a field, checked against the tasks that there are."""
+    """The (task, value) pairs of a field of config.train, checked against the run's tasks."""
     known = {task.name: task for task in tasks}
     for task, value in settings[name]:
         if task not in known:
@@ -86,7 +86,10 @@ def _of_known_tasks(settings: ConfigDict, name: str, tasks: tuple[Task, ...]) ->
 
 
 def sequence_heads(wanted: int, width: int, encoder_head_width: int) -> int:
-    """What `model.sequence_heads` means for layers of this width; see its comment."""
+    """The number of heads that `model.sequence_heads` means for layers of this width.
+
+    -1: heads as wide as the text encoder's. 0: heads 64 wide.
+    """
     if wanted > 0:
         return wanted
     return math.ceil(width / (encoder_head_width if wanted == -1 else 64))

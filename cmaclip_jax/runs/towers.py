@@ -1,4 +1,4 @@
-"""The two encoders that a run begins with: of a size, or somebody's trained CLIP."""
+"""The two encoders ("towers") that a run starts from: new ones of a size, or a trained CLIP's."""
 
 import dataclasses
 import json
@@ -21,8 +21,9 @@ from cmaclip_jax.weights import DESCRIPTION, Weights, describe, model_from, read
 
 @dataclasses.dataclass(frozen=True)
 class Towers:
-    """
-    tokenizer, params: those of `model.pretrained`; None from scratch, and where a run goes on.
+    """The two encoders, without the run's picture size, text length and vocabulary.
+
+    tokenizer, params: those of `model.pretrained`. None from scratch, and in a run that continues.
     """
 
     image: ImageEncoder
@@ -32,9 +33,10 @@ class Towers:
 
 
 def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
-    """The encoders of a config: of a size, or those of `model.pretrained`.
+    """The encoders of a config: of the size it names, or those of `model.pretrained`.
 
-    What describes pretrained ones is kept in the workdir, which needs their files no more.
+    The run's folder keeps a description of pretrained encoders, so that a run that continues does
+    not need their files.
     """
     fields = config.model
     if not fields.pretrained:
@@ -56,7 +58,7 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
 
 
 def read_clip(source: str, activation: str = "") -> Weights:
-    """The CLIP at `source`: a checkpoint of any kind, or the one inside a run of ours."""
+    """The CLIP at `source`: a checkpoint of any supported kind, or a run of this project."""
     folder = Path(source).expanduser()
     if not ((folder / "checkpoints").is_dir() and (folder / "config.json").exists()):
         return read_weights(source, activation)
@@ -79,15 +81,15 @@ def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | 
 
 
 def run_tokenizer(workdir: Path, config: ConfigDict) -> Tokenizer:
-    """The tokenizer that a run has made, with the cleaning of its texts."""
+    """The tokenizer in a run's folder, with its cleaning of texts."""
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
-    if config.data.source == "food101":  # early runs on it did not keep their cleaning
+    if config.data.source == "food101":  # early runs did not save their cleaning
         tokenizer.cleaning = TITLES
     return tokenizer
 
 
 def _trained_clip(workdir: Path) -> Weights:
-    """The encoders that a run has trained, from its newest checkpoint."""
+    """The encoders of a trained run, from its newest checkpoint."""
     config = saved_config(workdir)
     towers = open_towers(config, workdir)
     tokenizer = run_tokenizer(workdir, config)
@@ -110,7 +112,7 @@ def _trained_clip(workdir: Path) -> Weights:
 def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDict:
     """The config with `data.image_size` and `data.text_length` filled in from the encoders.
 
-    needed: the text length that suits the data, where it is known already.
+    needed: the text length that the data needs, for `data.text_length=-1`; 0 where not yet known.
     """
     config = config.copy_and_resolve_references()
     image, text = towers.image, towers.text
@@ -131,7 +133,7 @@ def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDic
 def sized_encoders(
     config: ConfigDict, towers: Towers, encode: BatchEncoder
 ) -> tuple[ImageEncoder, TextEncoder, dict[str, Any]]:
-    """The encoders at the run's picture size, text length and vocabulary; and how they run."""
+    """The encoders at the run's sizes; and the fields unroll, remat and dtype of all layers."""
     fields = config.model
     how = dict(unroll=fields.unroll, remat=fields.remat, dtype=compute_dtype(fields.dtype))
     dropout = fields.tower_dropout
@@ -147,7 +149,7 @@ def sized_encoders(
 
 
 def compute_dtype(name: str):
-    """What `model.dtype` stands for on this machine."""
+    """The type of `model.dtype`; 'auto' is float32 on a CPU and bfloat16 elsewhere."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
