@@ -2,12 +2,8 @@
 
     python -m cmaclip_jax.main --config=configs/attributes.py --config.data.path=products.csv
 
-Learns from scratch, without any weights, on a CPU: for catalogues of some ten thousand pairs.
-Measured on 7,593 pairs of a fashion catalogue, with titles whose words on colour, kind and gender
-had been taken out (our own edit): .894 on average over its eight tasks on 1,015 validation pairs,
-by which the recipe was chosen (other draws of the same recipe: .887 to .892); 15 minutes on two
-cores of an AMD EPYC. These runs had --config.data.text_length=24 and an average of the parameters
-whose decay did not warm up.
+Learns from scratch on a CPU, without pretrained weights, from catalogues of some ten thousand
+pairs. configs/README.md has its results on a fashion catalogue.
 With CLIP's weights, add --config.model.pretrained=CLIP --config.train.learning_rate=1e-4.
 """
 

@@ -5,19 +5,15 @@
 Reconstructed from the abstract of arXiv:2007.15269 ("The Blessing and the Curse of the Noise behind
 Facial Landmark Annotations"): its formulas, its noise model, its network and its figures are
 unknown to us. Every measure, noise and remedy here is our own choice, or that of another paper
-which the code names.
+that the code names.
 
-Nothing is downloaded: the faces are drawn, so that the truth is known exactly. Plain training
-minimises the coordinates' squared error. 200 faces are few, so that noise which averages out over
-many does not quite; plain training is repeated with 2,000 to see whether it then does.
+Nothing is downloaded: the faces are drawn, so the true points are known exactly. Plain training
+minimises the coordinates' squared error. With 200 faces, noise that averages to zero does not
+average out completely; plain training is repeated with 2,000 faces to see whether it then does.
 
-29 arms with 3 seeds took 14 minutes on two cores. Seen: noise that averages to zero adds 2.6 to 3.8
-points of error with 200 faces, and 0.3 to 0.5 with 2,000; a bias adds 11 to 12 with either, and
-next to nothing to the motion error. Maps, Wing loss and averaging gain accuracy and stability (maps
-and Wing loss do without any noise as well); self-distillation gains stability alone.
-
-Your own faces: --config.landmarks.source=folder --config.landmarks.path=FOLDER (pictures with .pts
-files), or source=the300w_lp and TFDS's data_dir.
+29 arms with 3 seeds; cmaclip_jax/landmarks/README.md has the results. Your own faces:
+--config.landmarks.source=folder --config.landmarks.path=FOLDER (pictures with .pts files), or
+--config.landmarks.source=the300w_lp with TFDS's data_dir.
 """
 
 from ml_collections import ConfigDict

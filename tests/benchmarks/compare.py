@@ -1,10 +1,10 @@
-"""Our steps against the same network in PyTorch, on whatever this machine has.
+"""Our steps and the same network in PyTorch, compared on the devices of this machine.
 
     python tests/benchmarks/compare.py --size=B/32 --batch=16 --dtype=float32
 
-Both sides are given the same parameters and the same batch, and have to compute the same loss
-before anything is timed. Then they run in turn, A B A B, in one process; what counts is the ratio
-of their times in the same round. Theirs is `plain_torch`, eager and by torch.compile.
+Both networks get the same parameters and the same batch, and must compute the same loss before
+anything is timed. Then they run in turn, A B A B, in one process. The result is the ratio of their
+times in the same round. Their network is `plain_torch`, eager or compiled by torch.compile.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""The input pipeline beside a PyTorch DataLoader and plain tf.data, on the same JPEGs.
+"""Our input pipeline beside a PyTorch DataLoader and plain tf.data, on the same JPEGs.
 
     python tests/benchmarks/compare_input.py --images=FOLDER [--size=224] [--rounds=3]
 
-Everybody reads the files, cuts a random resized window (40 to 100 % of the area), mirrors half
-of them and makes batches of 64; ours tokenises a title beside each as well. Rounds are
-interleaved and the median of each counts; all use every core. 'prepared' are pictures as `cmaclip
-prepare` keeps them, their shorter side no longer than what is asked for.
+Every pipeline reads the files, cuts a random resized window (40 to 100 % of the area), mirrors half
+of the pictures and makes batches of 64; ours also tokenises a title for each. Rounds are
+interleaved, and the median counts. Every pipeline uses all cores. 'prepared' are pictures as
+`cmaclip prepare` keeps them, their shorter side no longer than --size.
 """
 
 import argparse

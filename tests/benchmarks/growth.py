@@ -1,8 +1,8 @@
 """How a train step's time grows with the work: python tests/benchmarks/growth.py --output=FILE.png
 
-One thing grows at a time, the others stay. What is fitted is the exponent of time, and beside it
-the exponent of the arithmetic: `time ~ operations^1` is the best that can be had, and less than
-that where a fixed cost still counts.
+One quantity grows at a time. The script fits the exponent of the time, and the exponent of the
+arithmetic: `time ~ operations^1` is the best possible. A smaller exponent means that a fixed cost
+still counts.
 """
 
 import argparse

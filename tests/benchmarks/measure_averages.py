@@ -1,12 +1,12 @@
-"""How to begin the average of the parameters: what each way gives in the same training run.
+"""Ways to average the parameters: what each gives in the same training run.
 
     python tests/benchmarks/measure_averages.py --config=FILE --workdir=DIR [--seeds=3]
         [--config.FIELD=VALUE ...]
 
-Trains the run of a config and keeps, beside the parameters themselves, three averages of decay
-`train.ema`: one that starts at the initial parameters, one that is debiased, and one whose decay
-warms up. All of them are judged on `eval.watch`: the mean over tasks of the accuracy and of the
-expected calibration error.
+Trains the run of a config and keeps the parameters and three averages of decay `train.ema`: one
+that starts at the initial parameters, one that is debiased, and one whose decay rises. All of them
+are evaluated on `eval.watch`: the mean over tasks of the accuracy, and of the expected calibration
+error.
 """
 
 import argparse

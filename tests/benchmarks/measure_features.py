@@ -1,13 +1,13 @@
-"""What frozen encoders cost at every step, and what their kept features save.
+"""What frozen encoders cost at every step, and what the cache of their features saves.
 
     python tests/benchmarks/measure_features.py --table=PAIRS.csv [--text=COLUMN] [--pairs=256]
         [--size=B/32]
 
-Trains the fusion on frozen encoders (of random weights: the arithmetic is the same) for an epoch
-of so many pairs, with and without the cache, interleaved. 'fusion alone' is the same update on one
-batch that lies in memory: what the arithmetic costs without any input. 'arithmetic' is how many
+Trains the fusion on frozen encoders (with random weights: the arithmetic is the same) for an epoch
+of --pairs pairs, with and without the cache, interleaved. 'fusion alone' is the same update on one
+batch that lies in memory: the cost of the arithmetic without any input. 'arithmetic' is how many
 times fewer floating-point operations XLA counts in the update with the cache. Then both ways
-answer the validation pairs: 'apart' are the largest difference of a probability, and of a task's
+answer the validation pairs: 'apart' is the largest difference of a probability, and of a task's
 accuracy.
 """
 

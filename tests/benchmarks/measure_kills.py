@@ -1,10 +1,10 @@
-"""Kills a run again and again, and compares its end with that of a run left in peace.
+"""Kills a run again and again, and compares its end with that of an uninterrupted run.
 
     python tests/benchmarks/measure_kills.py --kills=20 --workdir=DIR
 
-Each kill is a SIGKILL at a random moment: of three kinds in turn (any; while a checkpoint is
-written; in an evaluation), and the last three after the last step, before all is saved. The same
-command follows every time.
+Each kill is a SIGKILL at a random moment. The kills alternate between any moment, a moment while a
+checkpoint is written, and a moment of an evaluation. The last three come after the last step,
+before everything is saved. The same command is started again after every kill.
 """
 
 import argparse

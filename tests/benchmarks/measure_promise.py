@@ -3,11 +3,11 @@
     python tests/benchmarks/measure_promise.py --workdir=RUN [--split=val] [--rows=500]
         [--precision=0.95]
 
-A run's kept answers to a split (`cmaclip evaluate` keeps them) stand for all pairs there are, so
-that the true precision of what a threshold accepts is known. So many rows are drawn from them with
-replacement, thresholds are chosen on these rows by `cmaclip evaluate --precision`'s own code, and
-the true precision is looked up. 'broken': the share of the draws in which it lies below the target;
-'accepted': of all answers, on average; 'nothing': the share of the draws that accept none.
+The answers that `cmaclip evaluate` keeps of a split stand for all pairs, so the true precision of
+a threshold is known. The script draws --rows of these answers with replacement, chooses thresholds
+on them with the code of `cmaclip evaluate --precision`, and computes their true precision.
+'broken': the share of draws whose true precision is below the target. 'accepted': the share of all
+answers that is accepted, on average. 'nothing': the share of draws that accept no answer.
 """
 
 import argparse

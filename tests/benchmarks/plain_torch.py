@@ -1,7 +1,7 @@
-"""CMA-CLIP as somebody would write it in PyTorch from the usual parts: the one to be faster than.
+"""CMA-CLIP as one would write it in PyTorch from the usual parts: what ours is compared with.
 
-Hugging Face's CLIP towers with PyTorch's own fused attention (SDPA), and everything after them in
-plain modules. `from_ours` gives it the parameters of a run, so that both compute the same.
+Hugging Face's CLIP towers with PyTorch's own fused attention (SDPA), and plain modules after them.
+`from_ours` gives it the parameters of a run, so that both compute the same.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
-"""How long one waits for a first answer: python tests/benchmarks/startup.py
+"""Seconds from the start of the process to a first result: python tests/benchmarks/startup.py
 
-`--help`, and the first training step of the quickstart, whose programs are compiled anew (cold) or
-read from JAX's cache of the run before (warm). Seconds from the start of the process.
+Measures `--help`, and the first training step of the quickstart: cold, when all programs are
+compiled, and warm, when they are read from JAX's cache of the run before.
 """
 
 import os
