@@ -26,6 +26,7 @@ DOCUMENTS = [
 ]
 CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 FILE = re.compile(r"(?<![\w/.$])(?:[\w.-]+/)*[\w-]+\.(?:py|md|yaml|toml)\b|\blaunch/\w+")
+SYMBOL = re.compile(r"`(\w+)`\s+in\s+`([\w/]+\.py)`")
 LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
 VERB = re.compile(r"(?:cmaclip|cmaclip_jax\.main|(?<=run -- )) ?(landmarks \w+|[a-z]\w*)?(.*)")
 SCRIPT = re.compile(r"python (tests/benchmarks/\w+\.py)(.*)")
@@ -74,6 +75,13 @@ def test_named_files_exist(document):
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             assert anchor[1:] in {re.sub(r"[^\w]+", "-", title.lower()) for title in titles}
+
+
+@of_every_document
+def test_named_functions_and_classes_are_where_they_are_said_to_be(document):
+    for name, file in SYMBOL.findall(document.read_text()):
+        text = (document.parent / file).read_text()
+        assert re.search(rf"^(class |def )?{name}\b", text, re.MULTILINE), f"{file}: {name}"
 
 
 @of_every_document
