@@ -27,7 +27,7 @@ DOCUMENTS = [
 CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 FILE = re.compile(r"(?<![\w/.$])(?:[\w.-]+/)*[\w-]+\.(?:py|md|yaml|toml)\b|\blaunch/\w+")
 SYMBOL = re.compile(r"`(\w+)`\s+in\s+`([\w/]+\.py)`")
-LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
+LINK = re.compile(r"(?:\]\(|<img src=\")([^)#:\"]+)(#[\w-]+)?[)\"]")
 VERB = re.compile(r"(?:cmaclip|cmaclip_jax\.main|(?<=run -- )) ?(landmarks \w+|[a-z]\w*)?(.*)")
 SCRIPT = re.compile(r"python (tests/benchmarks/\w+\.py)(.*)")
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)(?!\w*\.)")
