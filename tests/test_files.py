@@ -8,8 +8,7 @@ import cmaclip_jax as cma
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.training import train_and_evaluate
-from cmaclip_jax.training import open_workdir
-from cmaclip_jax.training.workdir import saved_config
+from cmaclip_jax.training.workdir import open_workdir, saved_config
 
 
 def test_a_file_is_replaced_only_when_its_writer_is_done(tmp_path):

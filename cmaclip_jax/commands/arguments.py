@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import base_config, read_config
+from cmaclip_jax.config import read_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
@@ -31,37 +31,6 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="newest, best (by the score on eval.watch) or a step (default: %(default)s)",
     )
-
-
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table to be answered, by a run, and which of its columns is what."""
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    add_checkpoint_argument(parser)
-    parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
-    parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
-    parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")
-    parser.add_argument("--id", default="", help="the column of the rows' names, 'none' for none")
-    parser.add_argument(
-        "--outside", action="store_true", help="let the table name pictures outside its folder"
-    )
-
-
-def open_named_table(options: argparse.Namespace):
-    """The table that those arguments name, with the columns that the run was trained on.
-
-    A run without pictures in it is not told of those that cannot be opened.
-    """
-    from cmaclip_jax.serving.labelling import open_table  # takes seconds to import
-    from cmaclip_jax.training.workdir import saved_config
-
-    config = saved_config(options.workdir)
-    data = config.data if config.data.source == "table" else base_config().data
-    data.image, data.text = options.image or data.image, options.text or data.text
-    data.outside = options.outside or config.data.outside
-    table = open_table(options.input, data, options.id)
-    if config.model.inputs != "text":
-        table.check_pictures()
-    return table
 
 
 def add_tasks_argument(parser: argparse.ArgumentParser) -> None:

@@ -87,8 +87,8 @@ def bench_input(config, options) -> dict:
 
     from cmaclip_jax.measuring.input import pipeline
     from cmaclip_jax.runs.data import open_data
+    from cmaclip_jax.runs.pretrained import open_towers
     from cmaclip_jax.runs.record_checks import describe_data
-    from cmaclip_jax.runs.towers import open_towers
 
     console = Console(stderr=True)
     data = open_data(config, None, open_towers(config, None))

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Reads, tells what was found, writes all or nothing."""
     from cmaclip_jax.parallel.rules import parameter_count
-    from cmaclip_jax.runs.towers import clip_tokenizer, read_clip
+    from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
     from cmaclip_jax.weights.verify import verify
     from cmaclip_jax.weights.writer import WRITERS
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import add_table_arguments, make_parser, open_named_table
+from cmaclip_jax.commands.arguments import make_parser
+from cmaclip_jax.commands.tables import add_table_arguments, open_named_table
 from cmaclip_jax.errors import UserError
 
 HELP = """\

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, image_encoder
-from cmaclip_jax.runs.towers import read_clip
+from cmaclip_jax.runs.pretrained import read_clip
 
 
 def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:

@@ -20,7 +20,7 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.losses import POINTWISE
 from cmaclip_jax.landmarks.pictures import Marked
 from cmaclip_jax.landmarks.training import answers, train_detector
-from cmaclip_jax.training import open_workdir
+from cmaclip_jax.training.workdir import open_workdir
 
 CLEAN, PLAIN = "none", "plain"
 NOISES = (*KINDS, FITTED)

@@ -18,8 +18,10 @@ from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
-from cmaclip_jax.training import Watcher, open_workdir, train
 from cmaclip_jax.training.assembly import Assembly
+from cmaclip_jax.training.loop import train
+from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.workdir import open_workdir
 
 ASKED = 200  # pictures at once
 

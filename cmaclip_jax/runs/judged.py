@@ -10,7 +10,7 @@ from cmaclip_jax.evaluation.evaluator import Outcome, collect
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
-from cmaclip_jax.runs.towers import open_towers
+from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
 
@@ -38,7 +38,7 @@ def open_judged(
     workdir = Path(workdir)
     mesh = make_mesh(devices=devices)
     step, params = read_parameters(workdir, checkpoint)
-    towers = open_towers(config, workdir)
+    towers = kept_towers(config, workdir)
     data = open_data(config, workdir, towers).over(mesh)
     assembly = assemble(config, mesh, data.encode, towers)
     return JudgedRun(workdir, step, data.encode, assembly, assembly.to_answer(params), data)

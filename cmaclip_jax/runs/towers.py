@@ -10,13 +10,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import BatchEncoder
-from cmaclip_jax.data.text import TITLES, Tokenizer, checkpoint_tokenizer
+from cmaclip_jax.data.text import TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.files import write_text
-from cmaclip_jax.models import CLIP, ImageEncoder, TextEncoder, image_encoder, text_encoder
-from cmaclip_jax.training.checkpoints import read_parameters
-from cmaclip_jax.training.workdir import saved_config
-from cmaclip_jax.weights import DESCRIPTION, Weights, describe, model_from, read_weights
+from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from cmaclip_jax.weights.description import DESCRIPTION, model_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,52 +29,23 @@ class Towers:
     params: Any = None
 
 
-def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
-    """The encoders of a config: of the size it names, or those of `model.pretrained`.
+def kept_towers(config: ConfigDict, workdir: Path) -> Towers:
+    """The encoders of a run that has been trained, or at least begun, in this folder.
 
-    The run's folder keeps a description of pretrained encoders, so that a run that continues does
-    not need their files.
+    The folder keeps a description of pretrained encoders, so their files are not needed again.
     """
-    fields = config.model
-    if not fields.pretrained:
-        return Towers(image_encoder(fields.image), text_encoder(fields.text))
-    kept = workdir and workdir / DESCRIPTION
-    if kept and kept.exists():
-        model = model_from(json.loads(kept.read_text()))
-        return Towers(model.image, model.text)
-    weights = read_clip(fields.pretrained)
-    tokenizer = clip_tokenizer(weights)
-    if tokenizer is None:
-        raise UserError(
-            f"{fields.pretrained} came without a tokenizer; give it one: cmaclip convert "
-            f"--source={fields.pretrained} --tokenizer=FOLDER --output=DIR"
-        )
-    if kept:
-        write_text(kept, json.dumps(describe(weights.model), indent=2) + "\n")
-    return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
-
-
-def read_clip(source: str, activation: str = "") -> Weights:
-    """The CLIP at `source`: a checkpoint of any supported kind, or a run of this project."""
-    folder = Path(source).expanduser()
-    if not ((folder / "checkpoints").is_dir() and (folder / "config.json").exists()):
-        return read_weights(source, activation)
+    if not config.model.pretrained:
+        return new_towers(config)
     try:
-        return _trained_clip(folder)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{source} is no whole run of ours ({error!r})") from error
+        model = model_from(json.loads((workdir / DESCRIPTION).read_text()))
+    except OSError as error:
+        raise UserError(f"{workdir} is no whole run: it lacks {DESCRIPTION}") from error
+    return Towers(model.image, model.text)
 
 
-def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | None:
-    """The tokenizer beside the weights, or in `folder`; None where there is none."""
-    tokenizer = checkpoint_tokenizer(folder or weights.folder)
-    end = weights.model.text.end_token
-    if tokenizer and tokenizer.end != end:
-        raise UserError(
-            f"the tokenizer in {folder or weights.folder} ends texts with {tokenizer.end}, the "
-            f"text tower expects {end}; they do not belong together"
-        )
-    return tokenizer
+def new_towers(config: ConfigDict) -> Towers:
+    """Encoders of the sizes that the config names, without weights."""
+    return Towers(image_encoder(config.model.image), text_encoder(config.model.text))
 
 
 def run_tokenizer(workdir: Path, config: ConfigDict) -> Tokenizer:
@@ -86,27 +54,6 @@ def run_tokenizer(workdir: Path, config: ConfigDict) -> Tokenizer:
     if config.data.source == "food101":  # early runs did not save their cleaning
         tokenizer.cleaning = TITLES
     return tokenizer
-
-
-def _trained_clip(workdir: Path) -> Weights:
-    """The encoders of a trained run, from its newest checkpoint."""
-    config = saved_config(workdir)
-    towers = open_towers(config, workdir)
-    tokenizer = run_tokenizer(workdir, config)
-    fields = with_sizes(config, towers, tokenizer.length).data
-    encode = BatchEncoder((), tokenizer, fields.image_size, fields.text_length)
-    image, text, _ = sized_encoders(config, towers, encode)
-    step, params = read_parameters(workdir)
-    missing = [name for name in ("image", "text") if name not in params]
-    if missing:
-        raise UserError(f"{workdir} was trained without {missing[0]}s; it holds no whole CLIP")
-    of_clip = ("image", "text", "logit_scale", "logit_bias")
-    return Weights(
-        model=CLIP(image, text, bias="logit_bias" in params),
-        params={name: params[name] for name in of_clip if name in params},
-        folder=workdir,
-        found=f"a run of ours at step {step:,}; its encoders, without attention and heads",
-    )
 
 
 def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDict:

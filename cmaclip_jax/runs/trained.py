@@ -13,7 +13,7 @@ from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.mesh import make_mesh, shared_rows
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.batch_encoder import kept_encoder
-from cmaclip_jax.runs.towers import open_towers
+from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
@@ -72,7 +72,7 @@ def open_trained(
     workdir = Path(workdir)
     mesh = make_mesh(devices=devices)
     step, params = read_parameters(workdir, checkpoint)
-    towers = open_towers(config, workdir)
+    towers = kept_towers(config, workdir)
     encode = kept_encoder(config, workdir, towers)
     assembly = assemble(config, mesh, encode, towers)
     return TrainedRun(workdir, step, encode, assembly, assembly.to_answer(params))

@@ -13,12 +13,15 @@ from cmaclip_jax.parallel.stopping import Watch
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.frozen_features import Features, with_features
+from cmaclip_jax.runs.pretrained import open_towers
 from cmaclip_jax.runs.record_checks import check_records, describe_data
-from cmaclip_jax.runs.towers import Towers, open_towers
-from cmaclip_jax.training import Watcher, open_workdir, train
+from cmaclip_jax.runs.towers import Towers
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.lock import holding
+from cmaclip_jax.training.loop import train
+from cmaclip_jax.training.progress import Watcher
 from cmaclip_jax.training.state import TrainState
+from cmaclip_jax.training.workdir import open_workdir
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:

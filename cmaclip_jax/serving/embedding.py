@@ -15,7 +15,7 @@ from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import unit
-from cmaclip_jax.runs.towers import clip_tokenizer, read_clip
+from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
 
 BATCHES = (1, 8, 64)  # rows that are compiled for; a call is padded to one of them
 

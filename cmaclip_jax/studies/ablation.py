@@ -13,11 +13,11 @@ from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
-from cmaclip_jax.runs.towers import open_towers
+from cmaclip_jax.runs.pretrained import open_towers
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
 from cmaclip_jax.tasks import select_tasks
-from cmaclip_jax.training import open_workdir
+from cmaclip_jax.training.workdir import open_workdir
 
 STEPS = "steps.json"  # what equal minutes came to
 

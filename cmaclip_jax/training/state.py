@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.rules import tree_shardings
-from cmaclip_jax.weights import fit
+from cmaclip_jax.weights.fit import fit
 
 
 @flax.struct.dataclass

@@ -17,12 +17,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.weights.description import DESCRIPTION, describe, model_from
 from cmaclip_jax.weights.layout import parameter_shapes, save_tensors
 
-DESCRIPTION, PARAMETERS = "clip.json", "parameters.safetensors"
-# How an encoder runs, which is the business of the run and not of the weights.
-RUNNING = ("dropout", "unroll", "remat", "dtype", "parent", "name")
+PARAMETERS = "parameters.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +34,6 @@ class Weights:
     params: dict[str, Any]
     folder: Path
     found: str
-
-
-def describe(model: CLIP) -> dict[str, Any]:
-    """The network as JSON can hold it."""
-    return {"image": _fields(model.image), "text": _fields(model.text), "bias": model.bias}
-
-
-def model_from(description: dict[str, Any]) -> CLIP:
-    """The network that `describe` described."""
-    image, text = (
-        {k: tuple(v) if isinstance(v, list) else v for k, v in description[side].items()}
-        for side in ("image", "text")
-    )
-    return CLIP(ImageEncoder(**image), TextEncoder(**text), description.get("bias", False))
-
-
-def _fields(encoder) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(encoder) if field.name not in RUNNING]
-    return {name: getattr(encoder, name) for name in names}
 
 
 def fingerprint(model: CLIP, params) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from cmaclip_jax.landmarks.metrics import face_sizes, typical_size
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, cut_out, drawn_faces, drawn_videos
 from cmaclip_jax.landmarks.training import answers, train_detector
-from cmaclip_jax.runs.towers import read_clip
-from cmaclip_jax.weights import read_weights
+from cmaclip_jax.runs.pretrained import read_clip
+from cmaclip_jax.weights.reader import read_weights
 
 WIDTH, CURVE = losses.WING_WIDTH, losses.WING_CURVE
 

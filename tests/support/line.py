@@ -19,8 +19,9 @@ import numpy as np
 from cmaclip_jax import main
 from cmaclip_jax.config import base_config
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
-from cmaclip_jax.training import Watcher, train
 from cmaclip_jax.training.assembly import Assembly
+from cmaclip_jax.training.loop import train
+from cmaclip_jax.training.progress import Watcher
 
 ROWS = 16
 BATCHES_OF_AN_EVALUATION = 10

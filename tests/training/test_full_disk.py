@@ -12,7 +12,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import full_disk, whole_file
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.frozen_features import _reserved
-from cmaclip_jax.training import Checkpoints, Watcher
+from cmaclip_jax.training.checkpoints import Checkpoints
+from cmaclip_jax.training.progress import Watcher
 
 
 @pytest.fixture

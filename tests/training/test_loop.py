@@ -25,7 +25,7 @@ from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.parallel.stopping import Stopping
-from cmaclip_jax.training import Checkpoints
+from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.parameter_table import device_bytes, parameter_rows, parameter_summary

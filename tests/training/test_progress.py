@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from cmaclip_jax.training import Watcher
+from cmaclip_jax.training.progress import Watcher
 
 STEPS, EVERY, PAUSE_EVERY = 60, 5, 20
 SECONDS = 0.01  # a step on the device

@@ -9,7 +9,7 @@ import pytest
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
-from cmaclip_jax.weights import read_weights
+from cmaclip_jax.weights.reader import read_weights
 from cmaclip_jax.weights.torch_archive import read_torch_archive
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")

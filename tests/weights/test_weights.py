@@ -16,9 +16,10 @@ from support.open_ai_clip import QuickGELU, open_ai_clip
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
-from cmaclip_jax.weights import fingerprint, fit, read_weights
-from cmaclip_jax.weights.fit import resize_grid, resize_length
+from cmaclip_jax.weights.clip_folder import fingerprint
+from cmaclip_jax.weights.fit import fit, resize_grid, resize_length
 from cmaclip_jax.weights.openai import add_text_prefix
+from cmaclip_jax.weights.reader import read_weights
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
 transformers = pytest.importorskip("transformers", reason="the oracle; pip install -e '.[test]'")

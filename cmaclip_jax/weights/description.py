@@ -1,0 +1,30 @@
+"""The network of a CLIP as JSON: the fields of its two encoders."""
+
+import dataclasses
+from typing import Any
+
+from cmaclip_jax.models.clip import CLIP
+from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+
+DESCRIPTION = "clip.json"
+# These fields say how a run computes an encoder. They are no property of the weights.
+RUNNING = ("dropout", "unroll", "remat", "dtype", "parent", "name")
+
+
+def describe(model: CLIP) -> dict[str, Any]:
+    """The network as JSON can hold it."""
+    return {"image": _fields(model.image), "text": _fields(model.text), "bias": model.bias}
+
+
+def model_from(description: dict[str, Any]) -> CLIP:
+    """The network that `describe` described."""
+    image, text = (
+        {k: tuple(v) if isinstance(v, list) else v for k, v in description[side].items()}
+        for side in ("image", "text")
+    )
+    return CLIP(ImageEncoder(**image), TextEncoder(**text), description.get("bias", False))
+
+
+def _fields(encoder) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(encoder) if field.name not in RUNNING]
+    return {name: getattr(encoder, name) for name in names}
