@@ -10,6 +10,7 @@ from cmaclip_jax.commands.arguments import (
     named_tasks,
     read_named_config,
 )
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 
 HELP = """\
@@ -65,8 +66,8 @@ def bench_steps(config, wanted: list[str], options) -> dict:
     from cmaclip_jax.runs.towers import compute_dtype
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
-    config = config.copy_and_resolve_references()
-    config.model.dtype = compute_dtype(config.model.dtype).name
+    dtype = compute_dtype(config.model.dtype).name
+    config = with_changes(config, {"model.dtype": dtype})
     screen, notes = Console(), Console(stderr=True)
 
     def say(line: str) -> None:

@@ -12,6 +12,7 @@ from cmaclip_jax.commands.arguments import (
     named_tasks,
     read_named_config,
 )
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.process import NO_TPU_HERE
 
@@ -148,10 +149,9 @@ def _of_size(config, entry: str):
 
 def _of_chips(config, chips: int, options):
     """The config with the batch that --pairs-per-chip asks for, and as many pairs in all."""
-    config = config.copy_and_resolve_references()
-    if options.pairs_per_chip:
-        settings = config.train
-        pairs = settings.steps * settings.batch_size
-        settings.batch_size = config.eval.batch_size = options.pairs_per_chip * chips
-        settings.steps = -(-pairs // settings.batch_size)
-    return config
+    if not options.pairs_per_chip:
+        return config
+    batch_size = options.pairs_per_chip * chips
+    steps = -(-config.train.steps * config.train.batch_size // batch_size)
+    changes = dict.fromkeys(("train.batch_size", "eval.batch_size"), batch_size)
+    return with_changes(config, changes | {"train.steps": steps})

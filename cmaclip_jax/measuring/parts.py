@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
@@ -77,11 +78,9 @@ def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
 
 def one_pair(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
     """The same for a single pair on a single device: the latency of an answer."""
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(
-        {"train.batch_size": 1, "train.accumulate": 1, "eval.batch_size": 1}
-        | {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1}
-    )
+    fields = ("train.batch_size", "train.accumulate", "eval.batch_size")
+    fields += ("mesh.data", "mesh.fsdp", "mesh.tensor")
+    config = with_changes(config, dict.fromkeys(fields, 1))
     return inference(config, tasks, devices[:1])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import DoesNotDivide
 from cmaclip_jax.planning.estimate import Estimate
@@ -115,8 +116,8 @@ class _Search:
         parts: how many parts at most; 0: as many as there are pairs a chip.
         """
         for remat, accumulate in self._ways(changes, parts):
-            changed = self._changed(
-                {**changes, "model.remat": remat, "train.accumulate": accumulate}
+            changed = with_changes(
+                self._config, {**changes, "model.remat": remat, "train.accumulate": accumulate}
             )
             try:
                 run = plan_run(changed, self._tasks, self._topology.devices)
@@ -145,7 +146,9 @@ class _Search:
             half = verdict.run.config.eval.batch_size // 2
             if judged.fits:
                 return judged
-            changed = self._changed(_set_fields(verdict.run) | {"eval.batch_size": half})
+            changed = with_changes(
+                self._config, _set_fields(verdict.run) | {"eval.batch_size": half}
+            )
             run = plan_run(changed, self._tasks, self._topology.devices)
             verdict = Verdict(run, self._topology, verdict.operations, verdict.train, None)
 
@@ -174,18 +177,12 @@ class _Search:
             yield "full", accumulate
             accumulate *= 2
 
-    def _changed(self, changes: dict) -> ConfigDict:
-        config = self._config.copy_and_resolve_references()
-        config.update_from_flattened_dict(changes)
-        return config
-
     def _counted(self, run: PlannedRun) -> Operations:
         """Operations of a step; they grow with the batch and do not depend on the layout."""
         remat, size = run.config.model.remat, run.config.train.batch_size
         for way in ("none", remat):
             if way not in self._operations:
-                changed = run.config.copy_and_resolve_references()
-                changed.model.remat = way
+                changed = with_changes(run.config, {"model.remat": way})
                 self._operations[way] = unrolled_flops(changed, self._tasks) / size
         return Operations(*(self._operations[way] * size for way in ("none", remat)))
 

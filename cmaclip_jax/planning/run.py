@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
@@ -109,9 +110,8 @@ def count_operations(config: ConfigDict, tasks: Sequence[Task]) -> Operations:
     executed = unrolled_flops(config, tasks)
     if config.model.remat == "none":
         return Operations(executed, executed)
-    config = config.copy_and_resolve_references()
-    config.model.remat = "none"
-    return Operations(unrolled_flops(config, tasks), executed)
+    plain = with_changes(config, {"model.remat": "none"})
+    return Operations(unrolled_flops(plain, tasks), executed)
 
 
 def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:
@@ -120,26 +120,22 @@ def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:
     XLA counts a loop's body once, so every loop over layers or parts is written out here. The step
     is only lowered; nothing is compiled.
     """
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(
-        {"model.unroll": 10**6, "train.accumulate": 1, "mesh.data": 1}
-        | dict.fromkeys(("mesh.fsdp", "mesh.tensor"), 1)
-    )
+    one_device = dict.fromkeys(("mesh.data", "mesh.fsdp", "mesh.tensor"), 1)
+    changes = {"model.unroll": 10**6, "train.accumulate": 1, **one_device}
+    config = with_changes(config, changes)
     lowered = plan_run(config, tasks, jax.devices("cpu")[:1]).lower_train()
     return lowered.cost_analysis()["flops"]
 
 
 def _known_towers(config: ConfigDict) -> tuple[ConfigDict, Towers]:
     """The encoders; those that lie on no disk here are taken to be of the size `model.image`."""
-    config = config.copy_and_resolve_references()
     if config.model.dtype == "auto":
-        config.model.dtype = "bfloat16"  # as accelerators resolve it
+        config = with_changes(config, {"model.dtype": "bfloat16"})  # as accelerators resolve it
     pretrained = config.model.pretrained
     if pretrained and not Path(pretrained).expanduser().exists():
-        config.model.pretrained = ""
+        config = with_changes(config, {"model.pretrained": ""})
         towers = open_towers(config, None)
-        config.data.vocabulary = towers.text.vocabulary
-        return config, towers
+        return with_changes(config, {"data.vocabulary": towers.text.vocabulary}), towers
     return config, open_towers(config, None)
 
 

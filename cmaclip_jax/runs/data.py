@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
@@ -52,8 +53,8 @@ class RunData:
         A batch of an evaluation that does not divide over the devices becomes a smaller one,
         which changes no figure.
         """
-        config = self.config.copy_and_resolve_references()
-        config.eval.batch_size = shared_rows(mesh, config.eval.batch_size)
+        rows = shared_rows(mesh, self.config.eval.batch_size)
+        config = with_changes(self.config, {"eval.batch_size": rows})
         return dataclasses.replace(self, config=config, rows=functools.partial(host_rows, mesh))
 
     def source(self, split: str) -> Source:

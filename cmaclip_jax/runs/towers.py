@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
@@ -61,20 +62,16 @@ def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDic
 
     needed: the text length that the data needs, for `data.text_length=-1`; 0 where not yet known.
     """
-    config = config.copy_and_resolve_references()
     image, text = towers.image, towers.text
-    config.data.image_size = config.data.image_size or image.image_size
-    if config.data.text_length == -1:
-        config.data.text_length = needed
-    config.data.text_length = config.data.text_length or text.length
-    size = config.data.image_size
+    size, length = config.data.image_size or image.image_size, config.data.text_length
+    length = (needed if length == -1 else length) or text.length
     if size % image.patch_size:
         multiple = max(size // image.patch_size, 1) * image.patch_size
         raise UserError(
             f"data.image_size={size} does not divide into patches of {image.patch_size}; "
             f"use {multiple} or {multiple + image.patch_size}"
         )
-    return config
+    return with_changes(config, {"data.image_size": size, "data.text_length": length})
 
 
 def sized_encoders(

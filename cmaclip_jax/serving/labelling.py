@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.columns import NONE, choose_inputs, shown
 from cmaclip_jax.data.named_pictures import (
@@ -122,8 +123,8 @@ def open_table(path: str, data: ConfigDict, identity: str = "") -> Table:
         raise UserError(f"the table {path!r} has no rows; name another")
     names = dict.fromkeys(name for row in cells for name in row)
     sample = {name: [row.get(name, "") for row in cells] for name in names}
-    data = data.copy_and_resolve_references()
-    data.id = identity or (data.id if data.id in (*sample, NONE) else "")
+    known = data.id if data.id in (*sample, NONE) else ""
+    data = with_changes(data, {"id": identity or known})
     chosen, picture, words = choose_inputs(sample, data)
     size = len(some) + sum(1 for _ in rows)
     return Table(path, size, chosen, picture, words, data.outside)

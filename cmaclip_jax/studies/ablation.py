@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.mesh import make_mesh
@@ -79,7 +80,7 @@ class Study:
             StudyRun(
                 arm,
                 seed,
-                changed(arm.config, {"seed": seed}),
+                with_changes(arm.config, {"seed": seed}),
                 self.workdir / arm.name / f"seed-{seed}",
             )
             for seed in self.seeds
@@ -129,15 +130,10 @@ def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None])
             write_text(path, json.dumps(kept, indent=2) + "\n")
         steps = kept["steps"][arm.name]
         say(f"{arm.name}: {steps:,} steps in {minutes:g} minutes")
-        arms.append(dataclasses.replace(arm, config=changed(arm.config, {"train.steps": steps})))
+        arms.append(
+            dataclasses.replace(arm, config=with_changes(arm.config, {"train.steps": steps}))
+        )
     return dataclasses.replace(study, arms=tuple(arms), minutes=minutes)
-
-
-def changed(config: ConfigDict, fields: dict) -> ConfigDict:
-    """A copy of a config with other values at some dotted paths."""
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(fields)
-    return config
 
 
 def _check(config: ConfigDict, variants: Sequence[str], seeds: int) -> None:
@@ -159,7 +155,7 @@ def _check(config: ConfigDict, variants: Sequence[str], seeds: int) -> None:
 def _arms(config: ConfigDict, variants: Sequence[str], apart: Sequence[str]) -> Iterator[Arm]:
     for name in dict.fromkeys(variants):
         fields = {f"model.{field}": value for field, value in VARIANTS[name][0].items()}
-        yield Arm(name, changed(config, fields))
+        yield Arm(name, with_changes(config, fields))
     for task in apart:
         yield Arm(APART, _alone(config, task), task)
 
@@ -167,7 +163,7 @@ def _arms(config: ConfigDict, variants: Sequence[str], apart: Sequence[str]) -> 
 def _alone(config: ConfigDict, task: str) -> ConfigDict:
     """The config for one task; what it says about the others goes."""
     settings = config.train
-    return changed(
+    return with_changes(
         config,
         {
             "data.labels": (task,),

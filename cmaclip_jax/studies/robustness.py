@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.errors import UserError
@@ -98,8 +99,9 @@ def judge(
 def _noisy(trained: JudgedRun, noise: Noise) -> RunData:
     """The run's data under this noise and no other; the run's own ledger hears nothing of it."""
     data = trained.data
-    config = data.config.copy_and_resolve_references()
-    config.data.noise.update(dataclasses.asdict(noise) | {"evaluate": True})
+    fields = {**dataclasses.asdict(noise), "evaluate": True}
+    changes = {f"data.noise.{name}": value for name, value in fields.items()}
+    config = with_changes(data.config, changes)
     ledger = BadRecords(None, config.data.on_error, config.data.max_bad)
     return dataclasses.replace(data, config=config, bad=ledger)
 

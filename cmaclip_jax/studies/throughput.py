@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.runs.training import open_run
 
 WARM_UP = 8  # steps that compile, or find their batches made while others compiled
@@ -58,9 +59,8 @@ def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -
 
     beside: a folder to make a temporary one in, on the disk that the real run will use.
     """
-    config = config.copy_and_resolve_references()
-    config.train.steps = config.train.log_every = config.checkpoint.every = NEVER
-    config.eval.every = config.profile.steps = 0
+    changes = dict.fromkeys(("train.steps", "train.log_every", "checkpoint.every"), NEVER)
+    config = with_changes(config, changes | {"eval.every": 0, "profile.steps": 0})
     stopwatch = Stopwatch(seconds)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".measuring-") as folder:
         run = open_run(config, Path(folder))
