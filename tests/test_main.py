@@ -173,7 +173,8 @@ def test_a_run_starts_from_clip_weights_and_goes_on_without_them(
     shutil.copytree(clip_folder, source)
     config.model.pretrained = str(source)
     config.data.text_length = 0
-    config.train.steps = 2
+    config.data.labels, config.model.sequence_layers = ("colour",), 0  # compiles sooner
+    config.train.steps, config.eval.every = 2, 0
     train_and_evaluate(config, tmp_path / "run")
     said = capsys.readouterr().err
     assert "taken: image" in said

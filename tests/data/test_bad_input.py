@@ -342,6 +342,8 @@ def table_config(config, tmp_path, **kwargs):
 def test_a_whole_run_outlives_bad_records_and_lists_them(config, tmp_path, capsys):
     config = table_config(config, tmp_path, broken=(5, 11))
     config.data.max_bad = 0.2
+    config.model.sequence_layers = 0  # compiles sooner
+    config.eval.every = 0
     figures = train_and_evaluate(config, tmp_path / "run")
     assert figures["split"] == "val"  # the table has no test
     lines = (tmp_path / "run/bad_records.jsonl").read_text().splitlines()

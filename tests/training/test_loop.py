@@ -305,15 +305,24 @@ def final_params(workdir):
     return manager.restore(60)["params"]
 
 
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
+QUIET = {"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of the command's run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(command(workdir), check=True, timeout=300, **QUIET)
+    assert "written to" in done.stderr
+    return workdir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_the_command_killed_at_a_random_step_ends_bit_equal(tmp_path, how):
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    quiet = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    whole = subprocess.run(command(tmp_path / "whole"), check=True, timeout=300, **quiet)
-    assert "written to" in whole.stderr
+def test_the_command_killed_at_a_random_step_ends_bit_equal(tmp_path, whole, how):
     process = subprocess.Popen(
-        command(tmp_path / "parts"), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command(tmp_path / "parts"), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
     checkpoints = tmp_path / "parts" / "checkpoints"
     while not any(path.name.isdigit() for path in checkpoints.glob("*")):
@@ -325,8 +334,8 @@ def test_the_command_killed_at_a_random_step_ends_bit_equal(tmp_path, how):
     if how == signal.SIGTERM:
         assert process.returncode == 143
         assert "stopped by SIGTERM at step" in said.splitlines()[-1]
-    resumed = subprocess.run(command(tmp_path / "parts"), check=True, timeout=300, **quiet)
+    resumed = subprocess.run(command(tmp_path / "parts"), check=True, timeout=300, **QUIET)
     assert "continuing from the checkpoint of step" in resumed.stderr
-    assert_bit_equal(final_params(tmp_path / "parts"), final_params(tmp_path / "whole"))
-    results = [(tmp_path / run / "evaluation/test.json").read_text() for run in ("whole", "parts")]
+    assert_bit_equal(final_params(tmp_path / "parts"), final_params(whole))
+    results = [(run / "evaluation/test.json").read_text() for run in (whole, tmp_path / "parts")]
     assert results[0] == results[1]

@@ -46,16 +46,7 @@ def test_with_fsdp_parameters_travel_and_activations_stay():
 
 
 SHAPES = [(8, 1, 1), (2, 2, 2)]
-MORE_SHAPES = [
-    (1, 8, 1),
-    (1, 1, 8),
-    (4, 2, 1),
-    (2, 4, 1),
-    (4, 1, 2),
-    (2, 1, 4),
-    (1, 4, 2),
-    (1, 2, 4),
-]
+MORE_SHAPES = [(1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 2, 4)]
 
 
 def settings(**fields):
@@ -94,8 +85,8 @@ def assert_close(a, b, **tolerance):
     "shape", [*SHAPES, *(pytest.param(shape, marks=pytest.mark.slow) for shape in MORE_SHAPES)]
 )
 def test_every_mesh_gives_the_curve_of_one_device(shape):
-    losses, (*_, state) = run(shape, contrastive=1.0, ema=0.9)
-    expected, (*_, expected_state) = run(contrastive=1.0, ema=0.9)
+    losses, (*_, state) = run(shape, contrastive=1.0, ema=0.27)
+    expected, (*_, expected_state) = run(contrastive=1.0, ema=0.27)
     assert len(set(expected)) == 3
     np.testing.assert_allclose(losses, expected, rtol=2e-5)
     assert_close(state.params, expected_state.params, atol=1e-5)
@@ -144,7 +135,7 @@ def test_parts_of_a_batch_take_every_nth_row():
 
 
 def test_average_of_parameters_follows_its_formula():
-    _, trajectory = run(ema=0.27)
+    _, trajectory = run(contrastive=1.0, ema=0.27)
     average = trajectory[0].params
     for state, decay in zip(trajectory[1:], (2 / 11, 3 / 12, 0.27), strict=True):
         average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
