@@ -14,7 +14,7 @@ ROOM_OF_AN_UPDATE = """
 from cmaclip_jax import process
 process.prepare()
 import jax, jax.numpy as jnp, optax
-from cmaclip_jax.training.optimizer import clipped_adam
+from cmaclip_jax.training.cpu_adamw import clipped_adam
 
 adam = optax.chain(clipped_adam(1.0, 0.9, 0.98, 1e-6), optax.scale_by_learning_rate(1e-3))
 

@@ -67,7 +67,7 @@ class Landmarks:
             summed += self.consistency * agreement
         return summed / jnp.maximum(examples, 1), {"loss": (summed, examples)} | sums
 
-    def ready(self, params):
+    def answering_parameters(self, params):
         return params
 
     def predict(self, params, batch: Batch) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _evaluation(config: ConfigDict, tasks: Sequence[Task], devices):
     step, compiling = _compiled(run.lower_evaluation)
 
     def init() -> Any:
-        return run.objective.ready(run.init_state().params)
+        return run.objective.answering_parameters(run.init_state().params)
 
     shardings = tree_shardings(jax.eval_shape(init), run.mesh)
     return run, step, compiling, jax.jit(init, out_shardings=shardings)()

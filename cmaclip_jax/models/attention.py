@@ -1,49 +1,46 @@
 """The two attentions that CMA-CLIP adds to CLIP.
 
-SequenceAttention lets image patches and text tokens look at one another;
-ModalityAttention weighs the two resulting embeddings, for every task on its own.
-Both know that an example may lack its picture or its words.
+SequenceAttention lets image patches and text tokens attend to one another. ModalityAttention
+weighs the two resulting embeddings, separately for every task. In both, an example may lack its
+picture or its text.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cmaclip_jax.models.products import Dense
-from cmaclip_jax.models.transformer import Block, Stack, masked_softmax, take_positions
+from cmaclip_jax.models.cpu_products import Dense
+from cmaclip_jax.models.transformer import Block, Transformer, masked_softmax, take_positions
 
 
-class SequenceAttention(nn.Module):
+class SequenceAttention(Transformer):
     """A transformer encoder over the concatenated image and text tokens.
 
-    layers: 0 switches it off: the tokens are read out as they came, so what is left is
-        late fusion with the same norm and the same embeddings.
-    width: of the blocks; 0 takes the tokens' own and adds no projection.
-    zero_output: residual branches start at zero, so that training begins as late fusion.
+    layers: 0 switches it off. The tokens then pass unchanged, which leaves late fusion with the
+        same norm and the same embeddings.
+    width: of the layers; 0: the width of the tokens, without a projection.
+    mlp_width: 0: four times the width.
+    zero_output: residual branches start at zero, so that training starts as late fusion.
     """
 
-    layers: int = 2
     width: int = 0
+    layers: int = 2
     heads: int = 8
     mlp_width: int = 0
-    dropout: float = 0.0
-    activation: str = "quick_gelu"
     zero_output: bool = True
-    epsilon: float = 1e-5
-    unroll: int = 1
-    remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image, text, train: bool = False, with_maps: bool = False):
-        """Fuses two sequences; either may be None, for a model without that modality.
+        """Fuses two sequences; either is None in a model without that modality.
 
         Args:
           image: `(tokens [B,P+1,D], present [B])`; the class token comes first.
-          text: `(tokens [B,T,D], present [B], end [B])`; `end` is the end-of-text token.
+          text: `(tokens [B,T,D], present [B], end [B])`; `end` is the position of the
+            end-of-text token.
+          with_maps: whether to return the attention of every layer from every text token to
+            every patch.
 
         Returns:
-          `({"image": [B,D'], "text": [B,D']}, maps)`. Maps, when asked for, are every
-          layer's attention from every text token to every patch: [L,B,T,P].
+          `({"image": [B,D'], "text": [B,D']}, maps [L,B,T,P] | None)`.
         """
         parts, masks = [], []
         if image is not None:
@@ -55,50 +52,43 @@ class SequenceAttention(nn.Module):
             parts.append(self._enter(tokens, present, "text"))
             masks.append(present[:, None] & (jnp.arange(tokens.shape[1]) <= end[:, None]))
         x = jnp.concatenate(parts, axis=1)  # [B,P+1+T,D']
-        read, text_start = {}, 0
+        outputs, text_start = {}, 0  # {modality: position of its embedding [B]}
         if image is not None:
             text_start = image[0].shape[1]
-            read["image"] = jnp.zeros(x.shape[0], jnp.int32)
+            outputs["image"] = jnp.zeros(x.shape[0], jnp.int32)
         if text is not None:
-            read["text"] = text_start + text[2]
-        positions = jnp.stack(list(read.values()), axis=1)  # [B,R]
+            outputs["text"] = text_start + text[2]
+        positions = jnp.stack(list(outputs.values()), axis=1)  # [B,R]
         x, maps = self._attend(x, jnp.concatenate(masks, axis=1), positions, train, with_maps)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)  # [B,R,D']
         if maps is not None:
             maps = maps[:, :, text_start:, 1:text_start]  # [L,B,T,P]
-        return {name: x[:, row] for row, name in enumerate(read)}, maps
+        return {name: x[:, row] for row, name in enumerate(outputs)}, maps
 
-    def _attend(self, x, mask, read, train: bool, with_maps: bool):
-        """What all layers make of `x` [B,S,D'] at the positions `read` [B,R], and their maps.
+    def _attend(self, x, mask, positions, train: bool, with_maps: bool):
+        """Runs all layers over `x` [B,S,D']; returns the `positions` [B,R] of the result, and maps.
 
-        The last layer has nobody to answer but those who are read, so that it computes no
-        more than them: a third or less of a layer's arithmetic. Maps want it whole.
+        Only these positions of the last layer are used, so only they are computed: a third or
+        less of the layer's arithmetic. Maps need the whole layer.
         """
-        shared = {
-            "heads": self.heads,
-            "mlp_width": self.mlp_width or 4 * x.shape[-1],
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "zero_output": self.zero_output,
-            "epsilon": self.epsilon,
-            "dtype": self.dtype,
-        }
         if self.layers == 0:
-            return take_positions(x, read), None
-        loop = {"layers": self.layers - 1, "unroll": self.unroll, "remat": self.remat}
-        x, maps = Stack(**shared, **loop, name="stack")(x, mask, train, with_maps)
-        last = Block(**shared, name="last")
+            return take_positions(x, positions), None
+        spec = self.layer_spec(
+            mlp_width=self.mlp_width or 4 * x.shape[-1], zero_output=self.zero_output
+        )
+        x, maps = self.make_stack(self.layers - 1, spec)(x, mask, train, with_maps)
+        last = Block(spec, name="last")
         if not with_maps:
-            return last(x, mask, train, False, read)[0], None
+            return last(x, mask, train, False, positions)[0], None
         x, last_map = last(x, mask, train, True)
         parts = ([] if maps is None else [maps]) + [last_map[None]]
-        return take_positions(x, read), jnp.concatenate(parts)
+        return take_positions(x, positions), jnp.concatenate(parts)
 
     def _enter(self, tokens, present, name: str):
-        """Tokens in the blocks' width, marked with their modality.
+        """Tokens in the width of the layers, plus the embedding of their modality.
 
-        An absent modality's tokens are replaced by zeros here. The attention mask alone
-        would not do: where everything is masked, softmax spreads over what it should hide.
+        The tokens of an absent modality become zeros here. The attention mask alone is not
+        enough: where every key is masked, softmax spreads evenly over the masked keys.
         """
         tokens = jnp.where(present[:, None, None], tokens, 0)
         if self.width and self.width != tokens.shape[-1]:
@@ -130,6 +120,6 @@ class ModalityAttention(nn.Module):
 
 
 def even_weights(present):
-    """The mean over the modalities that are there: `present` [B,2] -> weights [B,2]."""
+    """Equal weights for the modalities that are present: [B,2] -> [B,2]."""
     count = jnp.sum(present, axis=-1, keepdims=True)
     return present / jnp.maximum(count, 1)

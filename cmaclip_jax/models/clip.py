@@ -1,6 +1,6 @@
 """CLIP itself: the two encoders and the scale of their similarities.
 
-Its parameters have the names that they have inside CMA-CLIP, so either starts from the other.
+The parameters have the same names as in CMA-CLIP, so that each can start from the other's weights.
 """
 
 import math
@@ -12,9 +12,9 @@ from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
 
 
 class CLIP(nn.Module):
-    """Two towers and a learned scale (kept as its natural logarithm).
+    """Two towers and a learned scale, stored as its natural logarithm.
 
-    bias: whether a learned number is added to every similarity, which the sigmoid loss needs.
+    bias: whether a learned number is added to every similarity; the sigmoid loss needs it.
     """
 
     image: ImageEncoder
@@ -26,7 +26,7 @@ class CLIP(nn.Module):
         """`(image [B,D], text [B,D], aux)`; aux holds `logit_scale` and `logit_bias`."""
         _, image = self.image(batch["image"], train)
         _, text = self.text(batch["tokens"], train)
-        # With a bias: the beginnings that the sigmoid loss was published with.
+        # With a bias: the initial values of the SigLIP paper.
         scale, bias = (math.log(10.0), -10.0) if self.bias else (math.log(1 / 0.07), 0.0)
         aux = {
             "logit_scale": self.param("logit_scale", nn.initializers.constant(scale), ()),
@@ -38,7 +38,7 @@ class CLIP(nn.Module):
 
 
 def clip_batch(clip: CLIP, rows: int = 1) -> dict:
-    """The smallest batch of the right shapes, to initialise with."""
+    """A batch of zeros with the right shapes, to initialise a model with."""
     size = clip.image.image_size
     return {
         "image": jnp.zeros((rows, size, size, 3), jnp.uint8),

@@ -1,6 +1,6 @@
 """CMA-CLIP: two encoders, two attentions, one head per task.
 
-The paper's ablations of the attentions, and towers alone, are values of this module's fields.
+The fields of `CMAClip` cover the paper's ablations of the attentions, and models with one tower.
 CLIP itself, raw or fine-tuned, is in `contrastive.py`. The baseline MMBT is not in this project.
 """
 
@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cmaclip_jax.models.attention import ModalityAttention, SequenceAttention, even_weights
+from cmaclip_jax.models.cpu_products import Dense
 from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder, take_position
-from cmaclip_jax.models.products import Dense
 from cmaclip_jax.models.transformer import ACTIVATIONS
 
 MODALITIES = ("image", "text")
@@ -25,7 +25,7 @@ class Head(nn.Module):
 
     classes: int
     layers: int = 1
-    width: int = 0  # 0: as wide as what comes in
+    width: int = 0  # 0: the width of the input
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
@@ -65,8 +65,8 @@ class CMAClip(nn.Module):
 
         Args:
           batch: `image` u8 [B,H,W,3], `has_image` bool [B], `tokens` i32 [B,T],
-            `has_text` bool [B]; whatever else it holds is ignored. What an encoder would
-            return, `image_tokens` [B,P+1,D] or `text_tokens` [B,T,D], stands in for it.
+            `has_text` bool [B]; other keys are ignored. `image_tokens` [B,P+1,D] and
+            `text_tokens` [B,T,D], outputs of an encoder, replace the run of that encoder.
           train: whether dropout is on.
           with_maps: whether to return the text-to-patch attention maps.
 
@@ -78,21 +78,10 @@ class CMAClip(nn.Module):
         """
         chex.assert_rank([batch["tokens"], batch["has_image"]], [2, 1])
         chex.assert_equal_shape_prefix(list(map(batch.get, INPUTS)), 1)
-        aux: dict[str, Any] = {"image_pooled": None, "text_pooled": None}
-        image = text = None
-        if self.image is not None:
-            tokens = self._tokens(batch, "image", "image", train)
-            aux["image_pooled"] = tokens[:, 0]
-            image = (tokens, batch["has_image"])
-        if self.text is not None:
-            tokens = self._tokens(batch, "text", "tokens", train)
-            end = self.text.end_position(batch["tokens"])
-            aux["text_pooled"] = take_position(tokens, end)
-            text = (tokens, batch["has_text"], end)
+        image, text, aux = self._encode(batch, train)
         aux["logit_scale"] = self.param(
             "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
         )
-
         embeddings, aux["attention_maps"] = self.sequence(image, text, train, with_maps)
         pair, present = side_by_side(embeddings, batch)  # [B,2,D], [B,2]
         weights = self._weights(pair, present)
@@ -110,15 +99,30 @@ class CMAClip(nn.Module):
             logits[name] = head(self._mixture(pair, weights[name]), train).astype(jnp.float32)
         return logits, aux
 
+    def _encode(self, batch, train: bool):
+        """`(image, text, aux)`: the inputs of `sequence`, and the towers' own embeddings."""
+        aux: dict[str, Any] = {"image_pooled": None, "text_pooled": None}
+        image = text = None
+        if self.image is not None:
+            tokens = self._tokens(batch, "image", "image", train)
+            aux["image_pooled"] = tokens[:, 0]
+            image = (tokens, batch["has_image"])
+        if self.text is not None:
+            tokens = self._tokens(batch, "text", "tokens", train)
+            end = self.text.end_position(batch["tokens"])
+            aux["text_pooled"] = take_position(tokens, end)
+            text = (tokens, batch["has_text"], end)
+        return image, text, aux
+
     def _tokens(self, batch, name: str, source: str, train: bool):
-        """What the encoder `name` makes of `batch[source]`, or has made of it before."""
-        ready = batch.get(f"{name}_tokens")
-        if ready is not None:
-            return ready.astype(self.dtype)
+        """The output of the encoder `name` for `batch[source]`, unless the batch holds it."""
+        encoded = batch.get(f"{name}_tokens")
+        if encoded is not None:
+            return encoded.astype(self.dtype)
         return getattr(self, name)(batch[source], train)[0]
 
     def _weights(self, pair, present):
-        """{task: [B,2]}; 'concat' keeps both whole and reports the even share."""
+        """{task: [B,2]}; equal weights for 'mean' and 'concat'."""
         names = tuple(name for name, _ in self.tasks)
         if self.modality == "attention":
             attention = ModalityAttention(
@@ -134,19 +138,19 @@ class CMAClip(nn.Module):
 
 
 def side_by_side(embeddings, batch):
-    """Both embeddings as one array [B,2,D], and which of them an example has [B,2].
+    """`(pair [B,2,D], present [B,2])`: both embeddings, and which of them an example has.
 
-    A modality that the model was built without counts as absent from every example. An
-    absent embedding is zero, so that its placeholder reaches neither weights nor heads.
+    A modality that the model was built without is absent from every example. An absent embedding
+    is zero, so that a placeholder picture or text reaches neither weights nor heads.
     """
     some = next(iter(embeddings.values()))
     absent = jnp.zeros_like(some), jnp.zeros(some.shape[0], bool)
-    rows, present = [], []
+    pair, present = [], []
     for name in MODALITIES:
-        row, there = absent
+        embedding, has = absent
         if name in embeddings:
-            there = batch[f"has_{name}"]
-            row = jnp.where(there[:, None], embeddings[name], 0)
-        rows.append(row)
-        present.append(there)
-    return jnp.stack(rows, axis=1), jnp.stack(present, axis=1)
+            has = batch[f"has_{name}"]
+            embedding = jnp.where(has[:, None], embeddings[name], 0)
+        pair.append(embedding)
+        present.append(has)
+    return jnp.stack(pair, axis=1), jnp.stack(present, axis=1)

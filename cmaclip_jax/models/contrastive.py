@@ -1,4 +1,4 @@
-"""CLIP's own training and CLIP's own way to classify: the baselines that CMA-CLIP is held to."""
+"""The baselines: CLIP's contrastive training, and classification by CLIP's text embeddings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ PROMPTS_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contrastive:
-    """Learns which words belong to which picture; classifies by sentences about the classes.
+    """Learns which text belongs to which picture; classifies by sentences about the classes.
 
-    kind: 'softmax' is CLIP's loss, 'sigmoid' SigLIP's, for which the model learns a bias.
+    kind: 'softmax': CLIP's loss; 'sigmoid': SigLIP's, which needs a model with a bias.
     prompts: {task: tokens i32 [C,K,T]}, K sentences for each of C classes.
-    inputs: what is compared with the sentences: 'both', 'image' or 'text'.
+    inputs: which embedding is compared with the sentences: 'both', 'image' or 'text'.
     """
 
     model: CLIP
@@ -37,7 +37,7 @@ class Contrastive:
         return self.model.init(rng, batch)["params"]
 
     def loss(self, params, batch: Batch, rng):
-        """A mean over the examples; those without picture or words count as 0."""
+        """A mean over all examples; one without picture or text has loss 0."""
         image, text, aux = self.model.apply(
             {"params": params}, batch, train=True, rngs={"dropout": rng}
         )
@@ -54,14 +54,14 @@ class Contrastive:
             "loss/contrastive": (summed, jnp.sum(known)),
         }
 
-    def ready(self, params):
-        """The parameters, and what the classes' sentences mean by them: {task: [C,D]}."""
+    def answering_parameters(self, params):
+        """The parameters, and the embeddings of the classes' sentences: {task: [C,D]}."""
         return {"clip": params, "classes": jax.jit(self._class_embeddings)(params)}
 
     def predict(self, params, batch: Batch):
-        """Probabilities {task: [B,C]} by similarity, and what they were read from [B,2].
+        """Probabilities {task: [B,C]} by similarity, and modality weights {task: [B,2]}.
 
-        With both inputs, an example's embedding is the mean of the two that it has.
+        The embedding of an example is the mean of the embeddings of its modalities.
         """
         image, text, aux = self.model.apply({"params": params["clip"]}, batch)
         wanted = jnp.array([self.inputs != "text", self.inputs != "image"])
@@ -93,7 +93,11 @@ class Contrastive:
 
 
 def probabilities(logits, task: Task):
-    """Of a task's classes [B,C]; where many may hold, each against the mean of all (our rule)."""
+    """Probabilities [B,C] of a task's classes.
+
+    Where an example may have many classes, each class is compared with the mean of all classes.
+    This rule is our own.
+    """
     if task.many:
         return jax.nn.sigmoid(logits - logits.mean(axis=-1, keepdims=True))
     return jax.nn.softmax(logits, axis=-1)

@@ -1,8 +1,8 @@
-"""What draws a picture and its own words together, and every other pair of the batch apart.
+"""Contrastive losses: a picture should match its own text and no other text of the batch.
 
-The pairs are those of the whole global batch. Under jit over a mesh the rows of the
-similarities stay where their pictures are: a device holds [B/devices,B] of them, gathers
-the other side's embeddings [B,D] and shares sums [B], never the whole [B,B].
+The batch is the global one. Under jit over a mesh, each device holds the rows of the similarities
+that belong to its own pictures, [B/devices,B]. It gathers the text embeddings [B,D] and exchanges
+sums [B]. No device holds the whole [B,B].
 """
 
 import math
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 
 from cmaclip_jax.models.encoders import unit
 
-LARGEST_SCALE = 100.0  # CLIP lets its scale grow no further
+LARGEST_SCALE = 100.0  # CLIP's limit of the scale
 
 
 def softmax_losses(image, text, logit_scale, complete):
-    """CLIP's symmetric loss [B] among the examples that have both picture and words.
+    """CLIP's symmetric loss [B] over the examples that have both picture and text.
 
-    image, text: [B,D], any length. logit_scale: natural logarithm of the scale.
-    complete: [B], the rows that take part.
+    image, text: [B,D], not normalised. logit_scale: natural logarithm of the scale.
+    complete: [B], which examples take part.
     """
-    logits = similarities(image, text, logit_scale)  # [B,B], a row a picture
+    logits = similarities(image, text, logit_scale)  # [B,B]: picture, text
     own = jnp.diagonal(logits)
     allowed = complete[:, None] & complete[None, :]
     logits = jnp.where(allowed, logits, jnp.finfo(logits.dtype).min / 2)
@@ -31,7 +31,7 @@ def softmax_losses(image, text, logit_scale, complete):
 
 
 def sigmoid_losses(image, text, logit_scale, logit_bias, complete):
-    """SigLIP's loss [B]: of every pair by itself, whether it belongs together."""
+    """SigLIP's loss [B]: a binary cross-entropy for every picture with every text."""
     logits = similarities(image, text, logit_scale) + logit_bias
     signs = 2 * jnp.eye(logits.shape[0]) - 1
     allowed = complete[:, None] & complete[None, :]
@@ -41,9 +41,10 @@ def sigmoid_losses(image, text, logit_scale, logit_bias, complete):
 
 def similarities(image, text, logit_scale):
     """Scaled cosines [B,B] in float32."""
-    # Held in value alone: published weights stand at the limit and have to be able to leave it.
-    held = jnp.minimum(logit_scale, math.log(LARGEST_SCALE))
-    scale = jnp.exp(logit_scale + jax.lax.stop_gradient(held - logit_scale))
+    # Only the value is limited, not the gradient: published weights are at the limit, and training
+    # has to be able to lower their scale.
+    limited = jnp.minimum(logit_scale, math.log(LARGEST_SCALE))
+    scale = jnp.exp(logit_scale + jax.lax.stop_gradient(limited - logit_scale))
     return scale * jnp.einsum(
         "id,td->it", unit(image), unit(text), preferred_element_type=jnp.float32
     )

@@ -1,7 +1,7 @@
-"""CLIP's two encoders, exactly as CLIP defines them, and the sizes they come in.
+"""CLIP's two encoders, exactly as CLIP defines them, and their sizes.
 
-Both return `(tokens [B,S,D], pooled [B,D])`: every position after the tower's last
-LayerNorm and CLIP's own projection, and the one position that CLIP itself uses.
+Both return `(tokens [B,S,D], pooled [B,D])`: every position after the tower's last LayerNorm and
+projection, and the one position that CLIP uses as the embedding.
 """
 
 import dataclasses
@@ -12,21 +12,22 @@ import jax
 import jax.numpy as jnp
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models.products import Dense
-from cmaclip_jax.models.transformer import ACTIVATIONS, Stack
+from cmaclip_jax.models.cpu_products import Dense
+from cmaclip_jax.models.transformer import ACTIVATIONS, Transformer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Transformer):
     """CLIP's vision transformer.
 
-    projection: the width of what comes out, shared with the text encoder.
-    patch_hidden: 0 is CLIP's linear patch embedding; more puts a layer of that width
-        with a GELU before it, which helps very small towers trained from scratch.
-    stem: widths of 3x3 convolutions before the patches are cut, each halving the picture;
-        they know about neighbourhoods what a small tower would need much data to learn.
+    projection: the width of the output, shared with the text encoder.
+    patch_hidden: 0: CLIP's linear patch embedding. More: a layer of that width with a GELU before
+        the embedding, which helps very small towers that are trained from scratch.
+    stem: widths of 3x3 convolutions before the picture is cut into patches. Each halves the
+        picture. A small tower needs much data to learn local features without them.
+    mean, deviation: of each colour, to normalise uint8 pictures with.
     """
 
     image_size: int = 224
@@ -38,14 +39,8 @@ class ImageEncoder(nn.Module):
     projection: int = 512
     patch_hidden: int = 0
     stem: tuple[int, ...] = ()
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
     mean: tuple[float, ...] = CLIP_MEAN
     deviation: tuple[float, ...] = CLIP_DEVIATION
-    dropout: float = 0.0
-    unroll: int = 1
-    remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image, train: bool = False):
@@ -68,29 +63,17 @@ class ImageEncoder(nn.Module):
         positions = self.param("position_embedding", init, (x.shape[1], self.width))
         x = x + positions.astype(x.dtype)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="pre_norm")(x)
-        x, _ = Stack(
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            dropout=self.dropout,
-            epsilon=self.epsilon,
-            unroll=self.unroll,
-            remat=self.remat,
-            dtype=self.dtype,
-            name="stack",
-        )(x, train=train)
+        x, _ = self.make_stack(self.layers, self.layer_spec())(x, train=train)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="post_norm")(x)
         tokens = projection(self.projection, self.width, self.dtype)(x)  # [B,P+1,D]
         return tokens, tokens[:, 0]
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Transformer):
     """CLIP's causal text transformer.
 
-    pooling: where a text's embedding is read: 'argmax' at its highest id (OpenAI's
-        rule, and Hugging Face's where `eos_token_id` is 2), 'first_end' at the first
-        `end_token`.
+    pooling: the position of a text's embedding: 'argmax': of its highest token id (OpenAI's rule,
+        and Hugging Face's where `eos_token_id` is 2); 'first_end': of the first `end_token`.
     """
 
     vocabulary: int = 49408
@@ -100,18 +83,12 @@ class TextEncoder(nn.Module):
     heads: int = 8
     mlp_width: int = 2048
     projection: int = 512
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
     pooling: str = "argmax"
     end_token: int = 49407
-    dropout: float = 0.0
-    unroll: int = 1
-    remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, token_ids, train: bool = False):
-        """`token_ids` int [B,T], T up to `length`; whatever follows the end is unseen."""
+        """`token_ids` int [B,T], T up to `length`; tokens after the end have no effect."""
         x = nn.Embed(
             self.vocabulary,
             self.width,
@@ -123,25 +100,13 @@ class TextEncoder(nn.Module):
             "position_embedding", nn.initializers.normal(0.01), (self.length, self.width)
         )
         x = x + positions[: x.shape[1]].astype(x.dtype)
-        x, _ = Stack(
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            causal=True,
-            dropout=self.dropout,
-            epsilon=self.epsilon,
-            unroll=self.unroll,
-            remat=self.remat,
-            dtype=self.dtype,
-            name="stack",
-        )(x, train=train)
+        x, _ = self.make_stack(self.layers, self.layer_spec(causal=True))(x, train=train)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="post_norm")(x)
         tokens = projection(self.projection, self.width, self.dtype)(x)  # [B,T,D]
         return tokens, take_position(tokens, self.end_position(token_ids))
 
     def end_position(self, token_ids):
-        """Where every text ends: [B], by the field `pooling`."""
+        """The position at which every text ends [B], by the field `pooling`."""
         if self.pooling == "argmax":
             return jnp.argmax(token_ids, axis=-1)
         return jnp.argmax(token_ids == self.end_token, axis=-1)
@@ -156,7 +121,7 @@ def patches(image, size: int):
 
 
 def projection(features: int, width: int, dtype) -> nn.Dense:
-    """CLIP's bias-free map into the width that the two towers share."""
+    """CLIP's linear map without bias into the width that the two towers share."""
     init = nn.initializers.normal(width**-0.5)
     return Dense(features, use_bias=False, kernel_init=init, dtype=dtype, name="projection")
 
@@ -167,14 +132,14 @@ def take_position(tokens, position):
 
 
 def unit(x):
-    """`x` scaled to length 1, in float32; a zero vector stays zero, gradient and all."""
+    """`x` scaled to length 1, in float32. A zero vector stays zero and has gradient zero."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a CLIP model is called and how large its two towers are."""
+    """The fields of the two towers of a CLIP model."""
 
     projection: int
     image: dict[str, Any]
@@ -186,8 +151,8 @@ def _tower(width: int, layers: int, heads: int, mlp_width: int = 0, **other) -> 
     return dict(width=width, layers=layers, heads=heads, mlp_width=mlp_width, **other)
 
 
-# 64 per head everywhere but in H/14 (80) and bigG/14 (104), whose weights were trained so;
-# OpenAI's sizes use QuickGELU, the two that only OpenCLIP trained the exact GELU.
+# Heads are 64 wide, except in H/14 (80) and bigG/14 (104): their published weights are so.
+# OpenAI's sizes use QuickGELU; H/14 and bigG/14, which only OpenCLIP trained, use the exact GELU.
 SIZES: dict[str, Size] = {
     "B/32": Size(512, _tower(768, 12, 12, patch_size=32), _tower(512, 12, 8)),
     "B/16": Size(512, _tower(768, 12, 12, patch_size=16), _tower(512, 12, 8)),
@@ -203,7 +168,7 @@ SIZES: dict[str, Size] = {
         _tower(1664, 48, 16, 8192, patch_size=14, activation="gelu"),
         _tower(1280, 32, 20, activation="gelu"),
     ),
-    # From-scratch sizes for drawn pictures and tests; no weights exist for them.
+    # Sizes to train from scratch, for drawn pictures and tests; no published weights exist.
     "tiny/12": Size(
         64,
         _tower(64, 2, 4, patch_size=12, image_size=48, patch_hidden=128, activation="gelu"),
@@ -236,12 +201,12 @@ def size(name: str) -> Size:
 
 
 def image_encoder(name: str, **fields) -> ImageEncoder:
-    """The image tower of size `name`; `fields` replace the size's own."""
+    """The image tower of size `name`; `fields` replace those of the size."""
     chosen = size(name)
     return ImageEncoder(**{"projection": chosen.projection, **chosen.image, **fields})
 
 
 def text_encoder(name: str, **fields) -> TextEncoder:
-    """The text tower that belongs to size `name`; `fields` replace the size's own."""
+    """The text tower that belongs to size `name`; `fields` replace those of the size."""
     chosen = size(name)
     return TextEncoder(**{"projection": chosen.projection, **chosen.text, **fields})

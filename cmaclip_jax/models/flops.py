@@ -1,7 +1,7 @@
-"""How much arithmetic a pair costs, counted by hand from the modules' fields.
+"""Floating-point operations of a pair, counted from the fields of the modules.
 
-Multiplications and additions of matrix products and convolutions alone: the rest is some percent
-of it and does not run on matrix units. It is what a device's peak is compared with.
+Only matrix products and convolutions count. All other operations add a few percent and do not run
+on matrix units. A device's peak rate is compared with this count.
 """
 
 import dataclasses
@@ -17,27 +17,29 @@ COLOURS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """
+class PartFlops:
+    """Operations of one part of a model.
+
     forward: operations of one pair.
-    first: those of them on the network's input, which need no gradient of it.
+    first: the operations on the network's input, which need no gradient of their input.
     """
 
     forward: float
     first: float = 0.0
 
     def training(self, learns: bool = True, below: bool = True) -> float:
-        """Forward and backward: each of what learns and of what is passed down costs as much.
+        """Forward and backward. Each of the two gradients costs as much as the forward pass.
 
-        learns: whether the part's own parameters do; below: whether something before it does.
+        learns: whether the gradient of the part's own parameters is computed.
+        below: whether the gradient of its input is computed, because a part before it learns.
         """
         return self.forward + learns * self.forward + below * (self.forward - self.first)
 
 
-def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, Part]:
-    """{part: what it costs a pair}, parts called as their parameters are.
+def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, PartFlops]:
+    """{part: operations of a pair}; the parts are named after their parameters.
 
-    batch: how many pairs the contrastive loss, if the towers have one, compares a pair with.
+    batch: the number of pairs that a contrastive loss compares a pair with.
     """
     parts = {}
     if model.image is not None:
@@ -45,7 +47,7 @@ def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, 
     if model.text is not None:
         parts["text"] = text_flops(model.text, text_length)
     if isinstance(model, CLIP):
-        return parts | {"contrast": Part(contrast(model.image.projection, batch))}
+        return parts | {"contrast": PartFlops(contrast(model.image.projection, batch))}
     lengths = {
         "image": model.image and patch_count(model.image) + 1,
         "text": model.text and text_length,
@@ -59,9 +61,9 @@ def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, 
 
 
 def block(queries: int, keys: int, width: int, mlp_width: int) -> float:
-    """A transformer layer over `keys` tokens of which `queries` are computed.
+    """A transformer layer over `keys` tokens that computes the results of `queries` of them.
 
-    A causal mask saves nothing here: all scores are formed.
+    A causal mask saves nothing: all scores are computed.
     """
     project = 2 * width * width * (queries + 2 * keys) + 2 * width * width * queries
     attend = 2 * (2 * queries * keys * width)
@@ -73,7 +75,7 @@ def patch_count(encoder: ImageEncoder) -> int:
     return (encoder.image_size // encoder.patch_size) ** 2
 
 
-def image_flops(encoder: ImageEncoder) -> Part:
+def image_flops(encoder: ImageEncoder) -> PartFlops:
     """The image tower on one picture."""
     side, channels, convolutions = encoder.image_size, COLOURS, []
     for width in encoder.stem:
@@ -88,36 +90,36 @@ def image_flops(encoder: ImageEncoder) -> Part:
     rest = encoder.layers * block(tokens, tokens, encoder.width, encoder.mlp_width)
     rest += 2 * tokens * encoder.width * encoder.projection
     entrance = [*convolutions, *embed]
-    return Part(sum(entrance) + rest, first=entrance[0])
+    return PartFlops(sum(entrance) + rest, first=entrance[0])
 
 
-def text_flops(encoder: TextEncoder, length: int) -> Part:
-    """The text tower on one text; its table is looked up, not multiplied."""
+def text_flops(encoder: TextEncoder, length: int) -> PartFlops:
+    """The text tower on one text. A look-up in the token table costs no product."""
     layers = encoder.layers * block(length, length, encoder.width, encoder.mlp_width)
-    return Part(layers + 2 * length * encoder.width * encoder.projection)
+    return PartFlops(layers + 2 * length * encoder.width * encoder.projection)
 
 
-def sequence_flops(sequence: SequenceAttention, lengths: list[int], width: int) -> Part:
-    """Sequence-wise attention; of its last layer the two read positions alone are computed."""
+def sequence_flops(sequence: SequenceAttention, lengths: list[int], width: int) -> PartFlops:
+    """Sequence-wise attention; its last layer computes only the positions of the embeddings."""
     inner, tokens = sequence.width or width, sum(lengths)
     enter = 2 * tokens * width * inner if inner != width else 0
     if not sequence.layers:
-        return Part(enter)
+        return PartFlops(enter)
     mlp = sequence.mlp_width or 4 * inner
     whole = (sequence.layers - 1) * block(tokens, tokens, inner, mlp)
-    return Part(enter + whole + block(len(lengths), tokens, inner, mlp))
+    return PartFlops(enter + whole + block(len(lengths), tokens, inner, mlp))
 
 
-def heads_flops(model: CMAClip, width: int) -> Part:
-    """All tasks' heads, and the vectors that weigh the modalities."""
+def heads_flops(model: CMAClip, width: int) -> PartFlops:
+    """The heads of all tasks, and modality-wise attention."""
     inputs = 2 * width if model.modality == "concat" else width
     total = 2 * 2 * width * len(model.tasks) if model.modality == "attention" else 0
     for _, classes in model.tasks:
         widths = [inputs, *[model.head_width or inputs] * model.head_layers, classes]
         total += sum(2 * a * b for a, b in itertools.pairwise(widths))
-    return Part(total)
+    return PartFlops(total)
 
 
 def contrast(width: int, batch: int) -> float:
-    """A pair's similarities with all pictures and all texts of a batch."""
+    """The similarities of a pair with all pictures and all texts of a batch."""
     return 2.0 * batch * width

@@ -1,16 +1,16 @@
-"""Where activations lie on a mesh of devices, for models that know of no mesh."""
+"""The layout of activations on a mesh of devices. The models themselves know of no mesh."""
 
 import jax
 from jax.sharding import PartitionSpec
 
-ROWS = PartitionSpec(("data", "fsdp"))  # the first axis over all devices of both
+ROWS = PartitionSpec(("data", "fsdp"))  # splits the first axis over both mesh axes
 
 
 def hold_rows(x):
-    """x [B,...] laid out as the batch is, in a function that is traced under a mesh.
+    """x [B,...] with the layout of the batch, in a function that is traced under a mesh.
 
-    Left to itself, XLA splits what lies between layers as `fsdp` splits their parameters: every
-    device then computes on everybody's rows, and sends activations around instead of parameters.
+    Without this constraint, XLA splits activations along the axis that `fsdp` splits in the
+    parameters. Every device then computes on all rows, and sends activations instead of parameters.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x

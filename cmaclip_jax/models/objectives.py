@@ -1,16 +1,16 @@
-"""What is minimised.
+"""What a run minimises.
 
 An objective is all that the training loop knows of a system:
 
     init(rng, batch) -> params
     loss(params, batch, rng) -> (scalar, sums)
-    ready(params) -> params, with what predictions share worked out once
-    predict(ready params, batch) -> outputs
+    answering_parameters(params) -> params, laid out once for many predictions
+    predict(answering parameters, batch) -> outputs
 
-`sums` maps a name to (numerator, denominator): adding sums over parts of a batch and
-dividing once gives what the whole batch would have given. `loss` is a mean over the
-examples of the batch, and the denominator of `sums["loss"]` is their number, so the loss of
-the whole batch is the mean of its parts' losses weighted by these numbers.
+`sums` maps a name to (numerator, denominator). Sums of several parts of a batch are added and
+divided once, which gives the figure of the whole batch. `loss` is a mean over the examples of the
+batch, and the denominator of `sums["loss"]` is their number. So the loss of the whole batch is the
+mean of the losses of its parts, weighted by these numbers.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ import optax
 
 from cmaclip_jax.models.cma_clip import CMAClip
 from cmaclip_jax.models.contrastive_losses import softmax_losses
-from cmaclip_jax.models.transformer import in_type, layers_apart
+from cmaclip_jax.models.cpu_layers import convert_parameters, unstack_layers
+from cmaclip_jax.models.transformer import Transformer
 from cmaclip_jax.tasks import Task
 
 Batch = Mapping[str, Any]
@@ -31,25 +32,26 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Objective(Protocol):
-    """What the loop asks of whatever it trains; see the module's docstring."""
+    """The methods that the training loop calls; see the module's docstring."""
 
     def init(self, rng, batch: Batch) -> Any: ...
 
     def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]: ...
 
-    def ready(self, params) -> Any: ...
+    def answering_parameters(self, params) -> Any: ...
 
     def predict(self, params, batch: Batch) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Multi-task classification of pairs, with CLIP's own loss beside it if wanted.
+    """Multi-task classification of pairs, optionally with CLIP's contrastive loss.
 
-    task_weights: (task, weight) pairs; a task not named has weight 1.
-    class_weights: (task, (one weight per class)) pairs; a task not named weighs all alike.
+    task_weights: (task, weight) pairs; a task that is not listed has weight 1.
+    class_weights: (task, (one weight per class)) pairs; the classes of a task that is not listed
+        have weight 1.
     label_smoothing: the share of a one-label target that is spread over all classes.
-    contrastive: the weight of the contrastive term between the two towers.
+    contrastive: the weight of the contrastive loss between the two towers.
     """
 
     model: CMAClip
@@ -64,15 +66,15 @@ class Classification:
         return self.model.init(rng, batch)["params"]
 
     def loss(self, params, batch: Batch, rng):
-        """The sum of the tasks' losses and the contrastive term, a mean over examples.
+        """The sum of the tasks' losses and the contrastive loss, as a mean over examples.
 
-        Every known label counts alike: a task's loss is summed over its known labels and
-        divided by the number of examples, known or not, so that a task with few labels
-        does not shout in the batches where it has one.
+        Every known label has the same weight. The loss of a task is summed over its known labels
+        and divided by the number of all examples in the batch. So a task with few labels has no
+        larger weight in the batches that hold one of them.
         """
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
         count = jnp.sum(batch["weight"])
-        examples = jnp.maximum(count, 1)  # where every record was bad, there is no example
+        examples = jnp.maximum(count, 1)  # a batch of bad records has no example
         total, sums, task_weights = jnp.zeros(()), {}, dict(self.task_weights)
         for task in self.tasks:
             losses, known = self._task_losses(task, logits[task.name], batch)
@@ -91,16 +93,14 @@ class Classification:
             sums["loss/contrastive"] = (summed, jnp.sum(known))
         return total, {"loss": (total * examples, count)} | sums
 
-    def ready(self, params):
-        """Both towers and what joins them in the type that they compute in, layers that no loop
-        runs each for themselves; the heads as they are.
-        """
+    def answering_parameters(self, params):
+        """Parameters laid out for answering: see `cpu_layers`. Those of the heads are unchanged."""
 
         def of_part(name, part):
             module = getattr(self.model, name, None)
-            if not hasattr(module, "unroll"):
+            if not isinstance(module, Transformer):
                 return part
-            return in_type(layers_apart(part, module.unroll), module.dtype)
+            return convert_parameters(unstack_layers(part, module.unroll), module.dtype)
 
         return {name: of_part(name, part) for name, part in params.items()}
 
@@ -122,7 +122,7 @@ class Classification:
         return outcome
 
     def _task_losses(self, task: Task, logits, batch: Batch):
-        """Losses [B], 0 where the label is unknown or the row is padding; and which count."""
+        """`(losses [B], known [B])`: an unknown label and a row of padding have loss 0."""
         labels = batch["labels"][task.name]
         even = (1.0,) * len(task.classes)
         class_weights = jnp.array(dict(self.class_weights).get(task.name, even), jnp.float32)

@@ -55,7 +55,7 @@ class PlannedRun(Assembly):
 
     def lower_evaluation(self) -> jax.stages.Lowered:
         """The step of `config.eval` as it will be compiled."""
-        params = jax.eval_shape(self.objective.ready, self.parameter_shapes)
+        params = jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
         return self.predict_step.lower(params, self.batch(self.config.eval.batch_size))
 
     def batch(self, rows: int) -> Any:

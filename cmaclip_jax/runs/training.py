@@ -65,7 +65,7 @@ class Run:
 
     def outcome(self, state: TrainState, split: str, watch: Watch = iter) -> Outcome:
         """What the run answers to every pair of a split. `watch` may stop the batches."""
-        params = self.assembly.objective.ready(state.best_params)
+        params = self.assembly.objective.answering_parameters(state.best_params)
         batches = watch(self.reads.eval_batches(split, params))
         return collect(self.assembly.predict_step, params, batches, self.assembly.mesh)
 

@@ -37,4 +37,6 @@ def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Judge
     console.print("\n".join(lines), highlight=False)
     sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
     console.print(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
-    return JudgedRun(workdir, 0, data.encode, assembly, objective.ready(params), data)
+    return JudgedRun(
+        workdir, 0, data.encode, assembly, objective.answering_parameters(params), data
+    )

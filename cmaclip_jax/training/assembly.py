@@ -75,15 +75,15 @@ class Assembly:
     @functools.cached_property
     def predict_step(self) -> Callable:
         """`(params, batch) -> outcome`, jitted over the mesh, for parameters laid out to answer."""
-        shapes = jax.eval_shape(self.objective.ready, self.parameter_shapes)
+        shapes = jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
         return make_predict_step(self.objective, self.mesh, shapes)
 
     def to_answer(self, params: Any) -> Any:
         """The parameters as `predict_step` takes them, on their devices."""
-        shapes = jax.eval_shape(self.objective.ready, params)
-        return jax.jit(self.objective.ready, out_shardings=tree_shardings(shapes, self.mesh))(
-            params
-        )
+        shapes = jax.eval_shape(self.objective.answering_parameters, params)
+        return jax.jit(
+            self.objective.answering_parameters, out_shardings=tree_shardings(shapes, self.mesh)
+        )(params)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which rows of a batch this host makes: those that its devices hold."""

@@ -59,7 +59,10 @@ def judge(run, params) -> dict:
     assembly = run.assembly
     batches = run.reads.eval_batches(run.config.eval.watch, params)
     outcome = collect(
-        assembly.predict_step, assembly.objective.ready(params), batches, assembly.mesh
+        assembly.predict_step,
+        assembly.objective.answering_parameters(params),
+        batches,
+        assembly.mesh,
     )
     return score(outcome, run.data.tasks, run.config.eval.watch, run.config.train.steps)["mean"]
 

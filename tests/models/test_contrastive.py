@@ -116,7 +116,7 @@ def test_a_mesh_gives_the_loss_and_gradient_of_one_device(kind, shape):
 def test_classes_are_chosen_by_their_sentences():
     """Against the same by hand: mean of the sentences' directions, softmax of scaled cosines."""
     objective, params, batch = make_contrastive(inputs="image"), parameters(), make_batch()
-    ready = objective.ready(params)
+    ready = objective.answering_parameters(params)
     found = jax.jit(objective.predict)(ready, batch)
 
     def direction(x):
@@ -141,7 +141,7 @@ def test_an_example_is_judged_by_what_it_has():
     """A placeholder's pixels and words move no probability."""
     objective, batch = make_contrastive(), make_batch()
     predict = jax.jit(objective.predict)
-    ready = objective.ready(parameters())
+    ready = objective.answering_parameters(parameters())
     other = dict(batch)
     other["image"] = np.where(batch["has_image"][:, None, None, None], batch["image"], 77)
     other["tokens"] = np.where(batch["has_text"][:, None], batch["tokens"], 3)

@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from support.small import initial, make_batch, make_model, make_objective, small_config
 
-from cmaclip_jax.models.products import Dense, product
+from cmaclip_jax.models.cpu_products import Dense, product
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.planning.topology import open_topology
 from cmaclip_jax.tasks import Task
@@ -107,7 +107,7 @@ def test_what_is_ready_to_answer_needs_no_conversion_and_answers_the_same(unroll
     parts = {name: getattr(model, name).clone(**how) for name in PARTS}
     objective = make_objective(model.clone(**parts))
     params = drawn_anew(initial(objective.model))
-    ready = objective.ready(params)
+    ready = objective.answering_parameters(params)
     for name in PARTS:
         for path, leaf in jax.tree_util.tree_leaves_with_path(ready[name]):
             norm = "norm" in jax.tree_util.keystr(path)

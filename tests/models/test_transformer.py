@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmaclip_jax.models.transformer import Attention, Stack, layers_apart, masked_softmax
+from cmaclip_jax.models.cpu_layers import unstack_layers
+from cmaclip_jax.models.transformer import Attention, LayerSpec, Stack, masked_softmax
 
 X = jax.random.normal(jax.random.key(1), (2, 5, 16))
 MASK = jnp.array([[True] * 5, [True, True, False, True, False]])
 
 
-def stack(**fields):
-    return Stack(**{"layers": 3, "heads": 2, "mlp_width": 32, **fields})
+def stack(unroll: int = 1, remat: str = "none", **fields):
+    return Stack(3, LayerSpec(heads=2, mlp_width=32, **fields), unroll, remat)
 
 
 def value_and_gradient(module, params):
@@ -41,7 +42,7 @@ def test_unrolling_and_remat_change_nothing(fields):
 @pytest.mark.parametrize("with_maps", [False, True])
 def test_layers_that_lie_apart_answer_the_same(with_maps):
     params = stack(causal=True).init(jax.random.key(0), X)
-    apart = layers_apart(params, unroll=3)
+    apart = unstack_layers(params, unroll=3)
     kernel = params["params"]["blocks"]["mlp_up"]["kernel"]
     np.testing.assert_array_equal(apart["params"]["blocks"]["2"]["mlp_up"]["kernel"], kernel[2])
     expected, actual = (
@@ -50,8 +51,8 @@ def test_layers_that_lie_apart_answer_the_same(with_maps):
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), actual, expected)
     # What a loop runs stays stacked, and what lies apart stays apart.
-    assert jax.tree.structure(layers_apart(params, unroll=2)) == jax.tree.structure(params)
-    assert jax.tree.structure(layers_apart(apart, unroll=3)) == jax.tree.structure(apart)
+    assert jax.tree.structure(unstack_layers(params, unroll=2)) == jax.tree.structure(params)
+    assert jax.tree.structure(unstack_layers(apart, unroll=3)) == jax.tree.structure(apart)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -59,11 +60,13 @@ def test_remat_computes_activations_again(dtype):
     params = stack().init(jax.random.key(0), X)
 
     def saved(module):
-        module = module.clone(dtype=dtype)
         residuals = jax.vjp(lambda p: module.apply(p, X, MASK)[0], params)[1]
         return sum(x.size for x in jax.tree.leaves(residuals))
 
-    assert saved(stack(remat="full")) < saved(stack(remat="dots")) < saved(stack())
+    full, dots, none = (
+        saved(stack(remat=remat, dtype=dtype)) for remat in ("full", "dots", "none")
+    )
+    assert full < dots < none
 
 
 def test_a_stack_that_starts_at_zero_is_the_identity():

@@ -51,5 +51,5 @@ def variant(finished_run, **changes):
     encode = kept_encoder(config, finished_run, towers)
     assembly = assemble(config, trained.mesh, encode, towers)
     params = jax.jit(assembly.objective.init)(jax.random.key(0), assembly.example)
-    params = jax.device_put(assembly.objective.ready(params), jax.devices()[0])
+    params = jax.device_put(assembly.objective.answering_parameters(params), jax.devices()[0])
     return dataclasses.replace(trained, encode=encode, assembly=assembly, params=params)

@@ -16,8 +16,8 @@ from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.tasks import Task
+from cmaclip_jax.training.cpu_adamw import clipped_adam
 from cmaclip_jax.training.optimizer import (
-    clipped_adam,
     make_optimizer,
     make_schedule,
     rate_factors,
