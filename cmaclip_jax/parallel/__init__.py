@@ -1,1 +1,1 @@
-"""Where arrays live: the device mesh and the rules that lay parameters out on it."""
+"""The device mesh, the rules that lay parameters out on it, and several hosts as one run."""

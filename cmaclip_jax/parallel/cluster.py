@@ -1,4 +1,4 @@
-"""Several processes that are one run: joining them, waiting for one another, agreeing."""
+"""Several processes as one run: joining, waiting for one another, and losing a process."""
 
 import contextlib
 import itertools
@@ -13,37 +13,37 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.rendezvous import meet
 
 SECONDS_TO_JOIN = 300
-SECONDS_TO_WAIT = 600  # for a host that prepares something alone
-SECONDS_TO_END = 15  # for the other hosts, where this one ends with an error
-FINE = "fine"  # what process 0 says when it has done its part
-SECONDS_OF_SILENCE = 30  # after which a host is given up
+SECONDS_TO_WAIT = 600  # for a host that prepares something for all
+SECONDS_TO_END = 15  # for the other hosts to end, after an error on this one
+FINE = "fine"  # what process 0 sends to the others if its block raised no error
+SECONDS_OF_SILENCE = 30  # after which a silent host counts as lost
 
-# How the coordination service names a process that it lost, and what broken collectives say.
+# Texts of errors: the coordination service names a lost process; a collective lost its connection.
 GONE = re.compile(r"[Tt]ask[:/ ](?:index )?(\d+) (?:heartbeat timeout|failed|disconnected)")
 BROKEN = ("Gloo", "gloo", "Connection reset", "Connection closed", "coordination service")
 
-_barriers = itertools.count()  # every process comes to them in the same order
+_barriers = itertools.count()  # every process reaches the barriers in the same order
 
 
 def join(cluster: str, seconds: float | None = None, silence: int = SECONDS_OF_SILENCE) -> None:
-    """Makes this process one of a cluster; nothing where `cluster` is empty.
+    """Joins this process to a cluster; does nothing if `cluster` is empty.
 
-    cluster: 'auto' for what JAX finds by itself (TPU pods, SLURM, GKE, Open MPI), or
-        'HOST:PORT,K/N': this is process K of N, and process 0 can be reached there.
-    seconds: for all of them to come.
-    silence: the seconds after which a host that says nothing is given up.
+    cluster: 'auto' for a cluster that JAX detects (TPU pods, SLURM, GKE, Open MPI), or
+        'HOST:PORT,K/N': this is process K of N, and process 0 listens at that address.
+    seconds: how long to wait for all processes.
+    silence: the seconds after which a silent host counts as lost.
 
     Raises:
-      UserError: somebody did not come, or process 0 cannot be reached.
+      UserError: a process is missing, or process 0 cannot be reached.
     """
     if not cluster:
         return
     meet(*place(cluster), seconds or SECONDS_TO_JOIN)
-    found = {} if cluster == "auto" else _parsed(cluster)
-    jax.config.update("jax_enable_preemption_service", True)  # SIGTERM of one reaches all
+    parameters = {} if cluster == "auto" else _parsed(cluster)
+    jax.config.update("jax_enable_preemption_service", True)  # passes SIGTERM on to all processes
     try:
         jax.distributed.initialize(
-            **found,
+            **parameters,
             initialization_timeout=SECONDS_TO_JOIN,
             heartbeat_timeout_seconds=silence,
         )
@@ -71,12 +71,12 @@ def _parsed(cluster: str) -> dict:
 
 
 def place(cluster: str) -> tuple[str, int, int]:
-    """(address of process 0, number of this process, how many there are), without joining."""
+    """(address of process 0, number of this process, number of processes), without joining."""
     if not cluster:
         return "", 0, 1
     if cluster != "auto":
         return tuple(_parsed(cluster).values())
-    from jax._src.clusters import ClusterEnv  # the public way finds and joins at once
+    from jax._src.clusters import ClusterEnv  # the public function also joins
 
     address, count, number, _ = ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, None, None, SECONDS_TO_JOIN
@@ -90,49 +90,50 @@ def place(cluster: str) -> tuple[str, int, int]:
 
 
 def exchange(what: str, text: str, seconds: float) -> list[str | None]:
-    """What every process says, by number, once for every `what`; None for one that was late.
+    """The texts of all processes, by number; None for a process that was late.
 
-    Needs no devices: it goes by the way of the coordinator.
+    what: a name that no other exchange has. The texts go through the coordinator, not through
+        devices.
     """
-    from jax._src import distributed  # there is no public way
+    from jax._src import distributed  # there is no public function
 
     state = distributed.global_state
     if state.client is None:
         return [text]
     state.client.key_value_set(f"exchange/{what}/{state.process_id}", text)
-    deadline, said = time.monotonic() + seconds, []
+    deadline, texts = time.monotonic() + seconds, []
     for number in range(state.num_processes):
         left = max(deadline - time.monotonic(), 0.1)
         try:
             key = f"exchange/{what}/{number}"
-            said.append(state.client.blocking_key_value_get(key, round(left * 1000)))
+            texts.append(state.client.blocking_key_value_get(key, round(left * 1000)))
         except jax.errors.JaxRuntimeError:
-            said.append(None)
-    return said
+            texts.append(None)
+    return texts
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process writes files and prints: process 0."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def leader_first(what: str) -> Iterator[None]:
-    """Runs the block on process 0 first, then on all others, which find what process 0 made.
+    """Runs the block on process 0 first, and then on all others.
 
-    If process 0 raises a UserError, all processes raise it: none waits for one that has ended.
+    If process 0 raises a UserError, all processes raise it, and none waits for process 0.
     """
     if jax.process_count() == 1:
         yield
         return
-    from jax._src import distributed  # there is no public way
+    from jax._src import distributed  # there is no public function
 
     client, name = distributed.global_state.client, f"first/{next(_barriers)}"
     if not leads():
         with _waiting(what):
-            said = client.blocking_key_value_get(name, SECONDS_TO_WAIT * 1000)
-        if said != FINE:
-            raise UserError(said)
+            message = client.blocking_key_value_get(name, SECONDS_TO_WAIT * 1000)
+        if message != FINE:
+            raise UserError(message)
         yield
         return
     try:
@@ -144,23 +145,23 @@ def leader_first(what: str) -> Iterator[None]:
 
 
 def wait_for_all(what: str) -> None:
-    """Until every process is here.
+    """Waits until every process has called this.
 
     Raises:
-      UserError: somebody did not come in time.
+      UserError: a process was late.
     """
     if jax.process_count() == 1:
         return
-    from jax._src import distributed  # the public barrier has no timeout and names nobody
+    from jax._src import distributed  # the public barrier has no timeout and names no process
 
     with _waiting(what):
-        name = f"{what} ({next(_barriers)})"  # of no two may have the same
+        name = f"{what} ({next(_barriers)})"  # every barrier needs a name of its own
         distributed.global_state.client.wait_at_barrier(name, SECONDS_TO_WAIT * 1000)
 
 
 @contextlib.contextmanager
 def _waiting(what: str) -> Iterator[None]:
-    """Says for what this process waited in vain."""
+    """Turns a timeout into a UserError that says what this process waited for."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -169,9 +170,9 @@ def _waiting(what: str) -> Iterator[None]:
 
 
 def end_with_others(status: int) -> None:
-    """Ends this process at once where the other hosts go on.
+    """Ends this process with `status`, at once if the other hosts go on.
 
-    In an orderly end JAX would wait minutes for them, and then abort with a status of its own.
+    Otherwise JAX would wait minutes for them at exit, and then abort with another status.
     """
     if jax.process_count() == 1:
         return
@@ -184,10 +185,10 @@ def end_with_others(status: int) -> None:
 
 
 def lost_peer(error: BaseException | None) -> str:
-    """What to say of an error that means that another process is gone; '' for any other."""
-    said = _chain(error)
-    gone = sorted(set(GONE.findall(said)))
-    if not gone and not any(word in said for word in BROKEN):
+    """The message for an error that was caused by the loss of another process; '' for others."""
+    text = _chain(error)
+    gone = sorted(set(GONE.findall(text)))
+    if not gone and not any(word in text for word in BROKEN):
         return ""
     what = f"host {', '.join(gone)} is gone" if gone else "the connection to another host broke"
     here = f"host {jax.process_index()} of {jax.process_count()} stops"
@@ -195,19 +196,19 @@ def lost_peer(error: BaseException | None) -> str:
 
 
 def _chain(error: BaseException | None) -> str:
-    """All that an error and those it came from have to say."""
-    said = ""
+    """The texts of an error and of its causes."""
+    text = ""
     while error is not None:
-        said += f" {error}"
+        text += f" {error}"
         error = error.__cause__ or error.__context__
-    return said
+    return text
 
 
 def missing_hosts() -> str:
-    """Which processes do not answer any more, found by calling the roll.
+    """The numbers of lost processes, found by a barrier that all living processes reach.
 
-    That takes as long as a silent process is waited for. JAX may end this one first, naming them
-    in its own words.
+    It takes up to twice `SECONDS_OF_SILENCE`. JAX may end this process earlier, with a message of
+    its own that names the lost processes.
     """
     from jax._src import distributed
 

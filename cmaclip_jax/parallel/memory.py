@@ -1,22 +1,22 @@
-"""Out-of-memory errors of devices and of the host, read from their texts."""
+"""Recognises out-of-memory errors of devices and of the host by their texts."""
 
 import dataclasses
 import re
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
-# `SIZE` is what was asked for; a second one is what there was to give.
+# The first SIZE is the requested size, the second one the available size.
 REFUSALS = (
     "Out of memory allocating SIZE",  # XLA, for a CPU
     "Out of memory while trying to allocate SIZE",  # XLA, for a GPU
     "Failed to allocate request for SIZE",  # the same
     r"HLO temporaries \(SIZE\) exceeds available HBM \(SIZE\)",  # the compiler for TPUs
     r"Ran out of memory in memory space hbm\. Used SIZE of SIZE hbm",  # the same
-    # A TPU that loads a program, or places an array.
+    # A TPU that loads a program or allocates an array.
     r"Attempting to (?:allocate|reserve) SIZE(?: at the bottom of memory)?\."
     r"\s+That was not possible\. There are SIZE free",
     "Unable to allocate SIZE",  # NumPy
-    "CUDA_ERROR_OUT_OF_MEMORY",  # which says no size
+    "CUDA_ERROR_OUT_OF_MEMORY",  # without a size
 )
 SIZE = r"([\d.]+ ?[KMGTP]?)"
 

@@ -1,7 +1,7 @@
 """One mesh for everything: `data` x `fsdp` x `tensor`; one device is the mesh of one.
 
-`data` splits the batch, `fsdp` splits the batch and the parameters, `tensor` splits
-heads and MLPs. Over several slices of TPUs it is `data` that crosses the network between them.
+`data` splits the batch. `fsdp` splits the batch and the parameters. `tensor` splits heads and MLPs.
+Over several TPU slices, only `data` crosses the network between the slices.
 """
 
 import collections
@@ -22,10 +22,10 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """The mesh of these sizes over all devices; a size of -1 takes what the others leave.
+    """The mesh of these sizes over all devices; a size of -1 takes the remaining devices.
 
-    Neighbours on it are neighbours on the wires. JAX splits a physical axis only where no whole
-    ones fit, as for fsdp=8 on 16x16 chips.
+    Neighbours on the mesh are neighbours in hardware. JAX splits a physical axis only if no whole
+    axes fit, as for fsdp=8 on 16x16 chips.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -59,12 +59,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over all devices of `data` and `fsdp`."""
+    """Splits the rows of a batch over all devices of `data` and `fsdp`."""
     return NamedSharding(mesh, ROWS)
 
 
 def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.batch_size"):
-    """Raises DoesNotDivide where a batch of so many parts does not divide over the mesh."""
+    """Raises DoesNotDivide if a batch in so many parts does not divide over the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"] * parts
     if batch_size % rows:
         over = f"{mesh.devices.size} device(s)" + (f" in {parts} parts" if parts > 1 else "")
@@ -75,30 +75,34 @@ def check_batch(mesh: Mesh, batch_size: int, parts: int = 1, name: str = "train.
 
 
 def shared_rows(mesh: Mesh, most: int) -> int:
-    """The largest number of rows up to `most` that divides over a mesh; one each at least."""
+    """The largest number of rows up to `most` that divides over a mesh; at least one a device."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     return max(most // parts, 1) * parts
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which rows of a batch this process makes, in their order: those that its devices hold.
+    """The rows of a batch that the devices of this process hold, in order.
 
-    Processes whose devices hold the same rows, as where `tensor` spans them, make them all.
+    If devices of several processes hold the same rows, because `tensor` spans the processes, each
+    of these processes loads the rows.
     """
-    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    spans = {place[0].indices(batch_size)[:2] for place in held.values()}
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    spans = {place[0].indices(batch_size)[:2] for place in indices.values()}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
 def to_device(batch, sharding: NamedSharding):
-    """A host's rows as global arrays, uint8 pictures still uint8."""
+    """Global arrays from the rows of every host; uint8 pictures stay uint8."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
 
 
 class Prefetch:
-    """Batches on the device, two ahead of their use; `waited` is the seconds spent for input."""
+    """Keeps two batches on the device ahead of their use.
+
+    waited: the seconds that the loop has waited for input.
+    """
 
     def __init__(self, batches: Iterator, sharding: NamedSharding, ahead: int = 2):
         self.waited = 0.0

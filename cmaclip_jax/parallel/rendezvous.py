@@ -1,7 +1,8 @@
-"""Meeting before joining: who comes, who does not, and whether the way to process 0 is open.
+"""A rendezvous of all hosts before JAX connects them.
 
-JAX ends a process without a word of use where somebody does not come, or where its port is
-taken. So the hosts meet here first, by plain sockets at the very address that JAX will use.
+If a host is missing or the port is in use, JAX ends the process without a useful message. So the
+hosts first connect to process 0 by plain sockets, at the address that JAX will use. If a host does
+not connect in time, all others print its number and end.
 """
 
 import contextlib
@@ -10,16 +11,16 @@ import time
 
 from cmaclip_jax.errors import UserError
 
-TRY_SECONDS = 3.0  # that a connection may take
-PAUSE = 0.5  # between two tries
+TRY_SECONDS = 3.0  # limit of one attempt to connect
+PAUSE = 0.5  # between two attempts
 GREETING = "cmaclip_jax"
 
 
 def meet(address: str, number: int, count: int, seconds: float) -> int:
-    """Until all `count` processes have met at process 0; returns how often this one had to try.
+    """Waits until all `count` processes have connected; returns this one's number of attempts.
 
     Raises:
-      UserError: not all of them came in so many seconds, or there is no way to process 0.
+      UserError: a process did not connect in so many seconds, or process 0 cannot be reached.
     """
     if count == 1:
         return 1
@@ -29,19 +30,19 @@ def meet(address: str, number: int, count: int, seconds: float) -> int:
 
 
 def _receive(address: str, count: int, seconds: float) -> int:
-    """Process 0: waits for the others, and tells them who did not come."""
+    """Process 0: waits for the others, and tells them which hosts are missing."""
     deadline = time.monotonic() + seconds
     callers: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        door = stack.enter_context(_door(address))
+        server = stack.enter_context(_listen(address))
         while len(callers) < count - 1 and time.monotonic() < deadline:
-            door.settimeout(max(deadline - time.monotonic(), 0.1))
+            server.settimeout(max(deadline - time.monotonic(), 0.1))
             try:
-                caller, (host, *_) = door.accept()
+                caller, (host, *_) = server.accept()
             except TimeoutError:
                 break
             stack.enter_context(caller)
-            number = _greeted(caller, host, count)
+            number = _read_greeting(caller, host, count)
             if number in callers:
                 raise UserError(
                     f"two processes say that they are host {number} of {count} (the second is at "
@@ -58,7 +59,7 @@ def _receive(address: str, count: int, seconds: float) -> int:
 
 
 def _visit(address: str, number: int, count: int, seconds: float) -> int:
-    """Any other process: tries to reach process 0, and hears whether all have come."""
+    """Any other process: connects to process 0, and learns which hosts are missing."""
     deadline, tries = time.monotonic() + seconds, 0
     while True:
         tries += 1
@@ -70,7 +71,7 @@ def _visit(address: str, number: int, count: int, seconds: float) -> int:
                 raise UserError(_unreachable(address, tries, seconds, error)) from error
             time.sleep(PAUSE)
     with connection:
-        connection.settimeout(seconds + TRY_SECONDS)  # process 0 may only just have come
+        connection.settimeout(seconds + TRY_SECONDS)  # process 0 may have started just now
         try:
             connection.sendall(f"{GREETING} {number}/{count}\n".encode())
             answer = _line(connection)
@@ -87,8 +88,8 @@ def _visit(address: str, number: int, count: int, seconds: float) -> int:
     return tries
 
 
-def _door(address: str) -> socket.socket:
-    """Listens at the port of an address, on all of this machine's interfaces, as JAX does."""
+def _listen(address: str) -> socket.socket:
+    """Listens at the port of an address on all interfaces of this machine, as JAX does."""
     port = _split(address)[1]
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
@@ -101,12 +102,12 @@ def _door(address: str) -> socket.socket:
         ) from error
 
 
-def _greeted(caller: socket.socket, host: str, count: int) -> int | None:
-    """The number of the process that calls; None for somebody else, who is let go."""
+def _read_greeting(caller: socket.socket, host: str, count: int) -> int | None:
+    """The number of the process that connected; None if it is not one of ours."""
     caller.settimeout(TRY_SECONDS)
     try:
-        greeting, _, said = _line(caller).rpartition(" ")
-        number, total = map(int, said.split("/"))
+        greeting, _, place = _line(caller).rpartition(" ")
+        number, total = map(int, place.split("/"))
     except (OSError, ValueError):
         return None
     if greeting != GREETING:
@@ -120,14 +121,14 @@ def _greeted(caller: socket.socket, host: str, count: int) -> int | None:
 
 
 def _answer(caller: socket.socket, missing: str) -> None:
-    """Tells a caller who is missing, and lets it hang up first: then the port is free at once."""
+    """Sends the missing hosts. The caller closes the connection first, which frees the port."""
     with contextlib.suppress(OSError):
         caller.sendall(f"{GREETING} {missing or 'none'}\n".encode())
         caller.recv(1)
 
 
 def _line(connection: socket.socket) -> str:
-    """The first line that comes, or what there is of it."""
+    """The first line that arrives, or a part of it."""
     received = b""
     while b"\n" not in received and len(received) < 200:
         more = connection.recv(200)
@@ -146,7 +147,7 @@ def _missing(numbers: list[int], count: int, address: str, seconds: float) -> st
     names = f"host{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of {count}"
     return (
         f"{names} did not come to {address} in {seconds:g} s; start the command there too and at "
-        "the same time, or see what it says there"
+        "the same time, or read its messages there"
     )
 
 
@@ -158,8 +159,8 @@ def _unreachable(address: str, tries: int, seconds: float, error: OSError) -> st
         why = f"the machine is there, but nothing listens at port {port}; start process 0 there"
     else:
         why = (
-            f"most often a firewall drops it; allow TCP port {port} between the hosts, and name "
-            "process 0 by its internal IP address"
+            f"a firewall usually drops it; allow TCP port {port} between the hosts, and "
+            "name process 0 by its internal IP address"
         )
     reason = error.strerror or str(error) or "no answer"
     return f"cannot reach process 0 at {address} ({reason}, {tries} tries in {seconds:g} s): {why}"

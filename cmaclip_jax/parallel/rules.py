@@ -1,9 +1,8 @@
-"""The one idiom for anything that is said about parameters: (regex, value) rules.
+"""Settings of single parameters, as lists of (regex, value) rules.
 
-Freezing, learning rates, weight decay and sharding are lists of such rules. A regex has
-to match a parameter's whole path (image/stack/blocks/mlp_up/kernel); of the rules that
-match, the first counts; a parameter that none covers, or a rule that matches nothing, is
-an error.
+Freezing, learning rates, weight decay and sharding are such lists. A regex has to match the whole
+path of a parameter (image/stack/blocks/mlp_up/kernel). The first rule that matches counts. A
+parameter that no rule covers is an error, and so is a rule that matches no parameter.
 """
 
 import math
@@ -18,8 +17,8 @@ from cmaclip_jax.errors import UserError
 
 Rules = Sequence[tuple[str, Any]]
 
-# The trailing axes of a parameter; layers stacked in front of them are never split. Rules
-# see the optimizer's moments by the same names, so they lie where their parameters lie.
+# A specification is for the trailing axes of a parameter; the axis of stacked layers is not split.
+# The optimizer's moments have the same names, so that they have the layout of their parameters.
 SHARDING_RULES: Rules = (
     (".*attention/qkv/kernel", PartitionSpec("fsdp", None, "tensor", None)),  # [D,3,N,H]
     (".*attention/out/kernel", PartitionSpec("tensor", None, "fsdp")),  # [N,H,D]
@@ -38,8 +37,8 @@ def path_name(path) -> str:
 def match_rules(rules: Rules, tree, name: str, strict: bool = True):
     """The tree of values that `rules` give to the leaves of `tree`.
 
-    strict: whether a rule that matches nothing is an error ('.*', which means the rest, never
-        is); the project's own defaults have to suit every model, so they are not strict.
+    strict: whether a rule that matches nothing is an error. '.*', which means the rest, never is.
+        The sharding rules are not strict, because they have to suit every model.
     """
     used = set()
     _check_rules(rules, name)
@@ -75,8 +74,8 @@ def _check_rules(rules: Rules, name: str) -> None:
 def tree_shardings(tree, mesh: Mesh, rules: Rules = SHARDING_RULES):
     """A NamedSharding for every leaf of a tree of parameters, moments and the like.
 
-    An axis that its mesh axis does not divide stays whole: 4 heads over 8 devices work,
-    they are just not split.
+    An axis that does not divide over its mesh axis is not split: 4 heads over 8 devices work,
+    unsplit.
     """
 
     def sharding(leaf, spec: PartitionSpec) -> NamedSharding:
@@ -91,5 +90,5 @@ def tree_shardings(tree, mesh: Mesh, rules: Rules = SHARDING_RULES):
 
 
 def parameter_count(params) -> int:
-    """How many numbers the tree holds."""
+    """The number of scalars in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""When a run is asked to stop: by a person, or because its machine will be taken."""
+"""Stopping a run on Ctrl-C, or on SIGTERM before its machine is taken away."""
 
 import os
 import signal
@@ -8,19 +8,19 @@ from types import FrameType
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-Watch = Callable[[Iterable], Iterator]
+Stoppable = Callable[[Iterable], Iterator]  # passes items on until the run has to stop
 
 
-class StopAsked(Exception):
-    """What somebody was doing is left undone, because the run has to stop."""
+class StopRequested(Exception):
+    """The run has to stop, so that an evaluation ends before its last batch."""
 
 
 class Stopping:
-    """While open, SIGTERM and SIGINT are kept until the run asks for them; a second one kills.
+    """Inside the `with` block, the first SIGTERM or SIGINT is only recorded; a second one kills.
 
-    Several processes agree on the moment: JAX passes the signal that one of them got on to the
-    others, and finds a moment that none has passed. It counts by calls of `asked`, so every
-    process has to call it equally often.
+    Several processes stop at the same step. JAX passes the signal of one process on to the others
+    and agrees on a step that no process has reached yet. JAX counts calls of `asked` for this, so
+    every process has to call `asked` equally often.
     """
 
     def __init__(self):
@@ -42,7 +42,7 @@ class Stopping:
         for number, handler in ours.items():
             try:
                 self._before[number] = signal.signal(number, handler)
-            except ValueError:  # not the main thread: whoever runs us there handles signals
+            except ValueError:  # not the main thread: the program around us handles signals
                 break
         return self
 
@@ -51,7 +51,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether to stop now; the same answer in every process, and for good once it is yes."""
+        """Whether to stop now: the same answer in every process. Once True, it stays True."""
         if jax.process_count() > 1 and not self.stops:
             self._calls += 1
             self.stops = reached_preemption_sync_point(self._calls)
@@ -59,14 +59,14 @@ class Stopping:
 
     @property
     def signal(self) -> signal.Signals:
-        """The signal that asked; in a process that heard of it from another, SIGTERM."""
+        """The signal that this process got; SIGTERM if another process got it."""
         return signal.Signals(self._number or signal.SIGTERM)
 
-    def watch(self, items: Iterable) -> Iterator:
-        """The items, until the run is asked to stop: then StopAsked."""
+    def stoppable(self, items: Iterable) -> Iterator:
+        """Yields the items; raises StopRequested as soon as the run has to stop."""
         for item in items:
             if self.asked():
-                raise StopAsked
+                raise StopRequested
             yield item
 
     def _keep(self, number: int, _frame: FrameType | None) -> None:
@@ -74,7 +74,7 @@ class Stopping:
         signal.signal(number, self._before[number])
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        """Ctrl-C takes the way of SIGTERM, which JAX listens to."""
+        """Turns Ctrl-C into SIGTERM, which JAX passes on to the other processes."""
         self._number = number
         signal.signal(number, self._before[number])
         os.kill(os.getpid(), signal.SIGTERM)

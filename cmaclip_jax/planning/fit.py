@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_changes
-from cmaclip_jax.errors import UserError
-from cmaclip_jax.parallel.mesh import DoesNotDivide
+from cmaclip_jax.errors import DoesNotDivide, UserError
 from cmaclip_jax.planning.estimate import Estimate
 from cmaclip_jax.planning.run import Operations, PlannedRun, plan_run, unrolled_flops
 from cmaclip_jax.planning.topology import Topology

@@ -9,7 +9,7 @@ from rich.console import Console
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
 from cmaclip_jax.evaluation.tables import report
 from cmaclip_jax.parallel.cluster import leader_first, leads
-from cmaclip_jax.parallel.stopping import Watch
+from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.frozen_features import Features, with_features
@@ -63,16 +63,16 @@ class Run:
             self.towers.params,
         )
 
-    def outcome(self, state: TrainState, split: str, watch: Watch = iter) -> Outcome:
-        """What the run answers to every pair of a split. `watch` may stop the batches."""
+    def outcome(self, state: TrainState, split: str, stoppable: Stoppable = iter) -> Outcome:
+        """What the run answers to every pair of a split. `stoppable` may stop the batches."""
         params = self.assembly.objective.answering_parameters(state.best_params)
-        batches = watch(self.reads.eval_batches(split, params))
+        batches = stoppable(self.reads.eval_batches(split, params))
         return collect(self.assembly.predict_step, params, batches, self.assembly.mesh)
 
-    def _evaluate(self, state: TrainState, step: int, watch: Watch) -> float | None:
+    def _evaluate(self, state: TrainState, step: int, stoppable: Stoppable) -> float | None:
         """Evaluates during training, and returns the score that the best checkpoint has most of."""
         split, wanted = self.config.eval.watch, self.config.eval
-        outcome = self.outcome(state, split, watch)
+        outcome = self.outcome(state, split, stoppable)
         how = wanted.precisions, wanted.top_k, self.config.model.inputs
         figures = score(outcome, self.data.tasks, split, step, *how)
         tasks = figures["tasks"].items()

@@ -14,7 +14,7 @@ from cmaclip_jax.models.objectives import Batch
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, to_device
 from cmaclip_jax.parallel.rules import parameter_count, tree_shardings
-from cmaclip_jax.parallel.stopping import StopAsked, Stopping, Watch
+from cmaclip_jax.parallel.stopping import Stoppable, Stopping, StopRequested
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.compiling import Compiling
@@ -31,7 +31,7 @@ from cmaclip_jax.training.state import TrainState, start_from
 
 # `(state, step, stoppable) -> score`: a higher score is better, and None is no score. The function
 # wraps its stream of batches in `stoppable`, so that a run can stop in the middle of an evaluation.
-Evaluate = Callable[[TrainState, int, Watch], float | None]
+Evaluate = Callable[[TrainState, int, Stoppable], float | None]
 # `(step, parameters) -> this host's batches`, for that step and all that follow.
 Batches = Callable[[int, Any], Iterator[Batch]]
 
@@ -170,8 +170,8 @@ class _Saving:
     def _score(self, state: TrainState, step: int) -> float | None:
         """The score of a state; None where the run was asked to stop during the evaluation."""
         try:
-            return self._evaluate(state, step, self._stopping.watch)
-        except StopAsked:
+            return self._evaluate(state, step, self._stopping.stoppable)
+        except StopRequested:
             return None
 
     def _interrupted(self, step: int) -> Interrupted:

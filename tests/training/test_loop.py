@@ -186,7 +186,7 @@ def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.keep = 2
     scores = {1: 0.1, 2: 0.9, 3: 0.3}
-    train_line(config, tmp_path, evaluate=lambda state, step, watch: scores.get(step, 0.2))
+    train_line(config, tmp_path, evaluate=lambda state, step, stoppable: scores.get(step, 0.2))
     kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
     assert kept == {2, 7, 8}
 
@@ -256,8 +256,8 @@ def test_the_parameter_table_tells_what_a_device_holds():
 def test_a_run_stopped_in_an_evaluation_looks_again_when_it_continues(config, tmp_path):
     looked, config.eval.every = [], 4
 
-    def evaluate(state, step, watch):
-        for number in watch(range(10)):
+    def evaluate(state, step, stoppable):
+        for number in stoppable(range(10)):
             looked.append((step, number))
             if (step, number) == (4, 3) and len(looked) == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
