@@ -6,12 +6,13 @@ import sys
 import pytest
 from support.package import PACKAGE, imports
 
-FLOOR = {"tasks", "config", "errors", "files"}
+FLOOR = {"tasks", "config", "errors", "files", "screen"}
 MODELS = {"models", *FLOOR}
 RUNS = {"data", "training", "evaluation", "parallel", "weights", *MODELS}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "screen": set(),
     "tasks": {"errors", "files"},
     "config": {"errors"},
     "models": FLOOR,

@@ -46,28 +46,25 @@ def run(arguments: list[str]) -> None:
 def ablate(config, workdir: Path, options) -> list[dict]:
     """Trains what is not there yet; returns the rows of the table."""
     import jax  # this and what is below takes seconds to import
-    from rich.console import Console
 
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.runs.training import train_and_evaluate
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.studies.ablation import open_study, with_equal_minutes
     from cmaclip_jax.studies.ablation_report import heading, table_cells, table_rows, write_table
 
-    console = Console(stderr=True)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    screen = Screen()
 
     variants = options.variants.split(",") if options.variants else USUAL
     study = open_study(config, workdir, variants, options.seeds, options.tasks_apart)
     if options.minutes is not None:
-        study = with_equal_minutes(study, options.minutes, say)
+        study = with_equal_minutes(study, options.minutes, screen.say)
     for number, run in enumerate(study.runs, 1):
         name = f"run {number} of {len(study.runs)}: {run}"
         if run.figures(study.split):
-            say(f"{name}: done before")
+            screen.say(f"{name}: done before")
             continue
-        say(f"\n{name}")
+        screen.say(f"\n{name}")
         try:
             train_and_evaluate(run.config, run.folder)
         except UserError as error:
@@ -77,7 +74,7 @@ def ablate(config, workdir: Path, options) -> list[dict]:
         write_table(study, table_rows(study))
     rows = table_rows(study)
     paths = write_table(study, rows)
-    console.print()
-    console.print(text_table(table_cells(study, rows), heading(study)))
-    say(f"written to {', '.join(map(str, paths))}")
+    screen.say()
+    screen.show(text_table(table_cells(study, rows), heading(study)))
+    screen.say(f"written to {', '.join(map(str, paths))}")
     return rows

@@ -59,8 +59,8 @@ def run(arguments: list[str]) -> None:
 def bench_steps(config, wanted: list[str], options) -> dict:
     """Measures these parts, shows them, and returns their figures."""
     import jax
-    from rich.console import Console
 
+    # what is below takes seconds to import
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
     from cmaclip_jax.runs.towers import compute_dtype
@@ -68,33 +68,32 @@ def bench_steps(config, wanted: list[str], options) -> dict:
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
     dtype = compute_dtype(config.model.dtype).name
     config = with_changes(config, {"model.dtype": dtype})
-    screen, notes = Console(), Console(stderr=True)
+    from cmaclip_jax.screen import Screen
 
-    def say(line: str) -> None:
-        notes.print(line, highlight=False, soft_wrap=True)
+    result, screen = Screen(sys.stdout), Screen()
 
     for line in assumptions(config, options.tasks):
-        say(line)
-    figures = measure_steps(config, named_tasks(options.tasks), wanted, options.seconds, say)
+        screen.say(line)
+    figures = measure_steps(config, named_tasks(options.tasks), wanted, options.seconds, screen.say)
     if not options.json:
         for part in bench_text.steps(figures):
-            screen.print(part, highlight=False, soft_wrap=True)
+            result.show(part)
     return figures
 
 
 def bench_input(config, options) -> dict:
     """Measures the pipeline as it is in training and in evaluation, shows it, returns figures."""
-    from rich.console import Console
-
+    # what is below takes seconds to import
     from cmaclip_jax.measuring.input import pipeline
     from cmaclip_jax.runs.data import open_data
     from cmaclip_jax.runs.pretrained import open_towers
     from cmaclip_jax.runs.record_checks import describe_data
+    from cmaclip_jax.screen import Screen
 
-    console = Console(stderr=True)
+    screen = Screen()
     data = open_data(config, None, open_towers(config, None))
     for line in describe_data(data):
-        console.print(line, highlight=False, soft_wrap=True)
+        screen.say(line)
     size, length = data.encode.image_size, data.encode.text_length
     if not options.json:
         print(f"pictures of {size} x {size}, texts of {length} tokens")
@@ -105,5 +104,5 @@ def bench_input(config, options) -> dict:
         for stage, spent in figures[name].items() if not options.json else ():
             print(f"{name:12}{stage:14}{spent * 1e6:14.0f}{1 / spent:12,.0f}")
     if data.bad.reasons:
-        console.print(f"not used as they were: {data.bad.summary()}", highlight=False)
+        screen.say(f"not used as they were: {data.bad.summary()}")
     return figures

@@ -1,6 +1,5 @@
 """cmaclip evaluate: how well a model does that was trained already."""
 
-import dataclasses
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import (
@@ -67,20 +66,22 @@ def _check(options) -> None:
 
 def evaluate(options, overrides: list[str]) -> dict:
     """Evaluates a run or a CLIP, chooses thresholds if that is wanted; returns what it wrote."""
-    from cmaclip_jax.commands.following import leader_console
-    from cmaclip_jax.evaluation.tables import report  # what is below takes seconds to import
+    from cmaclip_jax.parallel.cluster import leads
+    from cmaclip_jax.runs.results import write_results
+    from cmaclip_jax.screen import Screen
+    # what is below takes seconds to import
 
-    console = leader_console()
-    trained = (_zero_shot if options.zero_shot else _run)(options, overrides, console)
+    screen = Screen(quiet=not leads())
+    trained = (_zero_shot if options.zero_shot else _run)(options, overrides, screen)
     split = options.split or trained.data.last_split()
-    outcome = trained.outcome(split, _tracker(console))
-    figures = report(trained, outcome, split, trained.step, console)
+    outcome = trained.outcome(split, screen.track)
+    figures = write_results(trained, outcome, split, trained.step, screen)
     if options.precision is not None:
-        _choose_thresholds(trained, outcome, split, options, console)
+        _choose_thresholds(trained, outcome, split, options, screen)
     return figures
 
 
-def _run(options, overrides: list[str], console):
+def _run(options, overrides: list[str], screen):
     """The run that the options name."""
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.runs.judged import open_judged
@@ -90,57 +91,39 @@ def _run(options, overrides: list[str], console):
     return open_judged(options.workdir, config, checkpoint=options.checkpoint)
 
 
-def _zero_shot(options, overrides: list[str], console):
+def _zero_shot(options, overrides: list[str], screen):
     """The CLIP that the options name, to be judged by its prompts."""
     config, name = read_named_config(overrides)
     config.model.pretrained = options.source
     from cmaclip_jax.runs.zero_shot import open_zero_shot
 
-    return open_zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"), console)
+    return open_zero_shot(config, Path(options.workdir or f"runs/{name}-zero-shot"), screen)
 
 
-def _choose_thresholds(trained, outcome, split: str, options, console) -> None:
-    """Chooses thresholds, writes them, and shows what they reach where they were not chosen."""
-    from cmaclip_jax.evaluation.evaluator import halves
+def _choose_thresholds(trained, outcome, split: str, options, screen) -> None:
+    """Chooses thresholds, writes them, and shows what they reach on pairs that did not choose."""
+    # what is below takes seconds to import
     from cmaclip_jax.evaluation.tables import abstentions, threshold_table
-    from cmaclip_jax.evaluation.thresholds import THRESHOLDS, calibrate, reached, write_thresholds
+    from cmaclip_jax.evaluation.thresholds import THRESHOLDS, write_thresholds
     from cmaclip_jax.parallel.cluster import leads
+    from cmaclip_jax.runs.calibration import choose_thresholds
 
     calibrated = options.calibrate or "val"
     if calibrated == split:
-        console.print(
-            f"thresholds are chosen on one half of {split} and looked at on the other",
-            highlight=False,
-        )
-        chosen_on, outcome = halves(outcome)
-    else:
-        chosen_on = trained.outcome(calibrated, _tracker(console))
-    thresholds, rows = [], []
-    for task in trained.tasks:
-        known = chosen_on["probabilities"][task.name], chosen_on["labels"][task.name]
-        chosen = calibrate(task, *known, options.precision, options.confidence, options.per_class)
-        thresholds.append(dataclasses.replace(chosen, split=calibrated, step=trained.step))
-        fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
-        rows.append(reached(thresholds[-1], *fresh))
+        screen.say(f"thresholds are chosen on one half of {split} and looked at on the other")
+    how = options.precision, options.confidence, options.per_class
+    thresholds, reached = choose_thresholds(
+        trained, outcome, split, calibrated, *how, track=screen.track
+    )
     path = trained.workdir / THRESHOLDS
     if leads():
         write_thresholds(path, thresholds)
     promise = f" in {options.confidence:.0%} of such choices" if options.confidence else ""
-    for line in (
+    screen.say(
         f"accepted answers are to be right {options.precision:.4g} of the time{promise}; chosen on "
-        f"{calibrated}, reached on {split}, both at step {trained.step:,}:",
-        threshold_table(thresholds, rows),
-        abstentions(thresholds),
-        f"written to {path}",
-    ):
-        if line:
-            console.print(line, highlight=False, soft_wrap=True)
-
-
-def _tracker(console):
-    """Shows how far an evaluation is."""
-    import functools
-
-    from cmaclip_jax.commands.following import follow
-
-    return functools.partial(follow, console=console)
+        f"{calibrated}, reached on {split}, both at step {trained.step:,}:"
+    )
+    screen.show(threshold_table(thresholds, reached))
+    if silent := abstentions(thresholds):
+        screen.say(silent)
+    screen.say(f"written to {path}")

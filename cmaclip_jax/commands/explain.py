@@ -29,17 +29,17 @@ def run(arguments: list[str]) -> None:
 def explain(options) -> None:
     """Explains the rows that the options name."""
     import jax  # what is below takes seconds to import
-    from rich.console import Console
 
     from cmaclip_jax.report.explainer import Explainer
     from cmaclip_jax.report.page import write_page
     from cmaclip_jax.report.whole import explain_page
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
 
-    console = Console(stderr=True)
+    screen = Screen()
     table = open_named_table(options)
     chosen = chosen_rows(table, options.rows)
-    console.print(str(table), highlight=False, soft_wrap=True)
+    screen.say(str(table))
     device = jax.local_devices()[:1]
     explainer = Explainer(open_classifier(options.workdir, device, options.checkpoint))
     names, pairs = [name for name, _ in chosen], [table.pair(row) for _, row in chosen]
@@ -49,7 +49,7 @@ def explain(options) -> None:
     )
     text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_maps)
     path = write_page(options.output or Path(options.workdir) / "explain.html", text)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    screen.say(f"written to {path}")
 
 
 def chosen_rows(table, wanted: str) -> list[tuple]:

@@ -1,6 +1,7 @@
 """cmaclip landmarks noise: how annotators scatter, from faces that several of them marked."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,14 +93,13 @@ def figures(model, parts: list[dict], biases: list[dict]) -> dict:
 
 def show(model, parts: list[dict], biases: list[dict]) -> None:
     """Two tables, and a line on the family."""
-    from rich.console import Console
+    from cmaclip_jax.evaluation.tables import text_table  # takes seconds to import
+    from cmaclip_jax.screen import Screen
 
-    from cmaclip_jax.evaluation.tables import text_table
-
-    console = Console()
+    screen = Screen(sys.stdout)
     size = "eye distance" if model.layout else "face's size"
     title = f"Deviation over {model.faces:,} faces, % of the {size} (95 % interval)"
-    console.print(text_table(part_cells(parts), title))
+    screen.show(text_table(part_cells(parts), title))
     gain, error = model.gain
     line = f"noise: {model.family}; too few faces to compare it with another"
     if gain == gain:
@@ -107,10 +107,10 @@ def show(model, parts: list[dict], biases: list[dict]) -> None:
             f"noise: {model.family}; Student's t explains a face that was held out better by "
             f"{gain:.2f} ± {error:.2f} (log-likelihood)"
         )
-    console.print(line, highlight=False, soft_wrap=True)
-    console.print()
+    screen.say(line)
+    screen.say()
     title = f"Mean bias, % of the {size}"
-    console.print(text_table(bias_cells(biases), title))
+    screen.show(text_table(bias_cells(biases), title))
 
 
 def part_cells(parts: list[dict]) -> Iterator[list[str]]:

@@ -22,9 +22,6 @@ Reconstructed from the abstract of arXiv:2007.15269: metrics, noises and remedie
 """
 
 
-WIDE = 110  # of the table where no terminal says how wide it may be
-
-
 def run_study(arguments: list[str]) -> None:
     """Reads the arguments and compares."""
     parser = make_parser("landmarks study", STUDY)
@@ -42,45 +39,40 @@ def run_study(arguments: list[str]) -> None:
 
 def study(config, workdir: Path) -> list:
     """Trains what is not there yet; returns the rows of the table."""
-    from rich.console import Console  # what is below takes seconds to import
-
+    # what is below takes seconds to import
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import study_report as report
     from cmaclip_jax.landmarks.sources import open_faces
     from cmaclip_jax.landmarks.study import check_fitted, runs_of, train_and_judge
+    from cmaclip_jax.screen import Screen
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = WIDE
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    screen = Screen()
 
     runs = runs_of(config, workdir)
     results = {run: judged for run in runs if (judged := run.judged())}
     missing = [run for run in runs if run not in results]
-    say(f"{len(runs)} runs, {len(results)} of them done before")
+    screen.say(f"{len(runs)} runs, {len(results)} of them done before")
     if missing:
         faces = open_faces(config, max(run.arm.faces for run in runs))
         check_fitted(config, faces.train.points.shape[1])
     for run, left in with_time_left(missing):
-        say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
+        screen.say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
         results[run] = train_and_judge(config, run, faces, workdir)
         if run.seed not in [other.seed for other in runs if other not in results]:
             report.write_report(workdir, report.table_rows(runs, results))
     rows = report.table_rows(runs, results)
     paths = report.write_report(workdir, rows)
-    console.print()
-    console.print(text_table(report.table_cells(rows), "Landmarks from noisy annotations"))
+    screen.say()
+    screen.show(text_table(report.table_cells(rows), "Landmarks from noisy annotations"))
     for line in (report.ABOUT, *report.remarks(rows)):
-        say(line)
-    say(f"written to {', '.join(map(str, paths))}")
+        screen.say(line)
+    screen.say(f"written to {', '.join(map(str, paths))}")
     return rows
 
 
 def with_time_left(runs: Sequence) -> Iterator[tuple]:
     """The runs, each with ', 4:30 left' as the runs before it went; the first without."""
-    from cmaclip_jax.training.progress import time_left
+    from cmaclip_jax.screen import time_left
 
     start = time.monotonic()
     for done, run in enumerate(runs):

@@ -1,6 +1,7 @@
 """cmaclip landmarks: how accurate and how still facial landmarks are, and why."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,17 +123,16 @@ def stability(options):
 
 def show(found, layout, title: str) -> None:
     """A table of the figures, and a line on what was missing."""
-    from rich.console import Console
+    from cmaclip_jax.evaluation.tables import text_table  # takes seconds to import
+    from cmaclip_jax.screen import Screen
 
-    from cmaclip_jax.evaluation.tables import text_table
-
-    console = Console()
-    console.print(text_table(cells(found), title))
+    screen = Screen(sys.stdout)
+    screen.show(text_table(cells(found), title))
     line = f"missing: {counted(found.missing, '')}"
     if "truth_frames" in found.missing:
         line += f"; of the truth {counted(found.missing, 'truth_')}"
-    console.print(line, highlight=False, soft_wrap=True)
-    console.print(size_line(found, layout), highlight=False, soft_wrap=True)
+    screen.say(line)
+    screen.say(size_line(found, layout))
 
 
 def size_line(found, layout) -> str:

@@ -57,15 +57,12 @@ def run(arguments: list[str]) -> int:
 
 def plan(config, name: str, options) -> list:
     """Plans for every size and topology that the options name; returns the verdicts."""
-    from rich.console import Console  # what is below takes seconds to import
-
+    # what is below takes seconds to import
     from cmaclip_jax.planning import text as plan_text
     from cmaclip_jax.planning.topology import open_topology
+    from cmaclip_jax.screen import Screen
 
-    console = Console(stderr=True)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    say = Screen().say
 
     for line in assumptions(config, options.tasks, bool(options.sizes)):
         say(line)
@@ -119,18 +116,18 @@ def _judged(config, topology, options, say, counts: dict):
 
 def _show(verdicts: list, figures: bool) -> None:
     """What was found, on standard output: for scripts, as a table, or one plan part by part."""
-    from rich.console import Console
-
     from cmaclip_jax.planning import text as plan_text
 
     if figures:
         json.dump([v.figures() | {"name": n} for n, v in verdicts], sys.stdout, indent=2)
         print()
         return
-    wide = Console(width=None if sys.stdout.isatty() else 140)
+    from cmaclip_jax.screen import Screen
+
+    screen = Screen(sys.stdout)
     parts = plan_text.whole(*verdicts[0]) if len(verdicts) == 1 else plan_text.several(verdicts)
     for part in parts:
-        wide.print(part, highlight=False, soft_wrap=True, markup=False)
+        screen.show(part)
 
 
 def _of_size(config, entry: str):

@@ -30,17 +30,16 @@ def run(arguments: list[str]) -> None:
 def predict(options) -> None:
     """Answers the table that the options name."""
     import jax  # what is below takes seconds to import
-    from rich.console import Console
 
-    from cmaclip_jax.commands.following import follow
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
     from cmaclip_jax.serving.labelling import Labelling, check_output
 
     output = Path(options.output)
     check_output(output, options.input, options.overwrite)
     table = open_named_table(options)
-    console = Console(stderr=True)
-    console.print(str(table), highlight=False, soft_wrap=True)
+    screen = Screen()
+    screen.say(str(table))
     classifier = open_classifier(options.workdir, jax.local_devices(), options.checkpoint)
     said = f"answers of step {classifier.trained.step:,}; " + (
         "probabilities are scaled by each task's temperature, as thresholds.json tests them"
@@ -48,22 +47,22 @@ def predict(options) -> None:
         else "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "
         f"evaluate --workdir={options.workdir} --precision=0.95`"
     )
-    console.print(said, highlight=False, soft_wrap=True)
+    screen.say(said)
     hosts = jax.process_count() if options.hosts is None else options.hosts
     host = jax.process_index() if options.host is None else options.host
     if not 0 <= host < hosts:
         raise UserError(f"--host={host} of --hosts={hosts}; hosts are numbered from 0")
     labelling = Labelling(classifier, table, output, host, hosts)
     share = table.rows // hosts
-    counts = labelling.run(lambda rows: follow(rows, console, "answered", share, "rows", int))
+    counts = labelling.run(lambda rows: screen.track(rows, "answered", share, "rows", int))
     if counts is None:
-        console.print("done here; the file is there once all hosts are done", highlight=False)
+        screen.say("done here; the file is there once all hosts are done")
         return
-    _summarise(counts, classifier, console)
-    console.print(f"written to {options.output}", highlight=False, soft_wrap=True)
+    _summarise(counts, classifier, screen)
+    screen.say(f"written to {options.output}")
 
 
-def _summarise(counts, classifier, console) -> None:
+def _summarise(counts, classifier, screen) -> None:
     """What became of the rows, on the screen."""
     from cmaclip_jax.data.named_pictures import OUTSIDE  # takes seconds to import
     from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING
@@ -72,13 +71,9 @@ def _summarise(counts, classifier, console) -> None:
         shares = (
             f"{name} {counts.accepted[name] / counts.rows:.1%}" for name in classifier.thresholds
         )
-        console.print("accepted: " + ", ".join(shares), highlight=False, soft_wrap=True)
+        screen.say("accepted: " + ", ".join(shares))
     notes = ", ".join(f"{count:,} {note}" for note, count in counts.notes.most_common(5))
-    console.print(
-        f"{counts.rows:,} rows" + (f"; notes: {notes}" if notes else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
+    screen.say(f"{counts.rows:,} rows" + (f"; notes: {notes}" if notes else ""))
     lost = sum(
         count
         for note, count in counts.notes.items()
@@ -86,10 +81,7 @@ def _summarise(counts, classifier, console) -> None:
     )
     if lost:
         hint = "; --outside allows those outside" if OUTSIDE in "".join(counts.notes) else ""
-        console.print(
+        screen.warn(
             f"attention: {lost:,} of {counts.rows:,} rows name a picture that could not be used, "
-            f"and were answered by their words alone{hint}",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
+            f"and were answered by their words alone{hint}"
         )

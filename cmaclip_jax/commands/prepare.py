@@ -63,11 +63,9 @@ def prepare(config, options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def progress_bar(preparation):
     """A bar on stderr that begins where an earlier run ended: itself, and its only task."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -81,10 +79,12 @@ def progress_bar(preparation):
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    console = Console(stderr=True)
+    from cmaclip_jax.screen import Screen
+
+    screen = Screen()
     if done:
-        console.print(f"{len(done)} of {len(pieces)} shards are there already", highlight=False)
-    with Progress(*columns, console=console) as bar:
+        screen.say(f"{len(done)} of {len(pieces)} shards are there already")
+    with screen.bar(*columns) as bar:
         records = {piece: len(preparation.rows(*piece)) for piece in pieces}
         task = bar.add_task("", total=sum(records.values()), speed="")
         bar.advance(task, sum(records[piece] for piece in done))

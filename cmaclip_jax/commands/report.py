@@ -44,17 +44,17 @@ def run(arguments: list[str]) -> None:
 
 def report(options, overrides: list[str]) -> None:
     """Gathers what the page is made from, and writes it."""
-    from rich.console import Console  # what is below takes seconds to import
-
+    # what is below takes seconds to import
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.report.cases import cases
     from cmaclip_jax.report.kept import read_kept
     from cmaclip_jax.report.page import write_page
     from cmaclip_jax.report.whole import report_page
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.training.checkpoints import chosen_step
     from cmaclip_jax.training.workdir import saved_config
 
-    workdir, console = Path(options.workdir), Console(stderr=True)
+    workdir, screen = Path(options.workdir), Screen()
     config = with_overrides(saved_config(workdir), overrides)
     chosen_step(workdir, options.checkpoint)  # a step that is not there ends here
     kept = read_kept(workdir, options.split)
@@ -64,7 +64,7 @@ def report(options, overrides: list[str]) -> None:
     text = report_page(kept, facts(config), found, shown, explained, missing, why_no_heat)
     path = write_page(options.output or workdir / "report.html", text)
     for line in (*missing, f"written to {path}"):
-        console.print(line, highlight=False, soft_wrap=True)
+        screen.say(line)
 
 
 def facts(config) -> dict[str, str]:

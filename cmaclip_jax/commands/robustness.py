@@ -1,7 +1,6 @@
 """cmaclip robustness: what trained runs still know when pictures or words are made worse."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
@@ -37,17 +36,17 @@ def run(arguments: list[str]) -> None:
 
 def robustness(options, overrides: list[str]) -> list:
     """Evaluates what is not known yet; returns what was found under every noise."""
-    from cmaclip_jax.commands.following import leader_console
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.evaluation.tables import text_table  # what is below takes seconds to import
     from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.runs.judged import open_judged
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
     from cmaclip_jax.training.lock import holding
     from cmaclip_jax.training.workdir import saved_config
 
-    noises, console = _noises(options), leader_console()
+    noises, screen = _noises(options), Screen(quiet=not leads())
     others = options.against.split(",") if options.against else []
     paths = (Path(path).resolve() for path in (options.workdir, *others))
     workdirs = list(dict.fromkeys(paths))
@@ -56,14 +55,14 @@ def robustness(options, overrides: list[str]) -> list:
     stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
     kept, split, findings, steps = None, options.split, [], {}
     names = report.run_names(workdirs)
-    bar = _progress(console, len(workdirs) * len(noises))
+    bar = _progress(screen, len(workdirs) * len(noises))
     with holding(workdirs[0], f"{stem.name}.lock"), bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
             trained = open_judged(path, config, checkpoint=options.checkpoint)
             steps[name] = trained.step
             split = split or trained.data.last_split()
             kept = kept or Kept(stem.with_suffix(".json"), split, overrides)
-            own = _findings(trained, split, noises, kept, bar, name)
+            own = _findings(trained, split, noises, kept, screen, bar, name)
             findings += [dataclasses.replace(finding, run=name) for finding in own]
             check_same_pairs(findings)
     if not leads():
@@ -71,12 +70,12 @@ def robustness(options, overrides: list[str]) -> list:
     paths = report.write_report(stem, split, findings, steps)
     for name in names:
         own = [finding for finding in findings if finding.run == name]
-        console.print()
+        screen.say()
         cells = report.table_cells(own, report.MEAN, weights=False)
         title = f"{name} at step {steps[name]:,}: accuracy, mean over tasks"
-        console.print(text_table(cells, title))
+        screen.show(text_table(cells, title))
     written = f"written to {', '.join(map(str, paths))}"
-    console.print(written, highlight=False, soft_wrap=True, markup=False)
+    screen.say(written)
     return findings
 
 
@@ -96,7 +95,7 @@ def _noises(options) -> list:
     return conditions(names, severities or SEVERITIES)
 
 
-def _findings(trained, split: str, noises: list, kept, bar, name: str) -> list:
+def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -> list:
     """What a run does under every noise; what is known already is not computed again."""
     from cmaclip_jax.studies.robustness import Finding, condition_name, judge
     from cmaclip_jax.studies.robustness_report import MEAN, cell
@@ -107,7 +106,7 @@ def _findings(trained, split: str, noises: list, kept, bar, name: str) -> list:
     missing = [noise for noise in noises if noise not in known]
     bar.advance(task, len(known))
     if known:
-        bar.console.print(f"{name}: {len(known)} of {len(noises)} known already", highlight=False)
+        screen.say(f"{name}: {len(known)} of {len(noises)} known already")
 
     def track(batches, noise):
         bar.update(task, description=f"{name}: {condition_name(noise)}")
@@ -118,17 +117,17 @@ def _findings(trained, split: str, noises: list, kept, bar, name: str) -> list:
         kept.add(finding)
         bar.advance(task)
         line = f"{name}: {condition_name(noise)}: {cell(finding, MEAN)}"
-        bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        screen.say(line)
     return kept.of(run, noises)
 
 
-def _progress(console, conditions: int):
+def _progress(screen, conditions: int):
     """A bar over all conditions of all runs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     what = TextColumn("{task.description}")
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeLeft(), TextColumn("left "), what)
-    bar = Progress(*columns, console=console, disable=console.quiet or not sys.stderr.isatty())
+    bar = screen.bar(*columns)
     bar.add_task("opening", total=conditions)
     return bar

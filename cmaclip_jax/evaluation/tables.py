@@ -1,36 +1,12 @@
-"""The tables at the end of a run or an evaluation."""
+"""Figures of a run as tables for the screen."""
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
-from cmaclip_jax.evaluation.evaluator import PAIRS, Outcome, score, write_outcome, write_score
+from cmaclip_jax.evaluation.evaluator import PAIRS
 from cmaclip_jax.evaluation.metrics import counted
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
-from cmaclip_jax.parallel.cluster import leads
-
-
-def report(run, outcome: Outcome, split: str, step: int, console: Console) -> dict:
-    """Scores the outcome of a split, writes it into the folder of `run`, and shows it."""
-    wanted = run.config.eval
-    how = wanted.precisions, wanted.top_k, run.config.model.inputs
-    figures = score(outcome, run.data.tasks, split, step, *how)
-    size = len(run.data.source(split))
-    figures["left_out"] = left_out = size - len(outcome["row"])
-    if not leads():
-        return figures
-    write_outcome(run.workdir, split, outcome)
-    path = write_score(run.workdir, figures)  # last: by this file a study takes a run for done
-    if run.data.bad.reasons:
-        line = f"not used as they were: {run.data.bad.summary()}"
-        console.print(line, highlight=False, soft_wrap=True)
-    if left_out:
-        line = f"{left_out:,} of the {size:,} pairs of {split} cannot be used and are not judged"
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(score_table(figures))
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
-    return figures
 
 
 def score_table(figures: dict) -> Table:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from cmaclip_jax.landmarks.detector import Detector
 from cmaclip_jax.landmarks.encoder import open_encoder
@@ -18,9 +17,10 @@ from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+from cmaclip_jax.screen import Screen
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.loop import train
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 from cmaclip_jax.training.workdir import open_workdir
 
 ASKED = 200  # pictures at once
@@ -66,9 +66,9 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
     assembly = Assembly(config, mesh, objective, example)
     with (workdir / "train.log").open("a", buffering=1) as log:
-        watcher = Watcher(workdir, config.train.steps, size, Console(file=log, width=100))
-        with contextlib.closing(watcher):
-            state = train(assembly, batches, workdir, watcher, pretrained=pretrained)
+        progress = TrainingProgress(workdir, config.train.steps, size, Screen(log, width=100))
+        with contextlib.closing(progress):
+            state = train(assembly, batches, workdir, progress, pretrained=pretrained)
     return Trained(objective, state.best_params)
 
 

@@ -4,10 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
-from cmaclip_jax.evaluation.tables import report
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
@@ -15,11 +13,12 @@ from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.frozen_features import Features, with_features
 from cmaclip_jax.runs.pretrained import open_towers
 from cmaclip_jax.runs.record_checks import check_records, describe_data
+from cmaclip_jax.runs.results import write_results
 from cmaclip_jax.runs.towers import Towers
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.lock import holding
 from cmaclip_jax.training.loop import train
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 from cmaclip_jax.training.state import TrainState
 from cmaclip_jax.training.workdir import open_workdir
 
@@ -33,8 +32,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
             split = run.data.last_split()
             outcome = run.outcome(state, split)
         finally:
-            run.watcher.close()
-        return report(run, outcome, split, config.train.steps, run.watcher.console)
+            run.progress.close()
+        return write_results(run, outcome, split, config.train.steps, run.progress.screen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class Run:
     towers: Towers
     data: RunData
     reads: RunData | Features
-    watcher: Watcher
+    progress: TrainingProgress
 
     @property
     def config(self) -> ConfigDict:
@@ -58,7 +57,7 @@ class Run:
             self.assembly,
             self.reads.train_batches,
             self.workdir,
-            self.watcher,
+            self.progress,
             self._evaluate,
             self.towers.params,
         )
@@ -77,9 +76,9 @@ class Run:
         figures = score(outcome, self.data.tasks, split, step, *how)
         tasks = figures["tasks"].items()
         accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}
-        self.watcher.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
+        self.progress.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
         shown = "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
-        self.watcher.say(f"      {split} accuracy: {shown}")
+        self.progress.say(f"      {split} accuracy: {shown}")
         return figures["mean"].get("accuracy")
 
 
@@ -95,12 +94,12 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         missing = check_records(data)
     data = data.over(mesh)
     assembly = assemble(config, mesh, data.encode, towers)
-    watcher = Watcher(workdir, config.train.steps, config.train.batch_size, Console(stderr=True))
+    progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)
     try:
-        reads, about = with_features(data, assembly, workdir / "features", watcher.track)
+        reads, about = with_features(data, assembly, workdir / "features", progress.track)
         for line in filter(None, [*describe_data(data), *missing, about]):
-            watcher.say(line)
+            progress.say(line)
     except BaseException:
-        watcher.close()
+        progress.close()
         raise
-    return Run(workdir, assembly, towers, data, reads, watcher)
+    return Run(workdir, assembly, towers, data, reads, progress)

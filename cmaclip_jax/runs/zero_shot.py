@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import make_mesh
@@ -14,11 +13,12 @@ from cmaclip_jax.runs.data import open_data
 from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.runs.objectives import build_contrastive
 from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.screen import Screen
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.state import replace_parameters
 
 
-def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> JudgedRun:
+def open_zero_shot(config: ConfigDict, workdir: Path, screen: Screen) -> JudgedRun:
     """The CLIP of `model.pretrained`, opened like a run that has taken no step."""
     if (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} is a run with figures of its own; name another --workdir")
@@ -34,9 +34,8 @@ def open_zero_shot(config: ConfigDict, workdir: Path, console: Console) -> Judge
     init = functools.partial(objective.init, jax.random.key(0), assembly.example)
     drawn = jax.jit(init, out_shardings=tree_shardings(assembly.parameter_shapes, mesh))()
     params, lines = replace_parameters(drawn, towers.params)
-    console.print("\n".join(lines), highlight=False)
+    screen.say("\n".join(lines))
     sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
-    console.print(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
-    return JudgedRun(
-        workdir, 0, data.encode, assembly, objective.answering_parameters(params), data
-    )
+    screen.say(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
+    params = objective.answering_parameters(params)
+    return JudgedRun(workdir, 0, data.encode, assembly, params, data)

@@ -23,7 +23,7 @@ class EnoughMeasured(Exception):
 
 
 class Stopwatch:
-    """Stands where a run's Watcher does, notes when each step is done, and ends the run."""
+    """Takes the place of a TrainingProgress: notes when each step is done, and ends the run."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -66,7 +66,7 @@ def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -
         run = open_run(config, Path(folder))
         try:
             with contextlib.suppress(EnoughMeasured):
-                dataclasses.replace(run, watcher=stopwatch).train()
+                dataclasses.replace(run, progress=stopwatch).train()
         finally:
-            run.watcher.close()
+            run.progress.close()
     return stopwatch.steps_a_second()

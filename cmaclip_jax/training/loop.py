@@ -26,7 +26,7 @@ from cmaclip_jax.training.parameter_table import (
     write_parameter_table,
 )
 from cmaclip_jax.training.profiling import Profiled
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 from cmaclip_jax.training.state import TrainState, start_from
 
 # `(state, step, stoppable) -> score`: a higher score is better, and None is no score. The function
@@ -40,7 +40,7 @@ def train(
     assembly: Assembly,
     batches: Batches,
     workdir: Path,
-    watcher: Watcher,
+    progress: TrainingProgress,
     evaluate: Evaluate | None = None,
     pretrained: Any = None,
 ) -> TrainState:
@@ -56,23 +56,23 @@ def train(
       UserError: a loss spiked or was not finite; the checkpoints stay as they were.
     """
     config = assembly.config
-    _describe_parameters(assembly, workdir, watcher)
+    _describe_parameters(assembly, workdir, progress)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    start, state = _first_state(assembly, checkpoints, pretrained, watcher)
-    train_step = Profiled(assembly.train_step, config.profile, workdir, start, watcher.say)
+    start, state = _first_state(assembly, checkpoints, pretrained, progress)
+    train_step = Profiled(assembly.train_step, config.profile, workdir, start, progress.say)
     closing = contextlib.closing
     with Stopping() as stopping, closing(checkpoints), closing(train_step):
         saving = _Saving(config, checkpoints, stopping, evaluate)
         saving.complete(state, start)
-        updates = _updates(assembly, train_step, state, start, batches, watcher)
+        updates = _updates(assembly, train_step, state, start, batches, progress)
         for step, state, figures, waited in updates:
-            good = _log(config, watcher, checkpoints, step, figures, waited)
+            good = _log(config, progress, checkpoints, step, figures, waited)
             if not saving.is_due(step) and good:
                 continue
-            if not (good and watcher.flush() and not bool(figures["bad"])):
+            if not (good and progress.flush() and not bool(figures["bad"])):
                 raise _bad_step_error(assembly, state, batches, checkpoints)
             saving.save(state, step)
-            watcher.resume(step, waited)
+            progress.resume(step, waited)
     return state
 
 
@@ -82,46 +82,46 @@ def _updates(
     state: TrainState,
     start: int,
     batches: Batches,
-    watcher: Watcher,
+    progress: TrainingProgress,
 ) -> Iterator[tuple[int, TrainState, dict, float]]:
     """After every update: its step, the state, the figures, and seconds spent waiting for input."""
     stream = Prefetch(
         itertools.islice(batches(start, state.params), assembly.config.train.steps - start),
         batch_sharding(assembly.mesh),
     )
-    watcher.resume(start, stream.waited)
-    watcher.say("compiling the first step ...")
+    progress.resume(start, stream.waited)
+    progress.say("compiling the first step ...")
     with contextlib.closing(Compiling()) as compiling:
         for step, batch in enumerate(stream, start + 1):
             state, figures = train_step(state, batch)
             if step == start + 1:
-                watcher.say(compiling.done())
-                watcher.resume(step, stream.waited)
+                progress.say(compiling.done())
+                progress.resume(step, stream.waited)
             yield step, state, figures, stream.waited
 
 
-def _log(config, watcher, checkpoints, step: int, figures, waited: float) -> bool:
+def _log(config, progress, checkpoints, step: int, figures, waited: float) -> bool:
     """Logs an interval of steps where one ends; False if an earlier interval had a bad step."""
-    watcher.add(figures)
+    progress.add(figures)
     if step % config.train.log_every and step != config.train.steps:
         return True
-    good = watcher.log(step, waited)
+    good = progress.log(step, waited)
     checkpoints.check()
     return good
 
 
 def _first_state(
-    assembly: Assembly, checkpoints: Checkpoints, pretrained: Any, watcher: Watcher
+    assembly: Assembly, checkpoints: Checkpoints, pretrained: Any, progress: TrainingProgress
 ) -> tuple[int, TrainState]:
     """The step and the state of the newest checkpoint; 0 and a new state where there is none."""
-    start, state = checkpoints.restore_newest(assembly.state_shapes, assembly.mesh, watcher.say)
+    start, state = checkpoints.restore_newest(assembly.state_shapes, assembly.mesh, progress.say)
     if start:
-        watcher.say(f"continuing from the checkpoint of step {start:,}")
+        progress.say(f"continuing from the checkpoint of step {start:,}")
         return start, state
     state = assembly.create_state()
     if pretrained is not None:
         state, lines = start_from(state, pretrained)
-        watcher.say("from the pretrained weights:\n  " + "\n  ".join(lines))
+        progress.say("from the pretrained weights:\n  " + "\n  ".join(lines))
     return start, state
 
 
@@ -183,15 +183,15 @@ class _Saving:
         )
 
 
-def _describe_parameters(assembly: Assembly, workdir: Path, watcher: Watcher) -> None:
+def _describe_parameters(assembly: Assembly, workdir: Path, progress: TrainingProgress) -> None:
     """Writes parameters.txt: rate, decay and layout of every parameter; shows a summary."""
     shapes, mesh = assembly.parameter_shapes, assembly.mesh
     assembly.optimizer  # noqa: B018 - rules that match no parameter are an error before any line
     rows = parameter_rows(assembly.config.train, shapes, tree_shardings(shapes, mesh))
     if leads():
         write_parameter_table(workdir / "parameters.txt", rows)
-    watcher.say(parameter_summary(rows))
-    watcher.say(
+    progress.say(parameter_summary(rows))
+    progress.say(
         f"{parameter_count(shapes):,} numbers in all on {mesh.devices.size} "
         f"{mesh.devices.flat[0].device_kind} device(s), {device_bytes(rows) / 1e6:,.2f} MB on "
         f"each; every parameter: {workdir}/parameters.txt"

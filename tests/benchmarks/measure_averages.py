@@ -48,7 +48,7 @@ def train(config, workdir: Path) -> dict[str, dict]:
             averages[name] = average(state.params, averages[name], 1 - decay_of(number, decay))
         if number % 100 == 0:
             print(f"seed {config.seed}: step {number} of {settings.steps}", flush=True)
-    run.watcher.close()
+    run.progress.close()
     return {
         name: judge(run, params) for name, params in (averages | {"none": state.params}).items()
     }

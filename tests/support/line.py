@@ -21,7 +21,7 @@ from cmaclip_jax.config import base_config
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.loop import train
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 
 ROWS = 16
 BATCHES_OF_AN_EVALUATION = 10
@@ -79,13 +79,13 @@ def line_config(steps: int):
 def train_line(config, workdir, batches=stream, evaluate=None, devices=1, sizes=(-1, 1, 1)):
     """Trains the line in this process, on the first devices of a mesh of these sizes."""
     workdir.mkdir(exist_ok=True)
-    watcher = Watcher(workdir, config.train.steps, config.train.batch_size)
+    progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)
     try:
         mesh = make_mesh(*sizes, devices=jax.devices()[:devices])
         assembly = Assembly(config, mesh, Line(), line_batch(0))
-        return train(assembly, batches, workdir, watcher, evaluate)
+        return train(assembly, batches, workdir, progress, evaluate)
     finally:
-        watcher.close()
+        progress.close()
 
 
 def run(arguments: list[str]) -> None:
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> None:
     mesh = make_mesh(**sizes)
     rows = host_rows(mesh, ROWS)
     workdir.mkdir(exist_ok=True)
-    watcher = Watcher(workdir, config.train.steps, ROWS)
+    progress = TrainingProgress(workdir, config.train.steps, ROWS)
 
     def mine(start, params):
         for batch in stream(start, poison=poison):
@@ -107,12 +107,12 @@ def run(arguments: list[str]) -> None:
 
     def evaluate(state, step, watch):
         for number in watch(range(BATCHES_OF_AN_EVALUATION)):
-            watcher.say(f"evaluating step {step}, batch {number}")
+            progress.say(f"evaluating step {step}, batch {number}")
             time.sleep(pause)
         return float(step)
 
-    train(Assembly(config, mesh, Line(), line_batch(0)), mine, workdir, watcher, evaluate)
-    watcher.say("trained to the end")
+    train(Assembly(config, mesh, Line(), line_batch(0)), mine, workdir, progress, evaluate)
+    progress.say("trained to the end")
 
 
 if __name__ == "__main__":

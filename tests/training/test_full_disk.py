@@ -13,7 +13,7 @@ from cmaclip_jax.files import full_disk, whole_file
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.frozen_features import _reserved
 from cmaclip_jax.training.checkpoints import Checkpoints
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ def test_an_evaluation_without_room_ends_in_one_line(finished_run, disk, capsys)
 def test_metrics_without_room_are_an_error_where_they_are_written(tmp_path):
     """/dev/full takes no byte."""
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    watcher = Watcher(tmp_path, 10, 4)
+    progress = TrainingProgress(tmp_path, 10, 4)
     with pytest.raises(OSError, match="No space left") as error:
-        watcher.write(1, {"train/loss": 1.0})
+        progress.write(1, {"train/loss": 1.0})
     assert f"for {tmp_path}/metrics.jsonl (" in full_disk(error.value)
     with pytest.raises(OSError, match="No space left"):
-        watcher.close()  # what it could not write, it says again
+        progress.close()  # what it could not write, it says again
 
 
 def test_room_for_kept_sequences_is_taken_before_they_are_written(disk):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from cmaclip_jax.training.progress import Watcher
+from cmaclip_jax.training.progress import TrainingProgress
 
 STEPS, EVERY, PAUSE_EVERY = 60, 5, 20
 SECONDS = 0.01  # a step on the device
@@ -44,18 +44,18 @@ class Device:
 @pytest.mark.parametrize("asking", [0.0, 2 * SECONDS], ids=["device", "input"])
 def test_the_time_left_is_right_from_the_first_line_after_every_pause(tmp_path, asking):
     """The slower of the two sets the speed: the device, or who asks it (for want of input)."""
-    watcher, device = Watcher(tmp_path, STEPS, batch_size=4), Device()
-    watcher.resume(0, 0.0)
+    progress, device = TrainingProgress(tmp_path, STEPS, batch_size=4), Device()
+    progress.resume(0, 0.0)
     for step in range(1, STEPS + 1):
         time.sleep(asking)
-        watcher.add(device.step())
+        progress.add(device.step())
         if step % EVERY == 0:
-            assert watcher.log(step, 0.0)
+            assert progress.log(step, 0.0)
         if step % PAUSE_EVERY == 0:
-            assert watcher.flush()
+            assert progress.flush()
             time.sleep(20 * SECONDS)  # an evaluation
-            watcher.resume(step, 0.0)
-    watcher.close()
+            progress.resume(step, 0.0)
+    progress.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(EVERY, STEPS + 1, EVERY))
     for row in rows:
