@@ -1,4 +1,4 @@
-"""Work done by threads before its result is asked for."""
+"""Work that threads do before its result is needed."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,16 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], count: int, threads: int = 1
 ) -> Iterator[Result]:
-    """`map`, by threads, up to `count` items ahead of their use."""
+    """`map` in threads, in order, up to `count` items ahead of their use."""
     waiting: collections.deque = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > count:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

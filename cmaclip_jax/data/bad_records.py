@@ -1,4 +1,4 @@
-"""What could not be used, why, and when it becomes too much: nothing is lost silently."""
+"""The list of records that cannot be used, and the limit on their share."""
 
 import collections
 import json
@@ -8,40 +8,40 @@ from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 
-ENOUGH = 1_000  # records seen before the share of lost ones means something; or the whole split
-LISTED = 100_000  # lines in the file at most; all are counted
+ENOUGH = 1_000  # records to read (or the whole split) before the share of lost ones counts
+LISTED = 100_000  # lines in the file at most; further ones are only counted
 
 
 class BadRecords:
-    """The ledger of one run: a line of WORKDIR/bad_records.jsonl for everything that is wrong.
+    """The bad records of one run, each a line of WORKDIR/bad_records.jsonl.
 
-    A `fault` is a record that cannot be used as it is; under the policy 'fail' it ends the
-    run. A `note` is something that was put right, such as an unknown class read as an unknown
-    label. Both are listed once, however often they are met. Whoever reads records to train on
-    says with `saw` which of them were lost, and too large a share of those ends the run. A
-    record that stays without its picture is not lost.
+    A `fault` is a record that cannot be used as it is. Under the policy 'fail' it ends the run. A
+    `note` is a defect that was repaired, such as an unknown class read as an unknown label. Both
+    are listed once, however often the record is read. The loader of training records reports with
+    `saw` which records were lost; if their share is too large, the run ends. A record that is used
+    without its picture is not lost.
     """
 
     def __init__(self, path: Path | None = None, policy: str = "skip", max_share: float = 0.05):
         self.policy = policy
         self.max_share = max_share
-        self.reasons: collections.Counter = collections.Counter()  # {reason: records}
+        self.reasons: collections.Counter = collections.Counter()  # {reason: number of records}
         self.faults = 0  # records that this process has lost
         self._path = path
         self._listed: set[tuple[str, str, str]] = set()
-        self._met: dict[str, bytearray] = {}  # by split, for every record whether it was met
-        self._seen: collections.Counter = collections.Counter()  # {split: records met}
-        self._lost: collections.Counter = collections.Counter()  # {split: of those, lost ones}
+        self._met: dict[str, bytearray] = {}  # {split: for every record whether it was read}
+        self._seen: collections.Counter = collections.Counter()  # {split: records read}
+        self._lost: collections.Counter = collections.Counter()  # {split: lost ones among them}
         self._lock = threading.Lock()
-        if path and path.exists():  # the run goes on: what is listed is not listed again
+        if path and path.exists():  # a resumed run does not list them again
             self._read()
 
     def fault(
         self, split: str, record: str, reason: str, detail: str = "", stays: bool = False
     ) -> None:
-        """A record of a split that cannot be used as it is; raises where the policy is to fail.
+        """Lists a record that cannot be used as it is. Raises UserError under the policy 'fail'.
 
-        stays: whether it is used all the same, without its picture.
+        stays: whether it is still used, without its picture.
         """
         if self.policy == "fail":
             raise UserError(
@@ -52,12 +52,12 @@ class BadRecords:
             self.faults += self._list(split, record, reason, detail) and not stays
 
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
-        """Something wrong with a record that could be put right."""
+        """Lists a defect of a record that was repaired."""
         with self._lock:
             self._list(split, record, reason, detail)
 
     def saw(self, split: str, indices: Iterable[int], lost: Iterable[int], size: int) -> None:
-        """Records of a split of this size were met, for the first time or again, some lost."""
+        """Counts the records that were read for the first time, and the lost ones among them."""
         lost = set(lost)
         with self._lock:
             met = self._met.setdefault(split, bytearray(size))
@@ -67,7 +67,7 @@ class BadRecords:
         self.count(split, len(new), len(lost.intersection(new)), size)
 
     def count(self, split: str, seen: int, lost: int, size: int) -> None:
-        """So many more records of a split were met; raises UserError for too many lost ones."""
+        """Adds to the counts of a split. Raises UserError if too many records are lost."""
         with self._lock:
             self._seen[split] += seen
             self._lost[split] += lost
@@ -75,19 +75,19 @@ class BadRecords:
         self.limit(split, seen, lost, size)
 
     def limit(self, split: str, seen: int, lost: int, size: int) -> None:
-        """Raises UserError where too many of the records that were looked at are lost."""
+        """Raises UserError if too many of the records that were read are lost."""
         if lost > self.max_share * seen and seen >= min(ENOUGH, size):
             raise UserError(self._too_many(split, lost, seen))
 
     def summary(self) -> str:
-        """One line on everything that was listed; '' where there was nothing."""
+        """One line with the count of each reason; '' if nothing was listed."""
         if not self.reasons:
             return ""
         counted = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
         return counted + (f"; listed in {self._path}" if self._path else "")
 
     def _list(self, split: str, record: str, reason: str, detail: str) -> bool:
-        """Counts and lists it; whether it was new."""
+        """Counts and lists an entry unless it is listed already. Returns whether it was new."""
         key = (split, record, reason)
         if key in self._listed:
             return False
@@ -104,7 +104,7 @@ class BadRecords:
         for text in self._path.read_text().split("\n"):
             try:
                 line = json.loads(text)
-            except ValueError:  # the last one, where a run was killed
+            except ValueError:  # the last line of a run that was killed
                 continue
             self._listed.add((line["split"], line["id"], line["reason"]))
             self.reasons[line["reason"]] += 1

@@ -13,14 +13,14 @@ Batch = dict[str, Any]
 
 
 class BatchEncoder:
-    """The arrays of a batch.
+    """Encodes records as the arrays of a batch.
 
-    Batch: image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
+    A batch has image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
     labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
-    Batches of records also say what the records have without noise: had_image [B], had_text [B].
+    Batches of records also have had_image [B] and had_text [B]: what there was before noise.
 
-    inputs: what the model reads, 'both', 'image' or 'text'. Pictures that it does not read are
-        never opened, and `has_image` says whether the record names one.
+    inputs: what the model reads, 'both', 'image' or 'text'. If it reads no pictures, none is
+        opened, and `has_image` says whether the record names one.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class BatchEncoder:
         self._positions = {task.name: {c: i for i, c in enumerate(task.classes)} for task in tasks}
 
     def __call__(self, records: Sequence[Record | None], texts: Sequence[str | None]) -> Batch:
-        """A row for every record, with words as in `texts`; a None is a row of weight 0.
+        """A batch with a row for every record; None is a row of padding.
 
-        Everything but the pictures, and who has one; whoever decodes them adds that.
+        texts: of the records, perhaps changed by augmentation or noise. Pictures and `has_image`
+            are left to the caller.
         """
         batch = self._without_pictures(len(records))
         clean = self.tokenizer.clean
@@ -51,8 +52,8 @@ class BatchEncoder:
         batch["had_image"] = np.zeros(len(records), bool)
         batch["had_text"] = np.array(
             [
-                there or bool(record and clean(record.text))
-                for there, record in zip(batch["has_text"], records, strict=True)
+                has_text or bool(record and clean(record.text))
+                for has_text, record in zip(batch["has_text"], records, strict=True)
             ],
             bool,
         )
@@ -65,11 +66,11 @@ class BatchEncoder:
         return batch
 
     def for_tasks(self, tasks: Sequence[Task]) -> "BatchEncoder":
-        """The same pictures and words with labels of these tasks."""
+        """An encoder that differs in its tasks alone."""
         return BatchEncoder(tasks, self.tokenizer, self.image_size, self.text_length, self.inputs)
 
     def empty(self, rows: int) -> Batch:
-        """A batch of nothing but padding; also the shapes to initialise a model with."""
+        """A batch of padding. Models are initialised with its shapes."""
         size = self.image_size
         pictures = np.zeros((rows, size, size, 3), np.uint8)
         return {"image": pictures, **self._without_pictures(rows)}
@@ -89,7 +90,7 @@ class BatchEncoder:
         }
 
     def _write_label(self, labels: np.ndarray, row: int, task: Task, label: Label) -> None:
-        """A class that the run does not know leaves the label unknown."""
+        """Writes one label. A class that the run does not have leaves it unknown."""
         positions = self._positions[task.name]
         if label is None:
             return

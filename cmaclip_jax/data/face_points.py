@@ -1,4 +1,4 @@
-"""Pictures of faces and their points from TFDS's `the300w_lp`, in the format of its builder."""
+"""Faces and their landmarks from the TFDS data set `the300w_lp`."""
 
 import os
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from cmaclip_jax.data.tfds_fields import parse
 from cmaclip_jax.errors import UserError
 
 NAME = "the300w_lp"
-POINTS = "landmarks_2d"  # those of the picture; `landmarks_3d` run along what the head hides
+POINTS = "landmarks_2d"  # as seen in the picture; `landmarks_3d` follow the hidden outline
 
 
 class FacePoints(Sequence):
-    """Faces by their number: a picture u8 [H,W,3], and its points [68,2] in pixels."""
+    """Faces by index: a picture u8 [H,W,3] and its landmarks [68,2] in pixels."""
 
     def __init__(self, path: str):
         builder = open_builder(_data(path))
@@ -41,6 +41,6 @@ class FacePoints(Sequence):
 
 
 def _data(path: str) -> ConfigDict:
-    """What the project's reader of TFDS takes: TFDS's data_dir, or the built data set itself."""
+    """`config.data` for `open_builder`: `path` is TFDS's data_dir or the built data set itself."""
     built = (Path(os.path.expanduser(path)) / "dataset_info.json").exists()
     return ConfigDict({"path": path, "tfds": {"name": "" if built else NAME, "try_gcs": False}})

@@ -1,7 +1,7 @@
-"""Pictures and texts as people hold them in notebooks, as plain lists.
+"""Pictures and texts that Python users pass, as plain lists.
 
-Lists, tuples, iterators, arrays, and the columns of data frames of any kind are taken; of data
-frames no library is needed. An absent element, such as NaN, becomes None.
+A user may pass a list, tuple, iterator, array, or a column of any data frame; no library for data
+frames is imported. A missing element, such as NaN, becomes None.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -14,14 +14,14 @@ from PIL import Image
 from cmaclip_jax.data.images import Picture, picture_array
 from cmaclip_jax.errors import UserError
 
-NO_VALUES = ("NAType", "NaTType")  # what data frames write where nothing is known
+NO_VALUES = ("NAType", "NaTType")  # the types of missing values in data frames
 
 
 def list_pictures(pictures: Iterable | None) -> list[Picture | None] | None:
-    """Pictures as `clip_image` takes them, None where one is absent; None stays None.
+    """Pictures as `clip_image` takes them. A missing one is None, as is a missing list.
 
     Raises:
-      UserError: this is no list of pictures, or one of them is none.
+      UserError: the argument is not a list of pictures, or one of its elements is not a picture.
     """
     if pictures is None:
         return None
@@ -34,10 +34,10 @@ def list_pictures(pictures: Iterable | None) -> list[Picture | None] | None:
 
 
 def list_texts(texts: Iterable | None) -> list[str | None] | None:
-    """Texts, None where one is absent; None stays None.
+    """Texts. A missing one is None, as is a missing list.
 
     Raises:
-      UserError: this is no list of texts, or one of them is none.
+      UserError: the argument is not a list of texts, or one of its elements is not a text.
     """
     if texts is None:
         return None
@@ -47,7 +47,7 @@ def list_texts(texts: Iterable | None) -> list[str | None] | None:
 
 
 def without_gaps(items: list | None, what: str) -> list:
-    """The same list, if it is one and every element of it is there."""
+    """The list itself. Raises UserError if the list or one of its elements is missing."""
     if items is None:
         raise UserError(f"give a list of {what}s")
     for number, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Whether the first line of a CSV file names columns, or is a row like those below it."""
+"""Whether the first line of a CSV file names the columns or is already a row."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ from cmaclip_jax.data.columns import KNOWN_NAMES, PICTURE
 
 
 def why_a_row(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """What tells that the line `names` is a row; '' where it may well be a line of names.
+    """Why the line `names` looks like a row; '' if it may be a line of column names.
 
     rows: the first rows below it, without those of another width.
 
-    Any of three things tells it: the path of a picture; an address with '://'; or a cell that
-    stands again below, in a column that has other values as well. A column `wool` whose cells say
-    `wool` or nothing is a checkbox. A line that stands again as a whole is a head that was written
-    twice. Numbers alone tell nothing, since columns may be called 1990, or 0, 1, 2. A line with
-    one of the usual names, such as `title`, is never taken for a row.
+    Three things show a row: the path of a picture; an address with '://'; a cell that occurs again
+    in its column, if that column has other values too. A column `wool` whose cells are `wool` or
+    empty is a checkbox. A line that is repeated as a whole is a header written twice. Numbers show
+    nothing, since columns may be called 1990, or 0, 1, 2. A line with one of the usual names, such
+    as `title`, is never taken for a row.
     """
     if any(name.lower() in KNOWN_NAMES for name in names):
         return ""
@@ -34,7 +34,7 @@ def why_a_row(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _are_counted(names: Sequence[str]) -> bool:
-    """Whether columns without names were counted, from 0 or from 1, as programs do."""
+    """Whether the names are the columns' numbers, from 0 or 1, as programs write them."""
     numbers = [name for name in names if name]
     return any(
         numbers == [str(number) for number in range(first, first + len(numbers))]

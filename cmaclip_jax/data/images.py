@@ -1,4 +1,4 @@
-"""Pictures of every kind to what CLIP's image tower expects: uint8 [S,S,3]."""
+"""Pictures of any format as CLIP's image tower expects them: upright, RGB, uint8 [S,S,3]."""
 
 import io
 import warnings
@@ -11,9 +11,9 @@ from cmaclip_jax.data.storage import read_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
-# Large is not wrong; what is too large to be meant (178 megapixels) is an error all the same.
+# Pillow warns from 89 megapixels on. From 178 megapixels on it raises an error, which stays.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-LONG = 8  # times its shorter side: hardly a picture any more
+LONG = 8  # a picture longer than this many times its shorter side is resized in part
 WHITE = 255
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -31,7 +31,7 @@ class MissingPicture(UnreadablePicture):
 
 
 def clip_image(picture: Picture, size: int) -> np.ndarray:
-    """The middle square of a picture: shortest side to `size` (bicubic), then the centre."""
+    """CLIP's transform: the shorter side resized to `size` (bicubic), then the middle square."""
     if isinstance(picture, np.ndarray):
         picture = picture_array(picture)
         if picture.shape == (size, size, 3):
@@ -39,10 +39,10 @@ def clip_image(picture: Picture, size: int) -> np.ndarray:
     image = open_image(picture)
     width, height = image.size
     short = min(width, height)
-    # Floored, as the reference does it.
+    # Rounded down, as in the reference.
     resized = (int(size * width / short), int(size * height / short))
     left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-    if max(resized) > LONG * size:  # the whole of it would fill the memory: the middle alone
+    if max(resized) > LONG * size:  # resized as a whole it could fill the memory
         across, down = width / resized[0], height / resized[1]
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
@@ -102,7 +102,7 @@ def open_image(picture: Picture) -> Image.Image:
 def picture_array(pixels: np.ndarray) -> np.ndarray:
     """Pixels of any type as uint8, 0 to 255: [H,W], [H,W,3] or [H,W,4].
 
-    Real numbers of 0 to 1 are scaled; those of 0 to 255 are rounded.
+    Floats from 0 to 1 are scaled; floats from 0 to 255 are rounded.
     """
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
@@ -127,7 +127,7 @@ def picture_array(pixels: np.ndarray) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greys scaled down; Pillow would cut them off at 255."""
+    """Scales 16-bit grey pictures to 8 bits, since Pillow would clip them at 255."""
     if image.mode not in SIXTEEN_BITS:
         return image
     return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

@@ -1,19 +1,17 @@
-"""One batch of records, read and looked at: what may go wrong with a record goes wrong here."""
+"""The rows of a batch from the records of a source. Records that cannot be used are listed here."""
 
 import collections
 import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.images import (
@@ -24,81 +22,43 @@ from cmaclip_jax.data.images import (
     read_picture,
     window_image,
 )
-from cmaclip_jax.data.jpeg import decode, decoder_number, plain_size
-from cmaclip_jax.data.noise import Noise, corrupt_image, corrupt_text, swap_index
+from cmaclip_jax.data.jpeg import decode_one, decoder_number, plain_size
 from cmaclip_jax.data.records import Record, RecordError, Source
-from cmaclip_jax.data.storage import REMOTE_READS
+from cmaclip_jax.data.storage import REMOTE_READS, is_local
+from cmaclip_jax.data.view import PICTURE, View
 
-DRAWS = 5  # uniform numbers a position: four for the window, one for the mirror
-# Random streams of one position, each independent of the others.
-STRIKES, TEXT, PICTURE, COLOUR = range(4)
-NO_AUGMENT, NO_NOISE = Augment(), Noise()
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How records are looked at. Randomness is a function of `seed` and a record's position."""
-
-    augment: Augment = NO_AUGMENT
-    noise: Noise = NO_NOISE
-    seed: int = 0
-
-    @property
-    def crops(self) -> bool:
-        return self.augment.crop < 1
-
-    @property
-    def alters(self) -> bool:
-        """Whether finished pictures are changed once more."""
-        return self.augment.alters_colour or self.noise.image not in ("", "swap")
-
-    def random(self, stream: int, position: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, stream, position))
-
-    def is_struck(self, position: int) -> bool:
-        """Whether the noise falls on what stands there: on its picture and its words alike."""
-        return self.noise.strikes(self.random(STRIKES, position))
-
-    def alter_all(self, pictures: np.ndarray, there, positions) -> np.ndarray:
-        """Finished pictures [B,S,S,3] changed once more, where there is one."""
-        rows = zip(pictures, there, positions, strict=True)
-        return np.stack([self.alter(p, int(at)) if has else p for p, has, at in rows])
-
-    def alter(self, picture: np.ndarray, position: int) -> np.ndarray:
-        """A picture with its colours changed, and with noise where it is struck."""
-        if self.augment.alters_colour:
-            picture = self.augment.colour(picture, self.random(COLOUR, position))
-        if self.noise.image not in ("", "swap") and self.is_struck(position):
-            random = self.random(PICTURE, position)
-            picture = corrupt_image(picture, self.noise.image, self.noise.severity, random)
-        return picture
+DRAWS = 5  # uniform random numbers for a row: four for its crop, one for mirroring it
 
 
 @dataclasses.dataclass
-class Row:
-    """A record on its way into a batch; `record` None is a row of padding.
+class Example:
+    """A record on its way into a batch. Without a record it is a row of padding.
 
-    picture: what `record.image` says, then the bytes, then a PIL image or the finished
-        array; bytes that stay bytes are a plain JPEG of `size`.
-    swapped: whether noise shows another record's picture in place of its own.
+    index: the record's number in its source.
+    position: where it stands in the order of the run.
+    picture: first as the record has it (path, bytes or array), then its bytes, at last a PIL image
+        or the finished array. What stays bytes is a plain JPEG for tf.data to decode.
+    size: the picture's height and width, where a random crop needs them.
+    swapped: whether noise replaced the picture by another record's.
+    lost: whether the record cannot be used.
     """
 
     record: Record | None = None
     index: int = -1
     position: int = -1
-    lost: bool = False
     text: str | None = None
     picture: Any = None
     size: tuple[int, int] = (1, 1)
     swapped: bool = False
+    lost: bool = False
 
 
 class Loader:
-    """Reads records of a source into batches, under the ledger's policy for bad ones.
+    """Reads records of a source into batches. `bad` lists those that cannot be used.
 
-    limited: whether too large a share of lost records is an error, as in training. Judging goes
-        on without them.
-    seconds: of one core, by what they were spent on.
+    limited: whether too large a share of lost records is an error, as in training. An evaluation
+        goes on without them.
+    seconds: processor time of the threads that load, by stage.
     """
 
     def __init__(
@@ -121,147 +81,135 @@ class Loader:
         indices: Sequence[int],
         positions: Sequence[int],
         draws: np.ndarray,
-        trust: bool = True,
+        defer: bool = True,
     ) -> tuple[Batch, np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """A batch of `len(draws)` rows without pictures, and what makes its pictures.
+        """A batch of `len(draws)` rows without pictures, and all that makes its pictures.
 
         Args:
-          indices: of the records; fewer than rows leave padding at the end.
-          positions: where each stands in the order of the run; randomness depends on it.
-          draws: uniform numbers [rows,DRAWS], each a function of its row's position.
-          trust: whether plain JPEGs are left to tf.data; if not, they are decoded here,
-            one by one, so that one which cannot be does not take the others with it.
+          indices: of the records. If there are fewer than rows, padding follows them.
+          positions: of the records in the order of the run.
+          draws: uniform random numbers [rows,DRAWS].
+          defer: leaves plain JPEGs to tf.data, which decodes them faster. Otherwise each is
+            decoded here, so that one which cannot be decoded does not fail its whole batch.
 
-        Returns the batch, the positions of its rows, what `decode_all` needs of every row,
-        and the pictures that are finished, u8 [F,S,S,3]; the first of them is no picture.
+        Returns the batch, the positions of its rows, the arguments of `decode_all` for every row,
+        and the pictures that are finished, u8 [F,S,S,3]; the first of them stands for none.
         """
         with self._timed("read"):
-            rows = [self._read(*pair) for pair in zip(indices, positions, strict=True)]
-            self._fetch(rows)
+            examples = [self._read(*pair) for pair in zip(indices, positions, strict=True)]
+            self._read_files(examples)
         with self._timed("open and decode"):
-            for row in rows:
-                self._guarded(row, self._look)
-        rows += [Row()] * (len(draws) - len(rows))
+            self._for_each(self._open, examples)
+        examples += [Example()] * (len(draws) - len(examples))
         with self._timed("crop"):
-            windows = self.view.augment.windows(np.array([row.size for row in rows]), draws[:, :4])
-            numbers = decoder_number(windows, self.encode.image_size)
-            for row, window, number in zip(rows, windows, numbers, strict=True):
-                self._guarded(row, functools.partial(self._cut, window, number, trust))
+            crops = self._crop_all(examples, draws, defer)
         with self._timed("tokens and labels"):
-            batch = self.encode([row.record for row in rows], [row.text for row in rows])
+            batch = self.encode([one.record for one in examples], [one.text for one in examples])
         with self._timed("gather"):
-            batch["has_image"][:] = list(map(self._has_image, rows))
-            batch["had_image"][:] = [row.swapped or self._has_image(row) for row in rows]
-            contents, places, finished = self._gather(rows)
+            batch["has_image"][:] = list(map(self._has_image, examples))
+            batch["had_image"][:] = [one.swapped or self._has_image(one) for one in examples]
+            jpegs, finished = self._gather(examples)
         if self.limited:
-            lost = [row.index for row in rows if row.lost]
+            lost = [one.index for one in examples if one.lost]
             self.bad.saw(self.split, indices, lost, len(self.source))
-        pictures = {
-            "content": contents,
-            "mirrored": (draws[:, 4] < 0.5) & self.view.augment.flip,
-            "number": numbers,
-            "place": places,
-            "window": windows,
-        }
-        return batch, np.array([row.position for row in rows]), pictures, finished
+        return batch, np.array([one.position for one in examples]), crops | jpegs, finished
 
-    def _read(self, index: int, position: int) -> Row:
-        """A record with the words and the picture that it is to be shown with."""
+    def _read(self, index: int, position: int) -> Example:
+        """The record at `index`, its text after augmentation and noise."""
         try:
             record = self.source[index]
             if record.image is not None or record.text:
-                return self._shown(record, index, position)
+                return self._example(record, index, position)
             self.bad.fault(self.split, record.id, "neither picture nor words")
         except RecordError as error:
             reason, _, detail = str(error).partition(": ")
             self.bad.fault(self.split, f"number {index}", reason, detail)
-        return Row(index=index, lost=True)
+        return Example(index=index, lost=True)
 
-    def _shown(self, record: Record, index: int, position: int) -> Row:
-        """The record with its words, or another's, as augmentation and noise want them."""
-        text, view = record.text, self.view
+    def _example(self, record: Record, index: int, position: int) -> Example:
         picture = record.image if self.encode.reads_image else None
-        swapped = view.noise.image == "swap" and picture is not None and view.is_struck(position)
+        swapped = picture is not None and self.view.swaps_picture(position)
         if swapped:
-            picture = self._other(index, position, PICTURE).image
-        if text and view.augment.word_drop:
-            text = view.augment.drop_words(text, view.random(TEXT, position))
-        if text and view.noise.text and view.is_struck(position):
-            if view.noise.text == "swap":
-                text = self._other(index, position, TEXT).text
-            else:
-                random = view.random(TEXT, position)
-                text = corrupt_text(text, view.noise.text, view.noise.severity, random)
-        return Row(record, index, position, text=text, picture=picture, swapped=swapped)
+            picture = self.view.other(self.source, index, position, PICTURE).image
+        text = record.text
+        if text:
+            text = self.view.change_text(text, self.source, index, position)
+        return Example(record, index, position, text, picture, swapped=swapped)
 
-    def _other(self, index: int, position: int, stream: int) -> Record:
-        """The record whose picture or words are shown in place of those at `index`."""
-        random = self.view.random(stream, position)
-        return self.source[swap_index(index, len(self.source), random)]
-
-    def _fetch(self, rows: list[Row]) -> None:
-        """Paths to bytes; those of buckets many at a time, since each is long in coming."""
-        named = [row for row in rows if isinstance(row.picture, str)]
-        remote = any("://" in row.picture for row in named)
-        for row, content in zip(
-            named, (self._pool.map if remote else map)(_read_or_why, named), strict=True
-        ):
+    def _read_files(self, examples: list[Example]) -> None:
+        """Replaces paths by the bytes of their files; a bucket is asked for many at once."""
+        named = [one for one in examples if isinstance(one.picture, str)]
+        local = all(is_local(one.picture) for one in named)
+        contents = (map if local else self._pool.map)(_content, named)
+        for example, content in zip(named, contents, strict=True):
             if isinstance(content, bytes):
-                row.picture = content
+                example.picture = content
             else:
-                self._fault(row, content.reason, str(content))
+                self._fault(example, content)
 
-    def _look(self, row: Row) -> None:
-        """Bytes to the finished picture; or, before a random window is cut, to its size."""
-        if row.picture is None:
+    def _open(self, example: Example) -> None:
+        """Finishes the picture, or finds its size where a random crop is to follow."""
+        if example.picture is None:
             return
         if not self.view.crops:
-            row.picture = clip_image(row.picture, self.encode.image_size)
+            example.picture = clip_image(example.picture, self.encode.image_size)
             return
-        size = plain_size(row.picture) if isinstance(row.picture, bytes) else None
+        size = plain_size(example.picture) if isinstance(example.picture, bytes) else None
         if size is None:
-            row.picture = open_image(row.picture)
-            size = row.picture.height, row.picture.width
-        row.size = size
+            example.picture = open_image(example.picture)
+            size = example.picture.height, example.picture.width
+        example.size = size
 
-    def _cut(self, window: np.ndarray, number: int, trust: bool, row: Row) -> None:
-        """Takes the window out of whatever tf.data does not decode."""
-        if isinstance(row.picture, bytes) and not trust:
-            row.picture = _decoded(row.picture, window, number, self.encode.image_size)
-        if isinstance(row.picture, Image.Image):
-            row.picture = window_image(row.picture, window, self.encode.image_size)
+    def _crop_all(self, examples: list[Example], draws: np.ndarray, defer: bool) -> dict:
+        """Draws a crop for every row, and cuts it out of pictures that tf.data does not decode."""
+        sizes = np.array([one.size for one in examples])
+        windows = self.view.augment.windows(sizes, draws[:, :4])
+        numbers = decoder_number(windows, self.encode.image_size)
+        for example, window, number in zip(examples, windows, numbers, strict=True):
+            self._for_each(functools.partial(self._crop, window, number, defer), [example])
+        mirrored = (draws[:, 4] < 0.5) & self.view.augment.flip
+        return {"mirrored": mirrored, "number": numbers, "window": windows}
 
-    def _guarded(self, row: Row, step) -> None:
-        try:
-            step(row)
-        except UnreadablePicture as error:
-            self._fault(row, error.reason, str(error))
+    def _crop(self, window: np.ndarray, number: int, defer: bool, example: Example) -> None:
+        if isinstance(example.picture, bytes) and not defer:
+            pixels = decode_one(example.picture, window, number, self.encode.image_size)
+            example.picture = open_image(example.picture) if pixels is None else pixels
+        if isinstance(example.picture, Image.Image):
+            example.picture = window_image(example.picture, window, self.encode.image_size)
 
-    def _fault(self, row: Row, reason: str, detail: str) -> None:
-        """A picture that cannot be used: the record is lost, or stays with its words alone."""
-        self.bad.fault(self.split, row.record.id, reason, detail)
-        row.picture, row.size = None, (1, 1)
-        if self.bad.policy == "skip" or not (self.encode.reads_text and row.text):
-            row.record, row.text, row.lost = None, None, True
+    def _for_each(self, step: Callable[[Example], None], examples: list[Example]) -> None:
+        """Takes a step with every example, and lists the pictures that cannot be read."""
+        for example in examples:
+            try:
+                step(example)
+            except UnreadablePicture as error:
+                self._fault(example, error)
 
-    def _has_image(self, row: Row) -> bool:
-        """Whether a row has a picture; where none is opened, whether its record names one."""
+    def _fault(self, example: Example, error: UnreadablePicture) -> None:
+        """Lists a picture that cannot be used, and drops the record or the picture alone."""
+        self.bad.fault(self.split, example.record.id, error.reason, str(error))
+        example.picture, example.size = None, (1, 1)
+        if self.bad.policy == "skip" or not (self.encode.reads_text and example.text):
+            example.record, example.text, example.lost = None, None, True
+
+    def _has_image(self, example: Example) -> bool:
+        """Whether there is a picture. If the model reads none, what the record names counts."""
         if self.encode.reads_image:
-            return row.picture is not None
-        return row.record is not None and row.record.image is not None
+            return example.picture is not None
+        return example.record is not None and example.record.image is not None
 
-    def _gather(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The JPEGs of the rows, the places of their finished pictures, and those pictures."""
-        contents = np.full(len(rows), b"", object)
-        places = np.zeros(len(rows), np.int32)
+    def _gather(self, examples: list[Example]) -> tuple[dict, np.ndarray]:
+        """The JPEGs still to decode and the places of finished pictures; and those pictures."""
+        contents = np.full(len(examples), b"", object)
+        places = np.zeros(len(examples), np.int32)
         finished = [self._no_picture]
-        for number, row in enumerate(rows):
-            if isinstance(row.picture, bytes):
-                contents[number] = row.picture
-            elif row.picture is not None:
-                places[number] = len(finished)
-                finished.append(row.picture)
-        return contents, places, np.stack(finished)
+        for row, example in enumerate(examples):
+            if isinstance(example.picture, bytes):
+                contents[row] = example.picture
+            elif example.picture is not None:
+                places[row] = len(finished)
+                finished.append(example.picture)
+        return {"content": contents, "place": places}, np.stack(finished)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -270,25 +218,9 @@ class Loader:
         self.seconds[stage] += time.thread_time() - start
 
 
-def _read_or_why(row: Row) -> bytes | MissingPicture:
-    """The bytes of the picture's file, or why there are none."""
+def _content(example: Example) -> bytes | MissingPicture:
+    """The bytes of the file that holds the picture, or why there are none."""
     try:
-        return read_picture(row.picture)
+        return read_picture(example.picture)
     except MissingPicture as error:
         return error
-
-
-def _decoded(content: bytes, window, number: int, size: int) -> np.ndarray | Image.Image:
-    """A plain JPEG as tf.data would decode it; opened by Pillow where TensorFlow refuses."""
-    try:
-        decode_one = _compiled_decoder(size)
-        return decode_one(tf.constant(content), tf.constant(window), tf.constant(number)).numpy()
-    except tf.errors.OpError:
-        return open_image(content)
-
-
-@functools.cache
-def _compiled_decoder(size: int):
-    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
-    signature += [tf.TensorSpec([], tf.int32)]
-    return tf.function(functools.partial(decode, size=size), input_signature=signature)

@@ -1,9 +1,9 @@
-"""Cells that hold several labels, such as `wool|silk`: how they are split, how they are told."""
+"""Cells that hold several labels, such as `wool|silk`: splitting and recognising them."""
 
 import collections
 from collections.abc import Mapping
 
-SEPARATORS = ("|", ",", ";", "/")  # that people write between labels
+SEPARATORS = ("|", ",", ";", "/")  # between labels, in tables of other people
 
 
 def split_cell(cell: str, separator: str) -> tuple[str, ...]:
@@ -12,14 +12,14 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def share_of_several(cells: Mapping[str, int], separator: str) -> float:
-    """The share of a column's cells that hold several labels; 0 where none does for sure.
+    """The share of a column's cells that hold several labels; 0 if that is not certain.
 
-    cells: how often each filled cell stands in the column.
+    cells: how often each filled cell occurs in the column.
 
-    A part of a cell is known if another cell has it too, by itself or beside other parts. A column
-    holds labels if most of its cells with a separator consist of known parts alone. The class
-    "Sports, Outdoor" has parts that stand nowhere else, and so has nearly every title and every
-    path such as "Home|Kitchen|Pans": they are left whole.
+    A part of a cell is known if another cell has it too, alone or among other parts. A column
+    holds several labels if most of its cells with a separator consist of known parts only. The
+    class "Sports, Outdoor" has parts that no other cell has, as have most titles and paths such as
+    "Home|Kitchen|Pans". Those are not split.
     """
     if not any(separator in cell for cell in cells):
         return 0.0

@@ -1,4 +1,4 @@
-"""Pictures that are not there, found before anybody has to open one."""
+"""Finds missing picture files before a run starts."""
 
 import collections
 import os
@@ -12,9 +12,9 @@ from cmaclip_jax.data.storage import REMOTE_READS, exists
 
 
 def missing_pictures(paths: Sequence[str | None]) -> tuple[int, list[int]]:
-    """How many records were looked at, and the places of those whose picture is not there.
+    """The number of records that were checked, and the indices of those whose picture is missing.
 
-    Every local picture is looked for, by one listing a folder. Of remote ones a sample is.
+    Local pictures are all checked, by listing each folder once. Of remote pictures a sample is.
     """
     folders, remote = collections.defaultdict(list), []
     for place, path in enumerate(paths):
@@ -34,19 +34,19 @@ def missing_pictures(paths: Sequence[str | None]) -> tuple[int, list[int]]:
 
 
 def spread(size: int, most: int) -> list[int]:
-    """Up to `most` of so many places, at even distances."""
+    """Up to `most` evenly spaced indices below `size`."""
     return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int)).tolist()
 
 
 def _names(folder: str) -> set[str]:
     try:
         return {entry.name for entry in os.scandir(folder or ".")}
-    except (OSError, ValueError):  # not there, or not to be listed
+    except (OSError, ValueError):  # the folder is missing or cannot be listed
         return set()
 
 
 def _is_there(path: str, names: set[str]) -> bool:
-    """Whether a file is there; some file systems list a name in another form than they open."""
+    """Whether a file exists. Some file systems list a name in another Unicode form."""
     try:
         return os.path.basename(path) in names or os.path.exists(path)
     except ValueError:  # a name that no file can have

@@ -1,4 +1,4 @@
-"""The pictures that a table names: where they lie, and whether they may be opened."""
+"""The pictures that a table names: their paths, and whether these may be opened."""
 
 import dataclasses
 import os
@@ -10,14 +10,14 @@ from cmaclip_jax.errors import UserError
 
 OUTSIDE = "picture outside the data folder"
 ON_THE_WEB = "picture on the web"
-LOOKED_FOR = 200  # pictures of a table at most, before it is said that none is there
+LOOKED_FOR = 200  # pictures to look for before a table is refused because none exists
 
 
 def locate(cell: str, table: str, outside: bool) -> tuple[str | None, str]:
-    """Where the picture of a cell lies, or None and why it cannot be used.
+    """The path of the picture that a cell names, or None and why it cannot be used.
 
-    A relative path starts at the folder of the table; `outside` says whether it may leave that
-    folder. Backslashes, as Windows writes paths, part folders where no file has them in its name.
+    A relative path starts at the folder of the table. `outside` allows pictures outside that
+    folder. Backslashes separate folders, as on Windows, unless a file has them in its name.
     """
     if cell.lower().startswith(("http://", "https://")):
         return None, ON_THE_WEB
@@ -38,15 +38,15 @@ def _is_inside(path: str, folder: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What a command calls two choices: that pictures may lie outside, and to go without any."""
+    """A command's flags that allow pictures outside the folder, and that read no pictures."""
 
     outside: str
     without: str
 
 
 def check_places(cells: Iterable[str], table: str, outside: bool, flags: Flags) -> None:
-    """Raises UserError for a table none of whose pictures may be opened, by what it names."""
-    refused: dict[str, str] = {}  # by reason the first cell
+    """Raises UserError if a table names pictures and none of them may be opened."""
+    refused: dict[str, str] = {}  # {reason: the first cell refused for it}
     for cell in cells:
         path, why = locate(cell, table, outside)
         if path:
@@ -66,12 +66,12 @@ def check_places(cells: Iterable[str], table: str, outside: bool, flags: Flags) 
 
 
 def any_there(cells: Iterable[str], table: str, outside: bool) -> bool:
-    """Whether one of these pictures is a file that may be opened; the first one ends the search."""
+    """Whether one of these pictures exists and may be opened. The search ends at the first."""
     return any(path and exists(path) for path, _ in (locate(x, table, outside) for x in cells))
 
 
 def evenly(values: Iterable[Any], most: int) -> list[Any]:
-    """Between half of `most` and `most` values, at even distances, from any number."""
+    """Evenly spaced values: all of up to `most`, else between half of `most` and `most`."""
     kept, step = [], 1
     for number, value in enumerate(values):
         if number % step == 0:

@@ -1,7 +1,7 @@
-"""Which records a step sees: a pure function of (seed, step), on any number of hosts.
+"""Which records a step gets: a pure function of (seed, step), on any number of hosts.
 
-The order of an epoch is drawn from (seed, epoch); step s takes positions s*B .. s*B+B of
-the endless row of epochs.
+The order of an epoch is drawn from (seed, epoch). Step s takes positions s*B .. s*B+B of the
+endless sequence of epochs.
 """
 
 import collections
@@ -14,16 +14,16 @@ import numpy as np
 from cmaclip_jax.data.records import Label
 from cmaclip_jax.errors import UserError
 
-SHUFFLED_TOGETHER = 1_024  # records, where reading is cheap only chunk by chunk
+SHUFFLED_TOGETHER = 1_024  # records, where they are read chunk by chunk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-    """The endless row of epochs over `size` records.
+    """The endless sequence of epochs over `size` records.
 
-    weights: how often each is drawn, relative to the others; None: each once an epoch.
-    chunks: for each record the number of the chunk that it is read with. Chunks are shuffled
-        and then records within some thousand, so that a chunk is read once an epoch.
+    weights: how often each record is drawn, relative to the others; None: each once an epoch.
+    chunks: for each record the number of the chunk that stores it. Chunks are shuffled, and then
+        records within SHUFFLED_TOGETHER of them, so that a chunk is read once an epoch.
     """
 
     size: int
@@ -41,7 +41,7 @@ class Order:
         return functools.lru_cache(maxsize=2)(self.epoch)
 
     def epoch(self, number: int) -> np.ndarray:
-        """The records of one epoch in their order."""
+        """The order of the records in one epoch."""
         random = np.random.default_rng((self.seed, number))
         if self.weights is not None:
             return random.choice(self.size, self.size, p=self.weights / self.weights.sum())
@@ -56,9 +56,9 @@ class Order:
 
 
 def class_weights(labels: Sequence[Label], power: float) -> np.ndarray:
-    """Weights by which every class of a task is drawn equally often (power 1), or nearly (< 1).
+    """Weights that draw all classes of a task equally often (power 1) or less unequally (< 1).
 
-    A record of several classes counts by its rarest one; an unlabelled record as the average.
+    A record of several classes gets the weight of the rarest; an unlabelled one the mean weight.
     """
     named = [label if isinstance(label, tuple) else (label,) for label in labels]
     counts = collections.Counter(name for names in named for name in names if name is not None)

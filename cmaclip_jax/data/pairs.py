@@ -1,4 +1,4 @@
-"""Pairs that somebody hands in to be answered: good or bad, each keeps its place."""
+"""Pairs to be answered, as batches. A pair that cannot be read keeps its place."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ NO_PICTURE, NO_WORDS, NOTHING = "no picture", "no words", "neither picture nor w
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A picture with some words, either of them perhaps missing.
+    """A picture and a text; either may be missing.
 
-    image: the path of a file (any that `tf.io.gfile` opens), its bytes, or the picture itself.
-    note: why it has no picture, where that is known already.
+    image: the path of a file (local or in a bucket), its bytes, or the picture itself.
+    note: why it has no picture, if that is known already.
     """
 
     image: Picture | None
@@ -27,24 +27,24 @@ class Pair:
 
 
 class PairReader:
-    """Pairs to batches, as the run has learnt to see them; it never stops at a bad one."""
+    """Makes batches of pairs as the run reads them. A picture that cannot be read is no error."""
 
     def __init__(self, encode: BatchEncoder):
         self.encode = encode
         self._pool = ThreadPoolExecutor(REMOTE_READS, thread_name_prefix="pairs")
 
     def __call__(self, pairs: Sequence[Pair], rows: int) -> tuple[Batch, list[str]]:
-        """A batch of `rows` rows, padded, and for every pair what it lacks and why, or ''.
+        """A padded batch of `rows` rows, and for every pair a note on what it lacks, or ''.
 
-        What the model does not read, no pair lacks.
+        A note mentions only what the model reads.
         """
         batch = self.encode.empty(rows)
         pictures = list(self._pool.map(self._picture, pairs))
         tokenizer = self.encode.tokenizer
         texts = [pair.text for pair in pairs]
         notes = []
-        there = [bool(tokenizer.clean(text)) for text in texts]
-        for row, ((picture, note), words) in enumerate(zip(pictures, there, strict=True)):
+        has_text = [bool(tokenizer.clean(text)) for text in texts]
+        for row, ((picture, note), words) in enumerate(zip(pictures, has_text, strict=True)):
             if picture is not None:
                 batch["image"][row] = picture
             batch["has_image"][row], batch["has_text"][row] = picture is not None, words
@@ -56,7 +56,7 @@ class PairReader:
         return batch, notes
 
     def _picture(self, pair: Pair) -> tuple[np.ndarray | None, str]:
-        """The finished picture u8 [S,S,3], or None and why."""
+        """The finished picture u8 [S,S,3], or None and the reason."""
         if not self.encode.reads_image:
             return None, ""
         if pair.image is None:

@@ -1,7 +1,7 @@
 """Records to batches, by tf.data.
 
-A run can start at any step without replaying what came before (order.py says which records
-a step sees); every host takes its own rows of each step.
+A run can start at any step without repeating the steps before it: order.py computes the records
+of a step. Every host makes its own rows of each batch.
 """
 
 import atexit
@@ -20,8 +20,8 @@ from cmaclip_jax.data.order import Order
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
 
-AHEAD = 4  # finished batches that wait
-WORKERS = min(os.cpu_count() or 1, 32)  # batches in the making; Python's lock feeds no more
+AHEAD = 4  # finished batches that wait to be used
+WORKERS = min(os.cpu_count() or 1, 32)  # batches made at once; Python's lock allows no more
 
 
 def train_batches(
@@ -32,14 +32,17 @@ def train_batches(
     start: int = 0,
     rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches for steps start, start+1, ...: of each these `rows`, or all of it."""
+    """Endless batches for steps start, start+1, ...
+
+    rows: the rows of each batch that this host makes; None: all.
+    """
     rows = np.arange(batch_size) if rows is None else rows
 
-    def load_step(step: int, trust: bool):
+    def load_step(step: int, defer: bool):
         positions = step * batch_size + rows
         random = np.random.default_rng((load.view.seed, batch_size, step))
         draws = random.random((batch_size, DRAWS))[rows]
-        return load(order.indices(positions), positions.tolist(), draws, trust)
+        return load(order.indices(positions), positions.tolist(), draws, defer)
 
     return _stream(load, load_step, len(rows), start, None)
 
@@ -47,18 +50,18 @@ def train_batches(
 def eval_batches(
     load: Loader, *, batch_size: int, rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Every record once, in order; the last batch is padded with rows of weight 0.
+    """Every record once, in order. Rows of weight 0 pad the last batch.
 
-    rows: which of each batch, for one host of several; each gets equally many batches, so that
-        none waits for another.
+    rows: the rows of each batch that this host makes; None: all. Every host gets the same number
+        of batches, so that no host waits for another.
     """
     rows = np.arange(batch_size) if rows is None else rows
     size = len(load.source)
 
-    def load_step(step: int, trust: bool):
+    def load_step(step: int, defer: bool):
         positions = step * batch_size + rows
         positions = positions[positions < size].tolist()
-        return load(positions, positions, np.zeros((len(rows), DRAWS)), trust)
+        return load(positions, positions, np.zeros((len(rows), DRAWS)), defer)
 
     return _stream(load, load_step, len(rows), 0, -(-size // batch_size))
 
@@ -66,21 +69,21 @@ def eval_batches(
 def _stream(
     load: Loader, load_step: Callable, rows: int, start: int, stop: int | None
 ) -> Iterator[Batch]:
-    """The batches of steps start .. stop, made ahead of time, in order, as numpy.
+    """The batches of steps start .. stop as numpy arrays, in order, made ahead of their use.
 
-    A batch is read by Python in one call; its JPEGs are decoded by tf.data.
+    Python reads a batch in one call. Then tf.data decodes its JPEGs.
     """
     failures: dict[int, Exception] = {}
 
-    def dataset(first: int, last: int | None, trust: bool) -> tf.data.Dataset:
+    def dataset(first: int, last: int | None, defer: bool) -> tf.data.Dataset:
         def in_python(step):
             try:
-                return load_step(int(step), trust)
+                return load_step(int(step), defer)
             except Exception as error:
-                failures[int(step)] = error  # tf.data would pass on no more than its text
+                failures[int(step)] = error  # tf.data passes on the text of an error only
                 raise
 
-        @tf.autograph.experimental.do_not_convert  # there is nothing in it to convert
+        @tf.autograph.experimental.do_not_convert  # it has no Python control flow
         def in_graph(step):
             return _finish(load, *_call(in_python, _signature(load, rows), step))
 
@@ -97,7 +100,7 @@ def _stream(
 
 
 def _batches(dataset: Callable, failures, start: int, stop: int | None) -> Iterator[Batch]:
-    """What the dataset yields; a batch that TensorFlow refused is made once more with care."""
+    """The dataset's batches. One that TensorFlow refused is made again, its JPEGs one by one."""
     stream = dataset(start, stop, True).as_numpy_iterator()
     try:
         for step in itertools.count(start):
@@ -110,14 +113,14 @@ def _batches(dataset: Callable, failures, start: int, stop: int | None) -> Itera
                 return
             yield batch
     finally:
-        del stream  # or whoever keeps a traceback keeps its threads
+        del stream  # a traceback that is kept would keep its threads
 
 
 def _attempt(stream) -> tuple[Batch | None, Exception | None]:
-    """The next batch, or None at the end; and why there is none.
+    """The next batch, or None at the end or after an error; and that error.
 
-    The error comes without the frames that it passed: those would keep the stream, and a
-    stream that outlives the interpreter never ends.
+    The error is returned without its traceback, which would keep the stream alive. A stream that
+    is alive when the interpreter ends never stops.
     """
     try:
         return next(stream, None), None
@@ -127,7 +130,7 @@ def _attempt(stream) -> tuple[Batch | None, Exception | None]:
 
 
 def _signature(load: Loader, rows: int):
-    """What tf.data must know of what Python hands it, before it sees any of it."""
+    """Shapes and types of what `load` returns, which tf.data must know beforehand."""
     size = load.encode.image_size
     batch = tf.nest.map_structure(
         lambda x: tf.TensorSpec(x.shape, x.dtype), load.encode([None] * rows, [None] * rows)
@@ -144,7 +147,7 @@ def _signature(load: Loader, rows: int):
 
 
 def _call(function: Callable, signature, *arguments):
-    """What a Python function returns, as tensors of this signature."""
+    """The result of a Python function as tensors of a signature."""
     flat = tf.nest.flatten(signature)
     tensors = tf.numpy_function(
         lambda *values: tf.nest.flatten(function(*values)), arguments, [spec.dtype for spec in flat]
@@ -155,11 +158,11 @@ def _call(function: Callable, signature, *arguments):
 
 
 def _finish(load: Loader, batch: Batch, positions, pictures, finished) -> Batch:
-    """Decodes what waits, and does what is done to finished pictures."""
+    """Adds the pictures to a batch: decodes the JPEGs, then applies augmentation and noise."""
     view, image = load.view, decode_all(pictures, finished, load.encode.image_size)
-    if view.alters and load.encode.reads_image:
+    if view.changes_pixels and load.encode.reads_image:
         like = tf.TensorSpec(image.shape, image.dtype)
-        image = _call(view.alter_all, like, image, batch["has_image"], positions)
+        image = _call(view.change_pictures, like, image, batch["has_image"], positions)
     return batch | {"image": image}
 
 
@@ -168,6 +171,6 @@ _open_streams: weakref.WeakSet = weakref.WeakSet()
 
 @atexit.register
 def _close_streams() -> None:
-    """Ends what still makes batches: its threads and a dying interpreter wait for each other."""
+    """Stops all streams. At exit, the interpreter and their threads would wait for each other."""
     for batches in list(_open_streams):
         batches.close()

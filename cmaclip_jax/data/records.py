@@ -1,4 +1,4 @@
-"""The one thing that every source yields, and what a source is."""
+"""What a record is, and what a source of records must offer."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ Label = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A picture with some words, and what is known of it.
+    """A pair of picture and text, with its labels.
 
-    image: the bytes of a file, the path of one (any that `tf.io.gfile` opens), uint8 [H,W,3],
-        or None where the pair has no picture. Nobody has looked at it yet.
-    text: as it stands in the data, or None where the pair has no words.
-    labels: {task: class name | tuple of class names | None}; None is unknown. A tuple,
-        which may be empty, belongs to a many-label task.
+    image: the bytes of a file, the path of a file (local or in a bucket), uint8 [H,W,3], or None
+        where the pair has no picture. It has not been decoded, and may be broken.
+    text: as the data have it, or None where the pair has none.
+    labels: {task: class name | tuple of class names | None}. None is unknown. The labels of a
+        many-label task are a tuple, which may be empty.
     """
 
     id: str
@@ -32,18 +32,19 @@ class Record:
 
 
 class RecordError(Exception):
-    """Why one record cannot be used; what follows from it is `data.on_error`'s business."""
+    """Why a record cannot be used. `data.on_error` decides what happens then."""
 
 
 class Source(Protocol):
-    """The records of one split by index, the same one every time; and the tasks they answer.
+    """The records of one split by index, and the tasks that they have labels for.
 
-    Reading may go on in several threads at once. `text` is the words of one record, `labels`
-    one task's label of every record; neither decodes a picture.
+    An index always gives the same record. Several threads may read at once. `text` gives the text
+    of one record, `labels` the label of every record for one task; neither decodes a picture.
 
-    A source may also have `description`, a line on what was chosen to be read; `chunks`, for
-    each record the number of the block that it can only be read with; and, where pictures are
-    files, `paths` of all of them (None: no picture).
+    A source may have more attributes. `description` is a line about the columns or features that
+    it reads. `chunks` has the number of the block in which each record is stored, if blocks are
+    read as a whole. `paths` has the picture's path of every record (None: no picture), if pictures
+    are files.
     """
 
     tasks: tuple[Task, ...]
@@ -57,10 +58,10 @@ class Source(Protocol):
     def labels(self, task: str) -> Sequence[Label]: ...
 
 
-Sources = Mapping[str, Source]  # by split, of those in SPLITS that the data has
+Sources = Mapping[str, Source]  # by split; the data may lack some of SPLITS
 
 
 def hash_share(name: str) -> float:
-    """A number in [0,1) that the name alone decides: who is below s belongs to the share s."""
+    """A number in [0,1) that depends on the name alone. A share s of all names is below s."""
     digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,6 +1,6 @@
 """Table files as rows of strings: CSV, TSV, JSON Lines and Parquet.
 
-An empty string is an empty cell, and nothing else is: "NA" and "None" are words.
+Only an empty string is an empty cell: "NA" and "None" are ordinary values.
 """
 
 import codecs
@@ -19,29 +19,29 @@ from cmaclip_jax.data.storage import is_local, open_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
 SEPARATOR = "|"  # between the labels of one cell
-LONGEST_QUOTE = 50  # lines in a cell: more were not meant to be one
+LONGEST_QUOTE = 50  # lines in a cell; more mean that a quote was never closed
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 PARQUET_ROWS = 4_096  # rows of a Parquet file in memory at a time
-LOOKED_AT = 1_000  # rows of a table by which its head line is judged
+LOOKED_AT = 1_000  # rows by which the first line and the columns of a table are judged
 WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
 WORKBOOK_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of a zip archive and of an old .xls
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-Fault = Callable[[str, str], None]  # (which row, what is wrong with it)
+Fault = Callable[[str, str], None]  # (place of the row, what is wrong with it)
 
 
 @dataclasses.dataclass(frozen=True)
 class NoRow:
-    """What stands in a table where a row should."""
+    """A place in a table that cannot be read as a row."""
 
     place: str
     reason: str
 
 
-Row = dict[str, str]  # by column; cells that are not there are empty
+Row = dict[str, str]  # {column: cell}; a missing cell is empty
 
 
 def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str, list[str]]:
-    """Every column by its name. What is no row goes to `fault` and is left out.
+    """Every column by its name. Malformed rows are reported to `fault` and left out.
 
     separator: joins the items of a cell that is a list.
     """
@@ -64,7 +64,7 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
 
 
 def read_rows(path: str, separator: str = SEPARATOR) -> Iterator[Row | NoRow]:
-    """The rows of a table of any size, one after the other."""
+    """The rows of a table one by one, so that a table of any size fits into memory."""
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     readers |= {".json": _json_lines, ".parquet": _parquet, ".pq": _parquet}
     suffix = path[path.rfind(".") :].lower()
@@ -90,7 +90,7 @@ def _workbook(path: str) -> UserError:
 
 
 def _csv(file, path: str, separator: str) -> Iterator[Row | NoRow]:
-    """Rows below a line of names; `separator` is of no use, since no cell is a list."""
+    """Rows below a line of column names. `separator` is unused, since no CSV cell is a list."""
     csv.field_size_limit(LONGEST_CELL)
     lines = _lines(file)
     first = next(lines, "")
@@ -170,17 +170,17 @@ def _parquet(file, path: str, separator: str) -> Iterator[Row]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The lines of a file, each with its end as it is in Python.
+    """The lines of a file, each with a newline at its end.
 
-    UTF-16 is told by its first bytes, and read as a whole. All else is UTF-8; bytes that are none
-    are read as Windows-1252, so that no two words become one.
+    A file that starts with the mark of UTF-16 is read as such, as a whole. Any other is read as
+    UTF-8, and bytes that are not UTF-8 as Windows-1252, so that different words stay different.
     """
     start = file.read(2)
     file.seek(0)
     if start in UTF_16:
         yield from io.StringIO(file.read().decode("utf-16", errors="replace"), newline=None)
         return
-    encoding = "utf-8-sig"  # the first line may begin with a mark
+    encoding = "utf-8-sig"  # the first line may begin with a byte order mark
     for line in file:
         text = line.decode(encoding, errors="windows-1252")
         encoding = "utf-8"
@@ -199,8 +199,8 @@ codecs.register_error("windows-1252", _as_windows)
 
 
 def _cell(value, separator: str) -> str:
-    """A typed value as a cell: whole numbers without a point, lists as several labels."""
-    if value is None or value != value:  # a NaN is how some writers say "nothing"
+    """A typed value as a cell. Whole numbers lose their point; lists become several labels."""
+    if value is None or value != value:  # some writers store a missing value as NaN
         return ""
     if isinstance(value, list):
         return separator.join(_cell(item, separator) for item in value)

@@ -1,4 +1,4 @@
-"""Words to token ids, always `<start> ... <end>` and padded, as CLIP's text tower expects."""
+"""Texts to token ids `<start> ... <end>` with padding, as CLIP's text tower expects."""
 
 import functools
 import html
@@ -15,19 +15,19 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = "words.json"  # beside a tokenizer: how texts are cleaned before it reads them
+WORDS = "words.json"  # beside tokenizer.json: the cleaning of texts before they are tokenized
 TITLES = "titles"  # a name of CLEANINGS
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with CLIP's frame around every text.
+    """A `tokenizers.Tokenizer` that puts CLIP's start and end tokens around every text.
 
-    The end token has the highest id and is also the padding, as in CLIP: so the first
-    highest id is where a text ends, by either of CLIP's pooling rules.
+    The end token has the highest id and is also the padding, as in CLIP. So a text ends at the
+    first highest id, by either of CLIP's pooling rules.
 
-    length: of a text in tokens, as measured on the data it was made for; 0: not measured.
-    cleaning: by its name in CLEANINGS, what was done to the texts that it was made for and is
-        done to every text that it reads.
+    length: in tokens, of the texts in the data that it was made for; 0: not measured.
+    cleaning: a name in CLEANINGS. The texts that it was made for were cleaned so, and every text
+        that it tokenizes is.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, cleaning: str = ""):
@@ -44,7 +44,7 @@ class Tokenizer:
             )
 
     def __call__(self, texts: Sequence[str | None], length: int) -> np.ndarray:
-        """int32 [B,length]; an absent text is just start and end; a long one keeps its end."""
+        """int32 [B,length]. A missing text is start and end alone. A long one is cut before end."""
         ids = np.full((len(texts), length), self.end, np.int32)
         ids[:, 0] = self.start
         for row, words in zip(ids, self._words(texts), strict=True):
@@ -52,13 +52,13 @@ class Tokenizer:
         return ids
 
     def clean(self, text: str | None) -> str:
-        """A text as it is read; '' where there are no words."""
+        """A text after cleaning; '' if it is missing or nothing is left."""
         return CLEANINGS[self.cleaning](text or "")
 
     def places(self, text: str | None, length: int) -> list[tuple[str, list[int]]]:
-        """The words of a text as it is read, each with the positions of its tokens.
+        """The words of a cleaned text, each with the positions of its tokens.
 
-        A word that does not fit into `length` tokens has none.
+        A word beyond `length` tokens has no positions.
         """
         text = self.clean(text)
         words = text.split()
@@ -75,15 +75,12 @@ class Tokenizer:
         return float(np.mean(np.array(lengths) > length)) if lengths else 0.0
 
     def length_for(self, texts: Sequence[str]) -> int:
-        """The length that all but one text in a thousand fit into, in steps of eight."""
+        """The length, a multiple of 8, that holds all but one text in a thousand."""
         lengths = [len(words) + 2 for words in self._words(texts)] or [3]
         return -(-int(np.quantile(lengths, 0.999, method="higher")) // 8) * 8
 
     def save(self, path: str | Path) -> None:
-        """Writes a file that every reader of `tokenizer.json` understands.
-
-        A cleaning, which such a file has no room for, is written beside it.
-        """
+        """Writes a standard `tokenizer.json`, and beside it a file with the cleaning, if any."""
         if self.cleaning:
             beside = Path(path).with_name(WORDS)
             write_text(beside, json.dumps({"cleaning": self.cleaning}) + "\n")
@@ -107,7 +104,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """What `save` wrote."""
+        """Reads what `save` wrote."""
         return cls(tokenizers.Tokenizer.from_file(str(path)), saved_cleaning(Path(path).parent))
 
     def _words(self, texts: Sequence[str | None]) -> list[list[int]]:
@@ -118,15 +115,15 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=1 << 17)
 def clean(text: str) -> str:
-    """A text as CLIP saw it in training: repaired, HTML unescaped (twice), single spaces."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # else all is well
+    """A text as in CLIP's training: encoding repaired, HTML unescaped twice, single spaces."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # else nothing to do
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def clean_as_title(text: str) -> str:
-    """A title without the dirt of web pages, then as any text."""
+    """The title of a web page: cleaned by titles.py, then as any text."""
     return clean(clean_title(text))
 
 
@@ -134,7 +131,7 @@ CLEANINGS: dict[str, Callable[[str], str]] = {"": clean, TITLES: clean_as_title}
 
 
 def saved_cleaning(folder: Path) -> str:
-    """The cleaning that belongs to the tokenizer in a folder."""
+    """The cleaning of the tokenizer in a folder; '' is the usual one."""
     try:
         return json.loads((folder / WORDS).read_text(encoding="utf-8"))["cleaning"]
     except FileNotFoundError:
@@ -142,7 +139,7 @@ def saved_cleaning(folder: Path) -> str:
 
 
 def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer that travels with a checkpoint; None where its folder has none."""
+    """The tokenizer in the folder of a checkpoint; None if there is none."""
     folder = folder.parent if folder.is_file() else folder
     whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     try:
@@ -155,13 +152,13 @@ def checkpoint_tokenizer(folder: Path) -> Tokenizer | None:
             backend = CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer
         else:
             return None
-    except Exception as error:  # tokenizers raises nothing more exact
+    except Exception as error:  # the library tokenizers raises plain Exception
         raise UserError(f"the tokenizer in {folder} cannot be read ({error})") from error
     return Tokenizer(backend, saved_cleaning(folder))
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, cleaning: str = "") -> Tokenizer:
-    """A byte-level BPE of the run's own texts, lower-cased; for runs without CLIP's weights."""
+    """A lower-cased byte-level BPE trained on a run's texts, for runs without CLIP's weights."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.NFC(), tokenizers.normalizers.Lowercase()]
@@ -178,5 +175,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, cleaning: str = "") -
     frame = [(token, backend.token_to_id(token)) for token in (START, END)]
     backend.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=frame
-    )  # for whoever else reads the file; the frame of ours is made above
+    )  # for other readers of the file; Tokenizer adds the two tokens itself
     return Tokenizer(backend, cleaning)

@@ -1,17 +1,17 @@
-"""The titles of web pages, as UPMC Food-101 has them, without their dirt.
+"""Cleans the titles of web pages, as in UPMC Food-101.
 
-An export carries this file along, so it imports nothing but Python's own library.
+Exports contain a copy of this file, so it imports the standard library only.
 """
 
 import html
 import re
 
-DEEPEST = 8  # layers of dirt, such as entities escaped again and again
+DEEPEST = 8  # rounds of cleaning at most; entities may be escaped several times
 BYTE_ESCAPES = re.compile(r"(?:\\+x[0-9a-fA-F]{2})+")
 SPACE_ESCAPES = re.compile(r"\\+[nrt](?![a-z])")
-# What has no width: soft hyphen, zero-width and no-break marks, marks of direction.
+# Characters without width: soft hyphen, zero-width and no-break marks, marks of direction.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-# Known names alone: "size <10" and "I <heart> pie" are no tags.
+# Only known names: "size <10" and "I <heart> pie" are not tags.
 TAG = re.compile(
     r"</?(?:a|b|big|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|small|span|strike|strong|sub|sup"
     r"|table|td|th|title|tr|tt|u|ul|wbr)(?:\s[^<>]*)?/?>",
@@ -24,11 +24,11 @@ CLOSING = re.compile(r"""['"]\]+$""")
 
 
 def clean_title(title: str) -> str:
-    r"""A title without the dirt of such pages; '' where nothing is left.
+    r"""The cleaned title; '' if nothing is left. A clean title stays as it is.
 
-    HTML entities are often escaped twice. What is not ASCII may stand as literal bytes
+    HTML entities are often escaped twice. Characters beyond ASCII may be written as literal bytes
     (`caf\xc3\xa9`), and white space as `\t`. Tags, invisible characters, and the brackets and
-    quotes of a list are left over. A clean title stays as it is.
+    quotes of a list are removed.
     """
     for _ in range(DEEPEST):
         before, title = title, _cleaned_once(title)
@@ -45,6 +45,6 @@ def _cleaned_once(title: str) -> str:
 
 
 def decode_escapes(run: re.Match) -> str:
-    r"""The characters that a run of literal `\xNN` means; a space for those cut in half."""
+    r"""Decodes a run of literal `\xNN`. A character that is incomplete becomes a space."""
     found = bytes.fromhex(re.sub(r"\\+x", "", run.group()))
     return found.decode("utf-8", errors="replace").replace("\N{REPLACEMENT CHARACTER}", " ")

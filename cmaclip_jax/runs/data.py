@@ -15,12 +15,13 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
-from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import Source, Sources
 from cmaclip_jax.data.sources import open_sources
+from cmaclip_jax.data.view import View
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.runs.batch_encoder import encoder_for

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
-from cmaclip_jax.data.loading import NO_NOISE
+from cmaclip_jax.data.view import NO_NOISE
 from cmaclip_jax.files import full_disk, naming, write_text
 from cmaclip_jax.models import Classification, CMAClip
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device

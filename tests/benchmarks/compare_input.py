@@ -22,12 +22,13 @@ from PIL import Image
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import BatchEncoder
-from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.pipeline import train_batches
 from cmaclip_jax.data.prepare.stored import shrink
 from cmaclip_jax.data.records import Record
 from cmaclip_jax.data.text import train_tokenizer
+from cmaclip_jax.data.view import View
 from cmaclip_jax.tasks import Task
 
 CROP, BATCH = 0.4, 64

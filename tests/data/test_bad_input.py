@@ -16,12 +16,13 @@ from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.images import clip_image
-from cmaclip_jax.data.loading import Loader, View
+from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import Record
 from cmaclip_jax.data.text import train_tokenizer
+from cmaclip_jax.data.view import View
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.tasks import Task

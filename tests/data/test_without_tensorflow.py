@@ -1,5 +1,6 @@
-"""TensorFlow takes seconds to import: what answers needs none of it."""
+"""TensorFlow takes seconds to import. A run answers without it."""
 
+import os
 import subprocess
 import sys
 
@@ -10,16 +11,17 @@ def test_what_answers_loads_without_tensorflow():
     without_tensorflow(*(f"import cmaclip_jax.data.{module}" for module in ANSWERING))
 
 
-def test_local_pictures_and_tables_are_read_without_tensorflow(catalogue):
+def test_a_run_answers_without_tensorflow(finished_run, catalogue, tmp_path):
+    verb = ["predict", f"--workdir={finished_run}", f"--input={catalogue}"]
     without_tensorflow(
-        "from cmaclip_jax.data.images import clip_image",
-        "from cmaclip_jax.data.named_pictures import any_there, locate",
-        "from cmaclip_jax.data.tables import read_rows",
-        f"table = {str(catalogue)!r}",
-        "cell = next(read_rows(table))['picture']",
-        "assert any_there([cell], table, False)",
-        "assert clip_image(locate(cell, table, False)[0], 32).shape == (32, 32, 3)",
+        "import cmaclip_jax as cma",
+        "from cmaclip_jax.main import main",
+        f"assert main({[*verb, f'--output={tmp_path}/answers.csv']!r}) == 0",
+        f"picture = {os.path.join(os.path.dirname(catalogue), 'images', '0.png')!r}",
+        f"(answer,) = cma.load({str(finished_run)!r}).predict([picture], ['a red hat'])",
+        "assert answer['colour'].label",
     )
+    assert (tmp_path / "answers.csv").exists()
 
 
 def without_tensorflow(*lines: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from support.commands import mistake
 from support.small import small_config
 
-from cmaclip_jax.data import loading
+from cmaclip_jax.data import view
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.data.sources import open_sources
@@ -182,13 +182,13 @@ def test_a_runs_own_evaluations_judge_them_too(config, tmp_path, monkeypatch):
 def test_noise_reaches_what_is_read_and_the_data_stay_as_they_were(trained, monkeypatch):
     seen = []
     for name in ("corrupt_image", "corrupt_text"):
-        corrupt = getattr(loading, name)
+        corrupt = getattr(view, name)
 
         def spy(what, kind, severity, rng, corrupt=corrupt):
             seen.append((kind, severity))
             return corrupt(what, kind, severity, rng)
 
-        monkeypatch.setattr(loading, name, spy)
+        monkeypatch.setattr(view, name, spy)
     before = trained.data.config.to_json()
     figures_under(trained, Noise(image="blur", severity=4), Noise(text="drop", severity=2))
     assert set(seen) == {("blur", 4), ("drop", 2)}

@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
+from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.prepare.account import Account
 from cmaclip_jax.data.prepare.overheard import Entry, Overheard, replay
-from cmaclip_jax.data.prepare.record_writer import FORMATS, in_order, open_writer
+from cmaclip_jax.data.prepare.record_writer import FORMATS, open_writer
 from cmaclip_jax.data.prepare.stored import make_features, shrink, to_example
 from cmaclip_jax.data.records import Record, RecordError, Sources
 from cmaclip_jax.data.tfds_fields import MANIFEST, PREPARED
@@ -29,6 +30,7 @@ from cmaclip_jax.files import write_text
 from cmaclip_jax.tasks import Task
 
 FINISHED, BAD, PART = "finished", "bad_records.jsonl", ".part"
+AHEAD = 4  # records in progress for every thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Preparation:
         account = Account()
         part = self.output / FINISHED / f"{split}-{shard:05d}{part_suffix()}"
         with open_writer(os.fspath(part), self.form.format) as write:
-            for made in in_order(functools.partial(self.make, split), self.rows(split, shard)):
+            make, threads = functools.partial(self.make, split), os.cpu_count() or 1
+            rows = self.rows(split, shard)
+            for made in ahead(make, rows, AHEAD * threads, threads):
                 account.entries += made.entries
                 if made.record is not None:
                     account.add(made.record, len(made.example), self.tasks)
