@@ -1,4 +1,4 @@
-"""What `cmaclip doctor` looks at, in its order: the hosts, then what a config asks of them."""
+"""The checks of `cmaclip doctor`, in order: the hosts, then what a config needs."""
 
 import functools
 import math
@@ -22,29 +22,32 @@ from cmaclip_jax.runs.towers import with_sizes
 from cmaclip_jax.tasks import Task, select_tasks
 from cmaclip_jax.weights.description import DESCRIPTION
 
-RECORDS = 16  # of every split, that are read
+RECORDS = 16  # how many records of every split are read
 GIBIBYTE = 2**30
 SPARE = GIBIBYTE  # bytes that should stay free in /tmp and in memory
 
 
 def all_checks(config, workdir: str | None, count: int) -> tuple[list[Check], Callable[[], None]]:
-    """The checks in their order, and what clears away after them."""
+    """The checks in their order, and the function that removes their files."""
     checks, folder = host_checks(count), None
-    job = Job(config, workdir, count)
+    needs = RunNeeds(config, workdir, count)
     if config is not None:
         after = [check.name for check in checks].index("devices") + 1
-        checks.insert(after, Check("mesh", job.mesh, judge_mesh))
+        checks.insert(after, Check("mesh", needs.mesh, judge_mesh))
     if workdir:
         folder = SharedFolder(workdir, count)
         checks += folder.checks()
     if config is not None:
-        checks += job.checks()
-    checks.append(Check("room", job.room, judge_room))
+        checks += needs.checks()
+    checks.append(Check("room", needs.room, judge_room))
     return checks, folder.clear if folder else lambda: None
 
 
-class Job:
-    """What a config needs. Looks fill in what later ones use: the tasks, a checkpoint's size."""
+class RunNeeds:
+    """The checks of what a config needs.
+
+    Some checks store what later ones use: the tasks, and the size of a checkpoint.
+    """
 
     def __init__(self, config, workdir: str | None, count: int):
         self._config, self._workdir, self._count = config, workdir, count
@@ -61,7 +64,7 @@ class Job:
         ]
 
     def mesh(self) -> dict[str, str]:
-        """Makes the mesh, and divides the batches over it; and a short name for the config."""
+        """Makes the mesh and divides the batches over it; adds a hash of the config."""
         train, evaluation = self._config.train, self._config.eval
         mesh = checked_mesh(self._config)
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -72,16 +75,16 @@ class Job:
         }
 
     def weights(self) -> str:
-        """Reads what training starts from."""
+        """Reads the pretrained weights."""
         towers = self._towers
         size = f"{towers.image.width}/{towers.text.width} wide"
         return f"{self._config.model.pretrained}: encoders {size}"
 
     def data(self) -> dict:
-        """Opens the data, and reads a few records of every split."""
+        """Opens the data and reads a few records of every split."""
         fields = with_sizes(self._config, self._towers).data
-        found = open_sources(fields, BadRecords(None, fields.on_error, fields.max_bad))
-        sources = {split: source for split, source in found.items() if len(source)}
+        opened = open_sources(fields, BadRecords(None, fields.on_error, fields.max_bad))
+        sources = {split: source for split, source in opened.items() if len(source)}
         for name, split in (("data.split", fields.split), ("eval.split", self._config.eval.split)):
             if split and split not in sources:
                 raise UserError(f"{name}={split!r}: this data has only {', '.join(sources)}")
@@ -101,7 +104,7 @@ class Job:
         }
 
     def model(self) -> str:
-        """Puts the model together as shapes, and so the size of a checkpoint."""
+        """Builds the model without numbers, and computes the size of a checkpoint."""
         if not self._tasks:
             raise UserError("not looked at: its tasks are in the data")
         planned = plan_run(self._config, self._tasks, jax.devices(), self._towers)
@@ -111,7 +114,7 @@ class Job:
         return f"{numbers:,} parameters; a checkpoint takes {_size(self._state_bytes)}"
 
     def room(self) -> dict:
-        """Bytes that are free on this host, and those that will be needed."""
+        """The bytes that are free on this host, and the bytes that the run will need."""
         keep = self._config.checkpoint.keep if self._config is not None else 0
         disk, written = None, 0
         if self._workdir:
@@ -119,7 +122,7 @@ class Job:
             written = sum(path.name.isdigit() for path in folder.glob("checkpoints/*"))
             there = next(path for path in (folder, *folder.parents) if path.exists())
             disk = shutil.disk_usage(there).free
-        more = max(keep + 2 - written, 1)  # the best one stays too, and one is being written
+        more = max(keep + 2 - written, 1)  # one more for the best, and one while it is written
         return {
             "workdir": disk,
             "workdir_needs": more * self._state_bytes,
@@ -131,13 +134,13 @@ class Job:
 
     @functools.cached_property
     def _towers(self):
-        """As the run will have them; those of a run that goes on need no weights any more."""
+        """The towers of the run. A run that is continued has their description in its folder."""
         kept = self._workdir and (Path(self._workdir) / DESCRIPTION).exists()
         return open_towers(self._config, Path(self._workdir) if kept else None)
 
 
 def judge_mesh(facts: list[dict[str, str]]) -> Finding:
-    """Good where all hosts were given the same config."""
+    """Good if all hosts have the same config."""
     others = [k for k, fact in enumerate(facts) if fact["config"] != facts[0]["config"]]
     if others:
         said = f"{hosts(others, len(facts))}another config than on host 0"
@@ -146,7 +149,7 @@ def judge_mesh(facts: list[dict[str, str]]) -> Finding:
 
 
 def judge_data(facts: list[dict]) -> Finding:
-    """Good where every host reads the same, and little of it is bad."""
+    """Good if every host reads the same data, and few records are bad."""
     count = len(facts)
     sizes = ", ".join(f"{size:,} {split}" for split, size in facts[0]["sizes"].items())
     same = [(fact["sizes"], fact["digest"]) for fact in facts]
@@ -166,7 +169,7 @@ def judge_data(facts: list[dict]) -> Finding:
 
 
 def judge_room(facts: list[dict]) -> Finding:
-    """Good where every host has what is needed."""
+    """Good if every host has the room that the run needs."""
     said, short = [], []
     for name, do in (
         ("workdir", "checkpoint.keep is how many stay"),
@@ -185,7 +188,7 @@ def judge_room(facts: list[dict]) -> Finding:
 
 
 def _free_memory() -> int | None:
-    """Bytes that a new process could have; None where the machine does not tell."""
+    """The memory in bytes that a new process could use; None if the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -1,7 +1,8 @@
-"""Checks before a job: what every host sees for itself, and what that means for all of them.
+"""Checks before a job, on every host.
 
-A check looks on every host and is judged from what all of them saw, by every host alike; so all
-of them come to the same end. Looking has a limit, and so has waiting for what others saw.
+Every host looks at its own machine and sends the result to all others. Then every host judges the
+results of all hosts, so that all hosts come to the same finding. Looking and waiting for the
+results of other hosts have time limits.
 """
 
 import collections
@@ -26,17 +27,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cmaclip_jax.parallel.cluster import exchange, wait_for_all
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "cmaclip_jax")
-CLOCKS_APART = 5.0  # seconds that do no harm
-SUMMED_BYTES = 16 * 2**20  # a device's part of the sum
+CLOCKS_APART = 5.0  # seconds of difference that do no harm
+SUMMED_BYTES = 16 * 2**20  # summed by each device
 AGAIN = "see what it says there, and start the doctor again on every host"
-SKEW = 10.0  # seconds by which hosts may come late to a check
-# Where a machine shows its accelerators, whatever JAX makes of them.
+SKEW = 10.0  # seconds by which a host may start a check later than others
+# Device files of accelerators in /dev, whether JAX uses them or not.
 CHIPS = ("accel[0-9]*", "nvidia[0-9]*", "vfio/[0-9]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check came to: `do` says what helps where it is not good."""
+    """The result of a check; `do` says what helps if it is not good."""
 
     good: bool
     says: str
@@ -45,10 +46,11 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """
-    look: on every host, in so many seconds; what it returns goes to all hosts as JSON.
-    judge: from what every host saw, by its number.
-    do: what helps where a look failed.
+    """One check of all hosts.
+
+    look: runs on every host, at most `seconds` long; its result goes to all hosts as JSON.
+    judge: makes the finding from the results of all hosts, in the order of their numbers.
+    do: what helps if `look` failed.
     """
 
     name: str
@@ -59,40 +61,40 @@ class Check:
 
 
 def examine(checks: Sequence[Check], say: Callable[[str, Finding], None]) -> tuple[bool, bool]:
-    """Makes the checks one after the other; returns (all of them good, all of them made).
+    """Runs the checks one after the other; returns (all are good, all were run).
 
-    Where one does not end in time on any host, or a host is gone, those after it are not made.
+    If a check takes too long on a host, or a host is lost, the checks after it are not run.
     """
     good = True
     for check in checks:
         end = time.monotonic() + check.seconds + SKEW
-        seen = json.dumps(_limited(check.look, check.seconds))
-        heard = exchange(f"doctor/{check.name}", seen, end - time.monotonic())
-        everywhere = [None if text is None else json.loads(text) for text in heard]
-        finding = judged(check, everywhere)
+        own = json.dumps(_limited(check.look, check.seconds))
+        texts = exchange(f"doctor/{check.name}", own, end - time.monotonic())
+        results = [None if text is None else json.loads(text) for text in texts]
+        finding = judged(check, results)
         say(check.name, finding)
         good = good and finding.good
-        if any(seen is None or "late" in seen for seen in everywhere):
+        if any(result is None or "late" in result for result in results):
             return False, False
     return good, True
 
 
-def judged(check: Check, everywhere: list[dict | None]) -> Finding:
-    """The finding of a check: its own judgement, or who could not look, and why."""
-    count, failures = len(everywhere), collections.defaultdict(list)
-    for number, seen in enumerate(everywhere):
-        if seen is None:
+def judged(check: Check, results: list[dict | None]) -> Finding:
+    """The finding of a check; if `look` failed on a host, a finding that says where and why."""
+    count, failures = len(results), collections.defaultdict(list)
+    for number, result in enumerate(results):
+        if result is None:
             failures["said nothing in time: it is gone, or hangs"].append(number)
-        elif "fact" not in seen:
-            failures[seen["failed"]].append(number)
+        elif "fact" not in result:
+            failures[result["failed"]].append(number)
     if not failures:
-        return check.judge([seen["fact"] for seen in everywhere])
-    said = "; ".join(f"{hosts(who, count)}{why}" for why, who in failures.items())
-    return Finding(False, said, AGAIN if None in everywhere else check.do)
+        return check.judge([result["fact"] for result in results])
+    says = "; ".join(f"{hosts(numbers, count)}{why}" for why, numbers in failures.items())
+    return Finding(False, says, AGAIN if None in results else check.do)
 
 
 def hosts(numbers: Sequence[int], count: int) -> str:
-    """The hosts of these numbers, at the beginning of what is said of them."""
+    """The hosts of these numbers, as the start of a sentence."""
     if count == 1:
         return ""
     if len(numbers) == count:
@@ -101,25 +103,25 @@ def hosts(numbers: Sequence[int], count: int) -> str:
 
 
 def _limited(look: Callable[[], Any], seconds: float) -> dict:
-    """What a look returns as 'fact'; or why it 'failed', and that it was 'late'."""
-    answers: queue.SimpleQueue = queue.SimpleQueue()
+    """{'fact': what `look` returned}, or {'failed': why}, with 'late' if it took too long."""
+    results: queue.SimpleQueue = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            answers.put({"fact": look()})
-        except Exception as error:  # whatever it is: the others have to hear of it
+            results.put({"fact": look()})
+        except Exception as error:  # of any kind: the other hosts need to know
             kind = "" if type(error).__name__ == "UserError" else f"{type(error).__name__}: "
-            answers.put({"failed": (kind + " ".join(str(error).split()))[:400]})
+            results.put({"failed": (kind + " ".join(str(error).split()))[:400]})
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        return answers.get(timeout=seconds)
+        return results.get(timeout=seconds)
     except queue.Empty:
         return {"failed": f"no end after {seconds:g} s", "late": True}
 
 
 def host_checks(count: int) -> list[Check]:
-    """What any job needs of its hosts, beside disks and data."""
+    """The checks of any job, without disks and data."""
     several = [Check("clocks", _clock, judge_clocks)]
     return [
         Check("versions", versions, judge_versions),
@@ -146,7 +148,7 @@ def host_checks(count: int) -> list[Check]:
 
 
 def versions() -> dict[str, str]:
-    """What of the software could differ between hosts."""
+    """The versions of the software on this host."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -157,7 +159,7 @@ def versions() -> dict[str, str]:
 
 
 def source_hash(folder: Path) -> str:
-    """A short name for all Python files in a folder: hosts often differ in their checkout."""
+    """A short hash of all Python files in a folder: checkouts often differ between hosts."""
     digest = hashlib.blake2b(digest_size=4)
     for file in sorted(folder.rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
@@ -165,7 +167,7 @@ def source_hash(folder: Path) -> str:
 
 
 def judge_versions(facts: list[dict[str, str]]) -> Finding:
-    """Good where all hosts have the same; what most of them have is taken to be meant."""
+    """Good if all hosts have the same versions. Otherwise the most frequent one counts as right."""
     wrong, usual = [], {}
     for name in facts[0]:
         usual[name] = collections.Counter(fact[name] for fact in facts).most_common(1)[0][0]
@@ -196,7 +198,7 @@ def _devices() -> dict:
 
 
 def judge_devices(facts: list[dict]) -> Finding:
-    """Good where every host brings as many of the same, and JAX uses what is there."""
+    """Good if all hosts have equally many devices of one kind, and JAX uses the accelerators."""
     count, total = len(facts), facts[0]["all"]
     alike = collections.defaultdict(list)
     for number, fact in enumerate(facts):
@@ -220,7 +222,7 @@ def judge_devices(facts: list[dict]) -> Finding:
 
 
 def _sum_over_all() -> dict:
-    """Adds what every device holds, device k so many times k+1, and looks at every number."""
+    """Sums an array over all devices; device k holds k+1 everywhere. Checks every element."""
     devices = jax.devices()
     count, width = len(devices), SUMMED_BYTES // 4
     mesh = Mesh(np.array(devices), "all")
@@ -242,7 +244,7 @@ def _sum_over_all() -> dict:
 
 
 def judge_sums(facts: list[dict]) -> Finding:
-    """Good where every host has the exact sum."""
+    """Good if every host has the exact sum."""
     wrong = [number for number, fact in enumerate(facts) if fact["wrong"]]
     slowest = max(fact["seconds"] for fact in facts)
     devices, expected = facts[0]["devices"], facts[0]["expected"]
@@ -251,7 +253,7 @@ def judge_sums(facts: list[dict]) -> Finding:
         return Finding(False, said, "do not train on these devices: give them back")
     said = f"{expected:g} from {devices} device(s), exact; {SUMMED_BYTES >> 20} MiB of each in "
     said += f"{slowest * 1e3:.1f} ms"
-    if devices > 1:  # of every number, all but a share of 1/N goes out and comes in, twice
+    if devices > 1:  # an all-reduce sends and receives (N-1)/N of the array, twice
         sent = 2 * (devices - 1) / devices * SUMMED_BYTES
         said += f", so {sent / slowest / 1e9:.2g} GB/s a device"
     return Finding(True, said)
@@ -266,7 +268,7 @@ def _clock() -> float:
 
 
 def judge_clocks(facts: list[float]) -> Finding:
-    """Good where they show about the same."""
+    """Good if the clocks differ by at most `CLOCKS_APART` seconds."""
     middle = sorted(facts)[len(facts) // 2]
     apart = max(facts) - min(facts)
     if apart <= CLOCKS_APART:

@@ -1,4 +1,4 @@
-"""Whether a run's folder can be written from every host, and is the same one everywhere."""
+"""Checks that every host can write to a run's folder, and that it is the same folder on all."""
 
 import contextlib
 import secrets
@@ -9,14 +9,14 @@ from cmaclip_jax.doctor.hosts import Check, Finding, hosts
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.cluster import exchange
 
-SECONDS_TO_CLEAR = 5.0  # in which every host has taken its file away
-PAUSE = 0.5  # between two looks for a file that is not there
+SECONDS_TO_CLEAR = 5.0  # for every host to remove its file
+PAUSE = 0.5  # between two attempts to read a file that does not exist yet
 
 
 class SharedFolder:
-    """Every host leaves a file with a word in it; then every host reads all of them.
+    """Every host writes a file with a random word; then every host reads the files of all.
 
-    patience: how long a file may take to show on the other hosts, as over NFS.
+    patience: the seconds that a file may take to appear on other hosts, as over NFS.
     """
 
     def __init__(self, path: str, count: int, patience: float = 30.0):
@@ -27,14 +27,14 @@ class SharedFolder:
         self._file = None
 
     def checks(self) -> list[Check]:
-        """Writing; and where there are several hosts, finding what the others wrote."""
+        """The check of writing; with several hosts, also the check of reading."""
         do = "name another with --workdir, or let this user write there"
         read = Check("workdir shared", self.read, self.judge_read, self._patience + 60)
         write = Check("workdir written", self.write, self.judge_written, do=do)
         return [write, read] if self._count > 1 else [write]
 
     def write(self) -> str:
-        """Leaves this host's file; returns the word in it."""
+        """Writes this host's file; returns its word."""
         word = secrets.token_hex(8)
         self._made = [p for p in [self._folder, *self._folder.parents] if not p.exists()]
         try:
@@ -49,7 +49,7 @@ class SharedFolder:
         return word
 
     def judge_written(self, words: list[str]) -> Finding:
-        """Good: it was written everywhere."""
+        """Good: every host has written its file."""
         self._words = words
         every = f" from all {self._count} hosts" if self._count > 1 else ""
         return Finding(True, f"{self._folder}{every}")
@@ -67,7 +67,7 @@ class SharedFolder:
             time.sleep(PAUSE)
 
     def judge_read(self, unseen: list[list[int]]) -> Finding:
-        """Good where every host sees what every other wrote."""
+        """Good if every host can read the files of all others."""
         blind = [
             f"host {k} does not see what {hosts(others, self._count + 1).removesuffix(': ')} wrote"
             for k, others in enumerate(unseen)
@@ -83,13 +83,13 @@ class SharedFolder:
         )
 
     def clear(self) -> None:
-        """Takes everything away that was made here; every host comes here when all have read."""
-        with contextlib.suppress(OSError, ValueError):  # what cannot be written cannot be cleared
+        """Removes what this host wrote, once all hosts have read."""
+        with contextlib.suppress(OSError, ValueError):  # the folder may not be writable
             if self._file:
                 self._file.unlink(missing_ok=True)
             exchange("doctor/cleared", "", SECONDS_TO_CLEAR)
             for folder in self._made:
-                folder.rmdir()  # unless there is something in it
+                folder.rmdir()  # fails unless it is empty
 
     def _sees(self, word: str) -> bool:
         try:

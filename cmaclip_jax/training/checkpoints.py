@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: written in the background, the newest few and the best kept."""
+"""Orbax checkpoints, written in the background; the newest few and the best are kept."""
 
 import contextlib
 import json
@@ -27,21 +27,24 @@ NEWEST, BEST = "newest", "best"  # of a run's checkpoints
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which does not ask whether to stop: JAX counts the calls of `Stopping` for that."""
+    """Orbax's manager without its check for preemption.
+
+    JAX counts these checks in every process, and only `Stopping` may make them.
+    """
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
-# Orbax's threads log an error with its traceback, and then raise it where we are. A full disk ends
-# in a line of ours.
+# Orbax's threads log an error with its traceback, and then raise it in the main thread. For a full
+# disk, the UserError of `_room` is enough.
 logging.getLogger("absl").addFilter(
     lambda record: not (record.exc_info and full_disk(record.exc_info[1]))
 )
 
 
 def _report_unless_of_a_failed_save(unraisable, report=sys.unraisablehook) -> None:
-    """Drops what the other writes of a failed save find: that nobody waits for them any more."""
+    """Ignores the errors of the remaining writes of a failed save: their event loop is closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
 
@@ -52,8 +55,8 @@ sys.unraisablehook = _report_unless_of_a_failed_save
 class Checkpoints:
     """The folder `checkpoints/` of a run.
 
-    A checkpoint is written by threads while the run goes on. Where the disk has no room for one,
-    the next call of any method raises UserError, and what was written of it is gone.
+    Threads write a checkpoint while the run goes on. If the disk is full, the next call of any
+    method raises UserError, and the incomplete checkpoint is removed.
     """
 
     def __init__(self, workdir: str | Path, keep: int):
@@ -73,7 +76,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
-        """Begins to write; returns before it is done. Without a score it is nobody's best."""
+        """Starts writing and returns at once. Without a score it is never the best checkpoint."""
         metrics = {SCORE: -math.inf if score is None else score}
         with self._room():
             self._manager.wait_until_finished()  # for the checkpoint before
@@ -81,7 +84,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def check(self) -> None:
-        """Raises UserError where the checkpoint that is being written has found no room."""
+        """Raises UserError if there was no room for the checkpoint that is being written."""
         with self._room():
             self._manager.check_for_errors()
 
@@ -90,7 +93,7 @@ class Checkpoints:
         return (self._manager.metrics(step) or {}).get(SCORE, -math.inf) > -math.inf
 
     def replace(self, state: TrainState, step: int, score: float) -> None:
-        """Saves a step again, with the score that it had not."""
+        """Saves a step again, with a score that it lacked."""
         self._manager.delete(step)
         self.save(state, step, score)
 
@@ -99,12 +102,12 @@ class Checkpoints:
     ) -> tuple[int, TrainState | None]:
         """The newest step whose state can be read, and that state; `(0, None)` without any.
 
-        Newer ones, which cannot be read, are set aside as STEP.damaged, with a line each, so
-        that a run whose last checkpoint was torn goes on from the one before.
+        Newer checkpoints that cannot be read are renamed to STEP.damaged, with a line each. So a
+        run with a damaged last checkpoint continues from the one before.
 
         Raises:
-          UserError: a checkpoint is whole, but not of this model; or there are some and none
-            can be read, which is nothing to begin anew upon without being told.
+          UserError: a readable checkpoint is of another model; or there are checkpoints and none
+            can be read, and a new start is not what the user asked for.
         """
         reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -113,8 +116,8 @@ class Checkpoints:
                 state = self.restore(shapes, mesh, step)
             except UserError:
                 raise
-            except Exception as error:  # of whatever kind a torn file makes Orbax raise
-                if refusal_of(error):  # no memory for it: the file may well be whole
+            except Exception as error:  # Orbax raises errors of any type for a damaged file
+                if refusal_of(error):  # out of memory: the file may be intact
                     raise
                 reasons[step] = " ".join(str(error).split())[:200]
                 continue
@@ -130,7 +133,7 @@ class Checkpoints:
         return 0, None
 
     def _check_tree(self, shapes: TrainState, step: int) -> None:
-        """Raises UserError where a checkpoint lacks a parameter, or has another shape for it."""
+        """Raises UserError if the names or shapes of a checkpoint are not those of the model."""
         saved = _by_path(_saved_tree(Path(self._manager.directory) / str(step)))
         wanted = _by_path(shapes)
         wrong = [
@@ -157,7 +160,7 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, shapes: TrainState, mesh: Mesh, step: int) -> TrainState:
-        """The state at `step`, laid out on this mesh."""
+        """The state of `step`, laid out on this mesh."""
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
@@ -166,7 +169,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
+        """Waits until all checkpoints are on disk."""
         if not self._closed:
             with self._room():
                 self._manager.wait_until_finished()
@@ -175,7 +178,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
-        """Turns a full disk into one line, and removes what was written of the checkpoint."""
+        """Turns a full disk into a UserError, and removes the incomplete checkpoint."""
         try:
             yield
         except Exception as error:
@@ -252,9 +255,10 @@ def _score(folder: Path) -> float:
 
 
 def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
-    """`(step, parameters to use)` of one of a run's checkpoints, whatever it trained and where.
+    """`(step, parameters)` of a checkpoint, for any model and any mesh of the run.
 
-    Only looks: the run itself may be writing its next checkpoint.
+    The parameters are the averaged ones if the run keeps an average. Nothing is written, because
+    the run may be writing its next checkpoint.
     """
     step = chosen_step(workdir, which)
     folder = Path(workdir).resolve() / "checkpoints"

@@ -1,4 +1,4 @@
-"""How long a run compiles before its first step, and what it found compiled."""
+"""The time that a run compiles before its first step, and its use of the compilation cache."""
 
 import collections
 import time
@@ -9,7 +9,7 @@ CACHE = "/jax/compilation_cache/"
 
 
 class Compiling:
-    """Counts from its making on what was compiled, and what was read from JAX's cache of that."""
+    """Counts the programs that were compiled, or read from JAX's compilation cache, from now on."""
 
     def __init__(self):
         self._start = time.monotonic()
@@ -21,7 +21,7 @@ class Compiling:
         self._events[event.removeprefix(CACHE)] += event.startswith(CACHE)
 
     def done(self) -> str:
-        """What there is to say; nothing is counted any more."""
+        """Ends counting; returns a line about it."""
         self.close()
         said = f"the first step is compiled, after {time.monotonic() - self._start:.0f} s"
         read, kept = self._events["cache_hits"], self._events["cache_misses"]
@@ -29,7 +29,7 @@ class Compiling:
         return f"{said}; {read} programs read from {folder}, {kept} added" if folder else said
 
     def close(self) -> None:
-        """Counts no more."""
+        """Ends counting."""
         if self._listens:
             self._listens = False
             jax.monitoring.unregister_event_listener(self._hear)

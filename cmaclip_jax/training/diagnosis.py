@@ -1,4 +1,4 @@
-"""Names the tensor with which a run went bad, once it has."""
+"""Names the first tensor that is not finite, after a bad step."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ from cmaclip_jax.training.step import accumulate, interleaved_parts
 def diagnose(
     objective: Objective, settings: ConfigDict, params, opt_state, batch: Batch, rng
 ) -> str:
-    """What went wrong in a step from these parameters with this batch, in a few words.
+    """A sentence about what went wrong in a step with these parameters and this batch.
 
-    Looks in the order in which a step computes: parameters, the modules' outputs, the
-    losses, the gradients. Where all of them are finite, it was a spike, and the gradient
-    that has outgrown its own history most is named.
+    Tensors are checked in the order in which a step computes them: parameters, outputs of modules,
+    losses, gradients. If all are finite, the loss spiked, and the sentence names the gradient that
+    grew most relative to its own history.
 
-    A batch that the step takes in parts is looked at in the same parts, one after the other: the
-    whole may not fit into memory. Several hosts look together and say the same, so every host
-    has to call this.
+    If the step accumulates over parts of the batch, the parts are checked one after the other, as
+    the whole batch may not fit into memory. With several hosts, every host has to call this; all
+    return the same sentence.
 
     settings: `config.train`.
     """
@@ -32,7 +32,7 @@ def diagnose(
     if bad:
         return f"parameter {bad} is not finite"
     for part, part_rng in _parts(batch, rng, settings.accumulate):
-        outputs, sums = _watched_loss(objective, params, part, part_rng)
+        outputs, sums = _inspected_loss(objective, params, part, part_rng)
         if outputs:
             return f"the output of {outputs[0]} is not finite"
         bad = _not_finite(sums)
@@ -50,7 +50,7 @@ def diagnose(
 
 
 def _parts(batch: Batch, rng, parts: int) -> Iterator[tuple[Batch, jax.Array]]:
-    """The parts in which a step takes a batch, each with its randomness."""
+    """The parts of a batch over which a step accumulates, each with its random key."""
     if parts == 1:
         yield batch, rng
         return
@@ -64,39 +64,39 @@ def _parts(batch: Batch, rng, parts: int) -> Iterator[tuple[Batch, jax.Array]]:
 
 
 def _not_finite(tree) -> str:
-    """The path of the first array in a tree that is not finite; '' where all are."""
+    """The path of the first array in a tree that is not finite; '' if all are."""
     finite = jax.jit(lambda tree: jax.tree.map(_is_finite, tree))(tree)
     paths = jax.tree_util.tree_leaves_with_path(jax.device_get(finite))
-    return next((path_name(path) for path, fine in paths if not fine), "")
+    return next((path_name(path) for path, finite in paths if not finite), "")
 
 
 def _is_finite(array) -> jax.Array:
-    """Whether all of an array is finite: one value, which every host of several can read."""
+    """Whether an array is finite: a single value, which every host can read."""
     return jnp.all(jnp.isfinite(array))
 
 
-def _watched_loss(objective: Objective, params, batch: Batch, rng):
-    """The modules whose outputs are not finite, first things first; and the loss's sums.
+def _inspected_loss(objective: Objective, params, batch: Batch, rng):
+    """The modules whose outputs are not finite, in order of computation; and the sums of the loss.
 
-    Runs operation by operation: slow, and done once in a run's life.
+    It runs one operation at a time, which is slow, but it runs once at most.
     """
-    seen: list[str] = []
+    bad: list[str] = []
 
-    def watch(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         result = call(*args, **kwargs)
         arrays = [x for x in jax.tree.leaves(result) if isinstance(x, jax.Array)]
         concrete = [x for x in arrays if not isinstance(x, jax.core.Tracer)]
         if context.method_name == "__call__" and not all(map(_is_finite, concrete)):
-            seen.append("/".join(context.module.path) or "the model")
+            bad.append("/".join(context.module.path) or "the model")
         return result
 
-    with jax.disable_jit(), nn.intercept_methods(watch):
+    with jax.disable_jit(), nn.intercept_methods(record):
         _, sums = objective.loss(params, batch, rng)
-    return seen, sums
+    return bad, sums
 
 
 def _largest_growth(gradients, opt_state) -> tuple[str, float]:
-    """The parameter whose gradient is largest against Adam's memory of it, and how much."""
+    """The parameter whose gradient is largest relative to Adam's second moment; and the ratio."""
     lengths = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.sqrt(jnp.sum(x**2)), tree))
     roots = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.sqrt(jnp.sum(x)), tree))
     memory = {

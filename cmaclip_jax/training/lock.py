@@ -1,6 +1,6 @@
-"""A lock on a folder, so that one command at a time writes into it.
+"""A lock on a folder, so that only one command at a time writes into it.
 
-A lock that a killed process left behind is recognised and replaced.
+A lock that a killed process left is recognised and replaced.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from cmaclip_jax.training.workdir import run_folder
 
 LOCK = "run.lock"
 BEAT = 20.0  # seconds between two signs of life of a lock's holder
-SILENCE = 4 * BEAT  # without a sign of life, after which a holder on another host counts as ended
-SHORT = 0.5  # seconds between two looks at a lock
+SILENCE = 4 * BEAT  # a holder on another host counts as ended after so many silent seconds
+SHORT = 0.5  # seconds between two reads of a lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Holder:
     seen: str
 
     def is_gone(self) -> bool | None:
-        """Whether that process has ended; None where this machine cannot know."""
+        """Whether that process has ended; None if this machine cannot know."""
         if self.kernel != _kernel():
             return None
         try:
@@ -85,7 +85,7 @@ def holding(folder: str | Path, name: str = LOCK) -> Iterator[None]:
             if _is_of(folder / name, own):
                 (folder / name).unlink()
             if made:
-                folder.rmdir()  # where nothing was written
+                folder.rmdir()  # fails unless the folder is empty
 
 
 def _take_in(folder: Path, name: str) -> Holder:
@@ -139,7 +139,7 @@ def _remove_stale(file: Path) -> None:
         )
     aside = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     file.rename(aside)
-    if aside.read_text() != text:  # another process was faster: this is its new lock
+    if aside.read_text() != text:  # another process replaced the lock first
         aside.rename(file)
         return
     aside.unlink()
@@ -197,7 +197,7 @@ def _kernel() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process was started, in ticks of its kernel; '' where the system does not say."""
+    """The start time of a process in ticks of its kernel; '' if the system does not say."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -206,5 +206,5 @@ def _started(process: int) -> str:
 
 
 def _say(line: str) -> None:
-    """One line for the person who watches."""
+    """Prints a line to stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the rules came to, parameter by parameter: seen once, before the first step."""
+"""The effect of the rules on every parameter, shown before the first step."""
 
 import math
 import re
@@ -25,17 +25,17 @@ def parameter_rows(settings: ConfigDict, params, shardings) -> list[tuple[str, .
         (
             path,
             "x".join(map(str, leaf.shape)) or "1",
-            "frozen" if still else _span(rate),
-            "-" if still else f"{decay:g}",
+            "frozen" if is_frozen else _span(rate),
+            "-" if is_frozen else f"{decay:g}",
             " ".join(str(axis or ".") for axis in sharding.spec) if any(sharding.spec) else "whole",
             f"{math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize:,}",
         )
-        for path, leaf, still, rate, decay, sharding in zip(paths, *leaves, strict=True)
+        for path, leaf, is_frozen, rate, decay, sharding in zip(paths, *leaves, strict=True)
     ]
 
 
 def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
-    """The whole table, aligned, as text."""
+    """Writes all rows as an aligned table."""
     header = ("parameter", "shape", "rate", "decay", "layout", "bytes a device")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
@@ -45,7 +45,7 @@ def write_parameter_table(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 def parameter_summary(rows: list[tuple[str, ...]]) -> Table:
-    """The same for the screen: one line for all that is treated alike in a part."""
+    """A shorter table for the screen: one line for the equally treated parameters of a part."""
     groups: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
     for path, shape, rate, decay, layout, held in rows:
         size = math.prod(int(n) for n in shape.split("x"))
