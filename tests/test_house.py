@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.package import PACKAGE, imports
 
-FLOOR = {"tasks", "config", "errors", "files", "screen"}
+FLOOR = {"tasks", "config", "errors", "files", "screen", "process"}
 MODELS = {"models", *FLOOR}
 RUNS = {"data", "training", "evaluation", "parallel", "weights", *MODELS}
 MAY_IMPORT = {
@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "serving": {"runs", *RUNS},
     "report": {"serving", "runs", *RUNS},
     "studies": {"runs", *RUNS},
-    "landmarks": {"runs", *RUNS},
+    "landmarks": {"studies", "runs", *RUNS},
 }
 
 

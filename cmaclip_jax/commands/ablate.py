@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
-from cmaclip_jax.errors import UserError
-from cmaclip_jax.process import give_memory_back
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
 
 HELP = """\
@@ -45,13 +43,13 @@ def run(arguments: list[str]) -> None:
 
 def ablate(config, workdir: Path, options) -> list[dict]:
     """Trains what is not there yet; returns the rows of the table."""
-    import jax  # this and what is below takes seconds to import
-
+    # what is below takes seconds to import
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.runs.training import train_and_evaluate
     from cmaclip_jax.screen import Screen
-    from cmaclip_jax.studies.ablation import open_study, with_equal_minutes
+    from cmaclip_jax.studies.ablation import figures_of, open_study, with_equal_minutes
     from cmaclip_jax.studies.ablation_report import heading, table_cells, table_rows, write_table
+    from cmaclip_jax.studies.framework import train_one
 
     screen = Screen()
 
@@ -61,16 +59,11 @@ def ablate(config, workdir: Path, options) -> list[dict]:
         study = with_equal_minutes(study, options.minutes, screen.say)
     for number, run in enumerate(study.runs, 1):
         name = f"run {number} of {len(study.runs)}: {run}"
-        if run.figures(study.split):
+        if figures_of(run, study.split):
             screen.say(f"{name}: done before")
             continue
         screen.say(f"\n{name}")
-        try:
-            train_and_evaluate(run.config, run.folder)
-        except UserError as error:
-            raise UserError(f"{run}: {error}") from error
-        jax.clear_caches()  # no other run has use for this one's programs
-        give_memory_back()
+        train_one(run, lambda run=run: train_and_evaluate(run.config, run.folder))
         write_table(study, table_rows(study))
     rows = table_rows(study)
     paths = write_table(study, rows)

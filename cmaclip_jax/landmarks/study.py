@@ -20,7 +20,7 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.losses import POINTWISE
 from cmaclip_jax.landmarks.pictures import Marked
 from cmaclip_jax.landmarks.training import answers, train_detector
-from cmaclip_jax.training.workdir import open_workdir
+from cmaclip_jax.studies.framework import StudyRun, make_run
 
 CLEAN, PLAIN = "none", "plain"
 NOISES = (*KINDS, FITTED)
@@ -60,25 +60,10 @@ class Faces:
     videos: list[Marked]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StudyRun:
-    """An arm with a seed: an ordinary run in a folder of its own, and what it found."""
-
-    arm: Arm
-    seed: int
-    config: ConfigDict
-    folder: Path
-
-    def judged(self) -> Judged | None:
-        """What it wrote when it was done; UserError for the folder of another config."""
-        kept = self.folder / RESULT
-        if not kept.exists():
-            return None
-        open_workdir(self.folder, self.config)
-        return Judged(**json.loads(kept.read_text()))
-
-    def __str__(self):
-        return f"{self.arm.name}, seed {self.seed}"
+def judged_of(run: StudyRun[Arm]) -> Judged | None:
+    """What a finished run found; None before that."""
+    found = run.read(RESULT)
+    return found and Judged(**found)
 
 
 def arms(config: ConfigDict) -> list[Arm]:
@@ -118,7 +103,7 @@ def _check(known, wanted, field: str) -> None:
         )
 
 
-def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun]:
+def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun[Arm]]:
     """Every arm with every seed, seed by seed, so that a study that was stopped has all arms."""
     count = config.landmarks.study.seeds
     if count < 1:
@@ -127,7 +112,7 @@ def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun]:
     return [run_of(config, arm, seed, workdir) for seed in seeds for arm in arms(config)]
 
 
-def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun:
+def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun[Arm]:
     """One run of a study: its config says nothing of the other runs."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -138,23 +123,20 @@ def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun:
     config.landmarks.noise = arm.noise if arm.noise != CLEAN else ""
     config.landmarks.strength, config.landmarks.train = arm.strength, arm.faces
     config.landmarks.update(REMEDIES[arm.remedy][0])
-    return StudyRun(arm, seed, config, workdir / arm.name / f"seed-{seed}")
+    return make_run(arm, seed, config, workdir)
 
 
-def train_and_judge(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Path) -> Judged:
+def train_and_judge(config: ConfigDict, run: StudyRun[Arm], faces: Faces, workdir: Path) -> Judged:
     """Annotates, trains and judges; what was found is kept in the run's folder.
 
     config: the study's.
     """
-    try:
-        judged = _judged(config, run, faces, workdir)
-    except UserError as error:
-        raise UserError(f"{run}: {error}") from error
+    judged = _judged(config, run, faces, workdir)
     write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
     return judged
 
 
-def _judged(config: ConfigDict, run: StudyRun, faces: Faces, workdir: Path) -> Judged:
+def _judged(config: ConfigDict, run: StudyRun[Arm], faces: Faces, workdir: Path) -> Judged:
     truth = faces.train.first(run.arm.faces)
     told = truth.with_points(told_points(run.config, truth))
     if run.config.landmarks.relabel == "distilled":

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from cmaclip_jax.files import whole_file, write_text
+from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks.config import REMEDIES
 from cmaclip_jax.landmarks.judging import Judged
-from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm, StudyRun
+from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm
+from cmaclip_jax.studies import framework
+from cmaclip_jax.studies.framework import StudyRun, deviation, markdown_table, with_deviation
 
 # What is shown of `Judged`, and what it is called.
 MEASURES = {
@@ -50,8 +52,7 @@ class Row:
 
     def spread(self, measure: str) -> float | None:
         """The sample standard deviation; None for one seed."""
-        values = self.values(measure)
-        return statistics.stdev(values) if len(values) > 1 else None
+        return deviation(self.values(measure))
 
     def gains(self, measure: str) -> list[float]:
         """By how much it is less than what it is compared with, for every seed that both have."""
@@ -93,10 +94,9 @@ def table_cells(rows: list[Row]) -> Iterator[list[str]]:
 
 
 def _cell(row: Row, measure: str) -> str:
-    spread, verdict = row.spread(measure), row.verdict(measure)
-    text = f"{100 * row.mean(measure):.2f}"
-    text += "" if spread is None else f" ±{100 * spread:.2f}"
-    return f"{text} {MARKS[verdict]}"
+    spread = row.spread(measure)
+    percent = with_deviation(100 * row.mean(measure), spread and 100 * spread, 2)
+    return f"{percent} {MARKS[row.verdict(measure)]}"
 
 
 def remarks(rows: list[Row]) -> list[str]:
@@ -147,22 +147,18 @@ def costs(rows: list[Row]) -> Iterator[str]:
 
 def write_report(folder: Path, rows: list[Row]) -> list[Path]:
     """Writes study.md, study.json and study.png into the study's folder."""
-    paths = [folder / f"study.{kind}" for kind in ("md", "json", "png")]
-    write_text(paths[0], markdown(rows))
-    write_text(paths[1], json.dumps([_plain(row) for row in rows], indent=1) + "\n")
-    with whole_file(paths[2]) as part:
-        draw(rows).savefig(part)
-    return paths
+    numbers = json.dumps([_plain(row) for row in rows], indent=1) + "\n"
+    write_numbers = {".json": lambda path: write_text(path, numbers)}
+    return framework.write_report(folder / "study", markdown(rows), draw(rows), write_numbers)
 
 
 def markdown(rows: list[Row]) -> str:
     """The table, what it means, and what the remedies are."""
-    head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(rows))
-    line = "|" + "|".join("---" if x in (0, 2) else "---:" for x in range(3 + len(MEASURES))) + "|"
+    table = markdown_table(table_cells(rows), words=(0, 2))
     used = dict.fromkeys(row.arm.remedy for row in rows)
     legend = [f"- {name}: {REMEDIES[name][1]}" for name in used]
     said = [f"- {remark}" for remark in remarks(rows)]
-    return "\n".join([ABOUT, "", head, line, *body, "", *said, "", *legend]) + "\n"
+    return "\n".join([ABOUT, "", *table, "", *said, "", *legend]) + "\n"
 
 
 def _plain(row: Row) -> dict:

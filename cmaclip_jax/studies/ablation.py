@@ -15,10 +15,10 @@ from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.studies.framework import StudyRun, make_run
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
 from cmaclip_jax.tasks import select_tasks
-from cmaclip_jax.training.workdir import open_workdir
 
 STEPS = "steps.json"  # what equal minutes came to
 
@@ -36,26 +36,10 @@ class Arm:
         return f"{self.variant}-{self.task}" if self.task else self.variant
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyRun:
-    """An arm with a seed: an ordinary run in a folder of its own."""
-
-    arm: Arm
-    seed: int
-    config: ConfigDict
-    folder: Path
-
-    def __str__(self):
-        return f"{self.arm.name}, seed {self.seed}"
-
-    def figures(self, split: str) -> dict | None:
-        """What it wrote when it was done; None before that, UserError for another run's folder."""
-        file = self.folder / "evaluation" / f"{split}.json"
-        if not file.exists():
-            return None
-        open_workdir(self.folder, self.config)
-        figures = json.loads(file.read_text())
-        return figures if figures["step"] == self.config.train.steps else None
+def figures_of(run: StudyRun[Arm], split: str) -> dict | None:
+    """The figures of a run that has taken all its steps; None before that."""
+    figures = run.read(f"evaluation/{split}.json")
+    return figures if figures and figures["step"] == run.config.train.steps else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +58,10 @@ class Study:
         return tuple(dict.fromkeys(arm.variant for arm in self.arms))
 
     @functools.cached_property
-    def runs(self) -> list[StudyRun]:
-        """Seed by seed, so that a study that was stopped compares what it has."""
+    def runs(self) -> list[StudyRun[Arm]]:
+        """Seed by seed, so that a study that was stopped has all arms with its first seeds."""
         return [
-            StudyRun(
-                arm,
-                seed,
-                with_changes(arm.config, {"seed": seed}),
-                self.workdir / arm.name / f"seed-{seed}",
-            )
+            make_run(arm, seed, with_changes(arm.config, {"seed": seed}), self.workdir)
             for seed in self.seeds
             for arm in self.arms
         ]

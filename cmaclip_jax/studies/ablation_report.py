@@ -1,13 +1,19 @@
 """The table and the picture of an ablation, from what its finished runs wrote."""
 
-import csv
 import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from cmaclip_jax.files import whole_file, write_text
-from cmaclip_jax.studies.ablation import Study, StudyRun
+from cmaclip_jax.studies.ablation import Study, figures_of
+from cmaclip_jax.studies.framework import (
+    StudyRun,
+    deviation,
+    markdown_table,
+    with_deviation,
+    write_csv,
+    write_report,
+)
 from cmaclip_jax.studies.variants import ABOUT
 
 MEAN = "(mean)"  # over the tasks; no task can be called so
@@ -35,16 +41,13 @@ def table_rows(study: Study) -> list[dict]:
 
 def write_table(study: Study, rows: list[dict]) -> list[Path]:
     """Writes ablation.md, ablation.csv and ablation.png into the study's folder."""
-    paths = [study.workdir / f"ablation.{kind}" for kind in ("md", "csv", "png")]
-    write_text(paths[0], markdown(study, rows))
-    with whole_file(paths[1]) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row | {"seeds": " ".join(map(str, row["seeds"]))})
-    with whole_file(paths[2]) as part:
-        draw(study, rows).savefig(part)
-    return paths
+    flat = [row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows]
+    return write_report(
+        study.workdir / "ablation",
+        markdown(study, rows),
+        draw(study, rows),
+        {".csv": lambda path: write_csv(path, COLUMNS, flat)},
+    )
 
 
 def heading(study: Study) -> str:
@@ -69,10 +72,9 @@ def table_cells(study: Study, rows: list[dict]) -> Iterator[list[str]]:
 
 def markdown(study: Study, rows: list[dict]) -> str:
     """The table with its heading, and what the variants are."""
-    head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(study, rows))
-    line = "|---" + "|---:" * (head.count("|") - 2) + "|"
+    table = markdown_table(table_cells(study, rows))
     legend = (f"- {name}: {ABOUT[name]}" for name in study.variants)
-    return "\n".join([f"{heading(study)}.", "", head, line, *body, "", *legend]) + "\n"
+    return "\n".join([f"{heading(study)}.", "", *table, "", *legend]) + "\n"
 
 
 def draw(study: Study, rows: list[dict]):
@@ -121,7 +123,7 @@ def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float
     """{task: (accuracy, steps, minutes)} of the variant's finished runs with a seed."""
     found, spent = {}, []
     for run in study.runs:
-        figures = (run.arm.variant, run.seed) == (variant, seed) and run.figures(study.split)
+        figures = (run.arm.variant, run.seed) == (variant, seed) and figures_of(run, study.split)
         if not figures:
             continue
         spent.append((figures["step"], training_minutes(run)))
@@ -138,7 +140,7 @@ def _summary(done: list[tuple[float, int, float]]) -> dict:
     accuracies, steps, minutes = zip(*done, strict=True)
     return {
         "mean": statistics.fmean(accuracies),
-        "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "sd": deviation(accuracies),
         "n": len(accuracies),
         "steps": round(statistics.fmean(steps)),
         "minutes": statistics.fmean(minutes),
@@ -167,4 +169,4 @@ def training_minutes(run: StudyRun) -> float:
 def _cell(row: dict | None) -> str:
     if row is None:
         return "-"
-    return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ±{row['sd']:.3f}")
+    return with_deviation(row["mean"], row["sd"], 3)

@@ -1,11 +1,11 @@
 """Tables and curves of what noise does to runs."""
 
-import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cmaclip_jax.files import whole_file, write_text
+from cmaclip_jax.studies import framework
+from cmaclip_jax.studies.framework import markdown_table, write_csv
 from cmaclip_jax.studies.robustness import CLEAN, Finding, degree, noise_name
 
 MEAN = "(mean)"  # over the tasks; no task can be called so
@@ -32,15 +32,9 @@ def write_report(
     stem: Path, split: str, findings: Sequence[Finding], steps: Mapping[str, int]
 ) -> list[Path]:
     """Writes STEM.md, STEM.csv and STEM.png; steps: of every run, which checkpoint was judged."""
-    paths = [stem.with_suffix(kind) for kind in (".md", ".csv", ".png")]
-    write_text(paths[0], markdown(split, findings, steps))
-    with whole_file(paths[1]) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *FIGURES))
-        writer.writeheader()
-        writer.writerows(csv_rows(findings))
-    with whole_file(paths[2]) as part:
-        draw(split, findings).savefig(part)
-    return paths
+    numbers = {".csv": lambda path: write_csv(path, (*COLUMNS, *FIGURES), csv_rows(findings))}
+    text = markdown(split, findings, steps)
+    return framework.write_report(stem, text, draw(split, findings), numbers)
 
 
 def csv_rows(findings: Sequence[Finding]) -> Iterator[dict]:
@@ -81,9 +75,8 @@ def markdown(split: str, findings: Sequence[Finding], steps: Mapping[str, int]) 
     judged = ", ".join(f"{run} at step {step:,}" for run, step in steps.items())
     lines = [f"{LEGEND.format(split=split)} Judged: {judged}."]
     for task in (MEAN, *findings[0].tasks):
-        head, *body = (f"| {' | '.join(cells)} |" for cells in table_cells(findings, task))
-        rule = "|---" + "|---:" * (head.count("|") - 2) + "|"
-        lines += ["", f"## {_title(task)}", "", head, rule, *body]
+        table = markdown_table(table_cells(findings, task))
+        lines += ["", f"## {_title(task)}", "", *table]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,118 @@
+"""What all studies share: runs of arms with seeds, their summaries, and the files of a report.
+
+A study compares arms. Every arm is trained with several seeds. Each of these runs is an ordinary
+run in the folder STUDY/ARM/seed-N, so a study that was stopped continues with its next run.
+"""
+
+import csv
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import jax
+from ml_collections import ConfigDict
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import whole_file, write_text
+from cmaclip_jax.process import give_memory_back
+from cmaclip_jax.training.workdir import open_workdir
+
+
+class NamedArm(Protocol):
+    """What is compared in a study; `name` is that of its folder."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Arm = TypeVar("Arm", bound=NamedArm)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudyRun(Generic[Arm]):
+    """The run of an arm with one seed."""
+
+    arm: Arm
+    seed: int
+    config: ConfigDict
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.arm.name}, seed {self.seed}"
+
+    def read(self, result: str) -> dict | None:
+        """The JSON file that the run writes when it is done; None before that.
+
+        Raises:
+          UserError: the folder belongs to a run of another config.
+        """
+        file = self.folder / result
+        if not file.exists():
+            return None
+        open_workdir(self.folder, self.config)
+        return json.loads(file.read_text())
+
+
+def make_run(arm: Arm, seed: int, config: ConfigDict, workdir: Path) -> StudyRun[Arm]:
+    """The run of an arm in its folder of a study; `config` holds the seed already."""
+    return StudyRun(arm, seed, config, workdir / arm.name / f"seed-{seed}")
+
+
+def train_one(run: StudyRun, train: Callable[[], Any], same_programs: bool = False) -> Any:
+    """What `train` returns. An error names the run; memory goes back to the system afterwards.
+
+    same_programs: whether the next runs compute with the same shapes, so that compiled programs
+        are kept for them.
+    """
+    try:
+        result = train()
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+    if not same_programs:
+        jax.clear_caches()
+    give_memory_back()
+    return result
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def with_deviation(mean: float, spread: float | None, decimals: int) -> str:
+    """'0.912 ±0.004', or the mean alone."""
+    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ±{spread:.{decimals}f}")
+
+
+def markdown_table(cells: Iterable[list[str]], words: Sequence[int] = (0,)) -> Iterator[str]:
+    """Lines of a Markdown table: the head first. Columns but those of `words` align right."""
+    head, *body = (f"| {' | '.join(row)} |" for row in cells)
+    columns = head.count(" | ") + 1
+    yield head
+    yield "|" + "|".join("---" if place in words else "---:" for place in range(columns)) + "|"
+    yield from body
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    """Writes rows under a head line."""
+    with whole_file(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_report(stem: Path, text: str, figure: Any, write_numbers: dict[str, Callable]) -> list:
+    """Writes STEM.md, the numbers and STEM.png; returns the paths.
+
+    write_numbers: from the suffix of a file, '.csv', to what writes it, given its path.
+    """
+    paths = [stem.with_suffix(suffix) for suffix in (".md", *write_numbers, ".png")]
+    write_text(paths[0], text)
+    for path, write in zip(paths[1:-1], write_numbers.values(), strict=True):
+        write(path)
+    with whole_file(paths[-1]) as part:
+        figure.savefig(part)
+    return paths
