@@ -1,6 +1,6 @@
-"""Training examples in other guises: pictures cropped and recoloured, texts with words left out.
+"""Augmentation of training examples: crops and colours of pictures, dropped words of texts.
 
-Everything is a pure function of the random numbers it is given.
+Every function is a pure function of the random numbers that it is given.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ from cmaclip_jax.errors import UserError
 
 ASPECTS = (3 / 4, 4 / 3)  # width / height of a random crop, narrowest and widest
 STRONGEST = 30  # the magnitude at which the operations below reach their limits
-FILL = (GREY, GREY, GREY)  # what comes in at the edges of a moved picture
+FILL = (GREY, GREY, GREY)  # the colour beyond the edges of a moved picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What is done to training examples; as it stands by default, nothing.
+    """The augmentation of training examples. By default there is none.
 
-    crop: smallest share of the area that a random crop takes; 1 is no random crop.
-    flip: whether every other picture is mirrored, which whoever resizes it does.
+    crop: the smallest share of the area that a random crop keeps; 1: no random crops.
+    flip: whether half of the pictures are mirrored. `decode_all` does that.
     jitter: how far brightness, contrast and saturation move, 0 to 1.
-    randaugment: how many random operations a picture goes through.
+    randaugment: the number of random operations on a picture.
     magnitude: how strong these are, 0 to 30.
-    word_drop: the probability of a word to be left out.
+    word_drop: the probability that a word is left out.
     """
 
     crop: float = 1.0
@@ -41,15 +41,15 @@ class Augment:
 
     @property
     def alters_colour(self) -> bool:
-        """Whether `colour` does anything; it is slow, so where it does not, leave it out."""
+        """Whether `colour` changes anything. It is slow, and should not be called for nothing."""
         return self.jitter > 0 or self.randaugment > 0
 
     def windows(self, sizes: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Where to cut pictures of `sizes` [R,2] (height, width); always inside of them.
+        """Random crops of pictures of `sizes` [R,2] (height, width), all inside the pictures.
 
-        uniforms: [R,4] in [0,1): the area, the aspect, and the place from top and from left.
-        Returns int32 [R,4]: top, left, height, width. Without random crops (crop=1), that is
-        the largest square in the middle.
+        uniforms: [R,4] in [0,1), for the area, the aspect, and the distance from top and left.
+        Returns int32 [R,4]: top, left, height, width. Without random crops (crop=1) it is the
+        largest square in the middle.
         """
         if self.crop == 1:
             shapes = np.repeat(sizes.min(1, keepdims=True), 2, 1)
@@ -57,7 +57,7 @@ class Augment:
         else:
             shapes = _random_shapes(sizes, self.crop, uniforms[:, 0], uniforms[:, 1])
             room = sizes - shapes
-            # The second minimum is for a uniform that rounds up to 1.
+            # The minimum matters for a uniform that rounds up to 1.
             corners = np.minimum((uniforms[:, 2:] * (room + 1)).astype(int), room)
         return np.concatenate([corners, shapes], 1).astype(np.int32)
 
@@ -83,9 +83,9 @@ def _random_shapes(
 ) -> np.ndarray:
     """Heights and widths [R,2]: area uniform in [crop,1] of the picture, aspect log-uniform.
 
-    The aspect is drawn among those of ASPECTS at which a window of that area fits, so that
-    large areas come as often as small ones. In a picture so long that none does, the aspect
-    stays within ASPECTS and the window is as large as can be, or smaller.
+    The aspect is drawn from the part of ASPECTS in which a window of that area fits, so that large
+    areas are as frequent as small ones. In a picture too long for any, the aspect stays within
+    ASPECTS and the window becomes smaller.
     """
     height, width = sizes[:, 0], sizes[:, 1]
     share = np.maximum(crop + (1 - crop) * for_area, 1e-9)
@@ -99,12 +99,12 @@ def _random_shapes(
 
 
 def _enhanced(enhance):
-    """An operation that moves one property by up to 90 % to either side."""
+    """An operation that changes one property by up to 90 % in either direction."""
     return lambda picture, strength: enhance(picture).enhance(1 + 0.9 * strength)
 
 
 def _moved(matrix):
-    """An operation that maps a pixel's place by `matrix(strength, side)`."""
+    """An operation that moves every pixel by the affine `matrix(strength, side)`."""
 
     def move(picture: Image.Image, strength: float) -> Image.Image:
         return picture.transform(
@@ -124,8 +124,8 @@ def _rotated(picture: Image.Image, strength: float) -> Image.Image:
 
 JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
-# RandAugment's operations on (picture, strength from -1 to 1); those that know no direction
-# take its size. Their limits are ours: 30 degrees, a shear of 0.3, 0.3 of the side.
+# RandAugment's operations on (picture, strength from -1 to 1). Operations without a direction use
+# the absolute strength. The limits are our choice: 30 degrees, a shear of 0.3, 0.3 of the side.
 OPERATIONS = {
     "identity": lambda picture, strength: picture,
     "autocontrast": lambda picture, strength: ImageOps.autocontrast(picture),

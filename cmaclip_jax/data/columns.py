@@ -1,4 +1,4 @@
-"""Which column of a table is what, where its user did not say."""
+"""Which columns of a table hold ids, pictures, texts, splits and labels."""
 
 import collections
 import dataclasses
@@ -12,8 +12,8 @@ from cmaclip_jax.data.many_labels import SEPARATORS, share_of_several, split_cel
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import task_name
 
-NAMELESS = ("", "unnamed: 0")  # what programs call the number of a row
-UNNAMED = r"(unnamed: \d+)?"  # what they call any column without a name
+NAMELESS = ("", "unnamed: 0")  # names that programs give to the row's number
+UNNAMED = r"(unnamed: \d+)?"  # names that programs give to a column without one
 IDS = ("id", *NAMELESS, "ids", "item_id", "product_id", "image_id", "uid", "key", "index")
 IMAGES = ("image", "image_path", "img", "picture", "photo", "path", "file", "filename", "file_name")
 TEXTS = ("text", "title", "caption", "description", "name", "product_name", "sentence")
@@ -22,16 +22,16 @@ KNOWN_NAMES = {*IDS, *IMAGES, *TEXTS, *SPLIT} - {*NAMELESS}
 PICTURE = re.compile(r".*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
 NUMBER = re.compile(r"\s*[-+]?(\d+\.\d+|\d*\.\d+|\d+)([eE][-+]?\d+)?\s*")
 NONE = "none"
-LONG = 6  # words a cell on average: more is free text
-MANY = 0.1  # of a column's cells hold several labels: then the column is a many-label task
+LONG = 6  # words in a cell on average; a column with more is free text
+MANY = 0.1  # share of cells with several labels that makes a column a many-label task
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The roles of a table's columns; `left_out` says why a column has none.
+    """The roles of a table's columns. `left_out` says why a column has none.
 
-    many: of the tasks those with several labels in a cell.
-    told: lines on what was taken for granted, each with the field that changes it.
+    many: the tasks that have several labels in a cell.
+    told: lines about guesses, each with the config field that changes it.
     """
 
     id: str | None
@@ -44,7 +44,7 @@ class Columns:
     told: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What was chosen, for the person who watches."""
+        """The chosen columns, to be printed."""
         tasks = [
             name if task_name(name) == name else f"{task_name(name)} (of the column {name!r})"
             for name in self.tasks
@@ -62,12 +62,12 @@ class Columns:
 
 
 def shown(name: str | None) -> str:
-    """A column's name for the screen."""
+    """A column's name, to be printed."""
     return "none" if name is None else name or "(the column without a name)"
 
 
 def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Columns:
-    """The roles that the fields of `data` name, and the rest by looking."""
+    """The roles that the fields of `data` give, and guesses for the other columns."""
     split = _called(table, SPLIT)
     identity, image, text = choose_inputs(table, data)
     taken = {identity, split, image, *text} - {None}
@@ -97,9 +97,9 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
 def choose_inputs(
     table: Mapping[str, Sequence[str]], data: ConfigDict
 ) -> tuple[str | None, str | None, tuple[str, ...]]:
-    """The columns of ids, of pictures and of words: those that are named, and the rest by looking.
+    """The columns of ids, pictures and texts: those that `data` names, or guesses.
 
-    What is named as a task is neither words nor a picture, unless it is named as such as well.
+    A column that is named as a task is not guessed to be a text or a picture.
     """
     tasks = {*data.labels, *data.many}
     rest = {name: values for name, values in table.items() if name not in tasks}
@@ -118,11 +118,11 @@ def choose_inputs(
 def _many_columns(
     table, data: ConfigDict, among: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The columns with several labels in a cell, and lines on those that are only told by looking.
+    """The columns with several labels in a cell, and lines about those that are guesses.
 
-    `data.many` names them. Where it is empty, a column is one if its cells split at
-    `data.separator`; what would split at another separator is no more than mentioned, since a
-    comma or a slash is often part of a class's name.
+    `data.many` names the columns. If it is empty, a column whose cells split at `data.separator`
+    is one. A column whose cells would split at another separator is only mentioned, since a comma
+    or a slash is often part of a class's name.
     """
     if NONE in data.many and NONE not in table:
         return (), ()
@@ -153,12 +153,12 @@ def _many_columns(
 
 
 def _of_numbers(cells: Iterable[str], separator: str) -> bool:
-    """Whether the parts of cells are all numbers, as those of 1,5 and of 12/05 are."""
+    """Whether all parts of the cells are numbers, as in 1,5 and 12/05."""
     return all(NUMBER.fullmatch(part) for cell in cells for part in split_cell(cell, separator))
 
 
 def _why_no_name(name: str, table, tasks: Sequence[str]) -> str:
-    """Why a column's name cannot become a task's; '' where it can."""
+    """Why a column's name cannot be a task's name; '' if it can."""
     short = task_name(name)
     if not short:
         return "its name is no task's"
@@ -171,7 +171,7 @@ def _reasons(left_out: Mapping[str, str]) -> str:
 
 
 def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
-    """Why a column is not a question with a list of answers; '' where it is one."""
+    """Why a column cannot be a task; '' if it can."""
     filled = [value for value in values if value]
     distinct = set(filled)
     if not distinct:
@@ -193,7 +193,7 @@ def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
 
 
 def without_constants(columns: Columns, table, training: Sequence[int]) -> Columns:
-    """The same, but for tasks that have fewer than two answers in the training rows."""
+    """The columns without tasks that have fewer than two classes in the training rows."""
     constant = {
         name: "one value only in train"
         for name in columns.tasks

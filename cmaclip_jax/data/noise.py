@@ -1,7 +1,7 @@
-"""Pictures and texts made worse on purpose: how much does a model lean on either of them?
+"""Noise on pictures and texts, to measure how much a model depends on either modality.
 
-The kinds and their strengths are our own choice. Every function is deterministic given its
-random generator and leaves its argument as it is.
+The kinds and their strengths are our own choice. Every function is a pure function of its
+arguments and its random generator.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from cmaclip_jax.errors import UserError
 IMAGE_NOISES = ("gaussian", "blur", "jpeg", "occlusion", "swap", "blank")
 TEXT_NOISES = ("drop", "typos", "swap", "blank")
 
-GREY = 128  # what fills a picture where it shows nothing
+GREY = 128  # fills the parts of a picture that show nothing
 
-# What a severity means to each kind; 'swap' and 'blank' know no degrees.
+# What a severity means for each kind. 'swap' and 'blank' have no severity.
 STRENGTHS = {
     # Standard deviation in grey levels of 255. 10 belongs to a published protocol.
     "gaussian": {1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0, 5: 50.0, 10: 100.0},
@@ -26,11 +26,11 @@ STRENGTHS = {
     "blur": {1: 0.01, 2: 0.02, 3: 0.03, 4: 0.045, 5: 0.06},
     # The encoder's quality, of 100.
     "jpeg": {1: 25, 2: 18, 3: 12, 4: 7, 5: 3},
-    # Share of the area that is hidden.
+    # Share of the area that is covered.
     "occlusion": {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5},
     # Share of the words that are left out.
     "drop": {1: 0.1, 2: 0.2, 3: 0.35, 4: 0.5, 5: 0.7},
-    # Share of the characters at which a finger slips.
+    # Share of the characters with a typo.
     "typos": {1: 0.02, 2: 0.05, 3: 0.1, 4: 0.15, 5: 0.25},
 }
 
@@ -39,11 +39,11 @@ SLIPS = ("swap", "delete", "replace", "insert")
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """What is done to a share of the examples; both modalities of an example suffer together.
+    """Noise on a share of the examples: on the picture and the text of the same examples.
 
     image: one of IMAGE_NOISES, or '' for none; text: one of TEXT_NOISES, or ''.
-    severity: 1 to 5, see STRENGTHS; 'gaussian' also takes 10, and then `text` must be a kind
-        without degrees.
+    severity: 1 to 5, see STRENGTHS. 'gaussian' also has 10; then `text` must be a kind
+        without severity.
     share: the probability that an example is corrupted.
     """
 
@@ -66,7 +66,7 @@ class Noise:
             raise UserError(f"noise share {self.share} must lie between 0 and 1")
 
     def strikes(self, rng: np.random.Generator) -> bool:
-        """Whether this example is corrupted; draws one number whatever the share."""
+        """Whether an example is corrupted. Draws one random number, whatever the share."""
         return bool(rng.random() < self.share)
 
 
@@ -86,9 +86,9 @@ def corrupt_image(
 ) -> np.ndarray:
     """A worse uint8 [S,S,3] of the same size.
 
-    'blank' is a picture of nothing but mid-grey. It is not an absent one: `has_image` stays
-    true, so the model is not told that there is nothing to see and must find out. An absent
-    modality, by contrast, is masked. 'swap' needs the other records; see `swap_index`.
+    'blank' is a grey picture. It is not a missing one: `has_image` stays true and the model is not
+    told that the picture shows nothing, whereas a missing modality is masked. 'swap' needs the
+    other records; see `swap_index`.
     """
     if kind == "blank":
         return np.full_like(image, GREY)
@@ -98,11 +98,11 @@ def corrupt_image(
 
 
 def corrupt_text(text: str, kind: str, severity: int, rng: np.random.Generator) -> str:
-    """A worse text; empty only where it was empty before or `kind` is 'blank'.
+    """A worse text. It is empty only if it was empty before or `kind` is 'blank'.
 
-    A blank text is the empty string, and that is what a pair without words has too: the
-    pipeline marks both as `has_text` false. So the model is told that the words are gone,
-    unlike with a blank picture. 'swap' needs the other records; see `swap_index`.
+    A blank text is the empty string, like the text of a pair without one: both have `has_text`
+    false. So, unlike with a blank picture, the model is told that the text is missing. 'swap'
+    needs the other records; see `swap_index`.
     """
     if kind == "blank":
         return ""
@@ -112,9 +112,9 @@ def corrupt_text(text: str, kind: str, severity: int, rng: np.random.Generator) 
 
 
 def swap_index(index: int, size: int, rng: np.random.Generator) -> int:
-    """Another of `size` records, all others alike; `index` itself only where it is the only one.
+    """A random index below `size` other than `index`, unless `index` is the only one.
 
-    The kind 'swap' takes that record's picture or text: a plausible one, but the wrong one.
+    The kind 'swap' takes that record's picture or text, which is plausible but wrong.
     """
     if size < 2:
         return index
@@ -125,7 +125,7 @@ def swap_index(index: int, size: int, rng: np.random.Generator) -> int:
 def leave_out_words(text: str, share: float, rng: np.random.Generator) -> str:
     """Each word is left out with probability `share`, but never all of them.
 
-    Words are what stands between white space; what is written without any is one word.
+    White space separates words. A text without white space is one word.
     """
     words = text.split()
     kept = rng.random(len(words)) >= share
@@ -139,11 +139,11 @@ def leave_out_words(text: str, share: float, rng: np.random.Generator) -> str:
 def add_typos(text: str, rate: float, rng: np.random.Generator) -> str:
     """Swaps, deletes, replaces or inserts characters, at a share `rate` of the places.
 
-    What comes in anew is a Latin letter, in whatever script the text is. A text that would
-    lose all its characters stays as it is, so that a typo never makes words absent.
+    New characters are Latin letters, in any script. A text that would lose all its characters
+    stays as it is, so that typos never make a text missing.
     """
     if not text.strip():
-        return text  # no words come from nowhere
+        return text  # typos add no text to an empty one
     characters = list(text)
     slips = rng.integers(len(SLIPS), size=len(text))
     letters = rng.integers(len(string.ascii_lowercase), size=len(text))
@@ -154,9 +154,9 @@ def add_typos(text: str, rate: float, rng: np.random.Generator) -> str:
 
 
 def _slip(characters: list[str], place: int, slip: str, letter: str) -> None:
-    """One typo in place; the list keeps its length, so that all places stay where they are."""
+    """Makes one typo. The list keeps its length, so that later places stay valid."""
     if slip == "swap":
-        # The last one changes with the one before; one alone with itself.
+        # The last character is swapped with the one before; a single one stays.
         other = place + 1 if place + 1 < len(characters) else place - 1
         characters[place], characters[other] = characters[other], characters[place]
     elif slip == "delete":

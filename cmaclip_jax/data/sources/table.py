@@ -1,7 +1,7 @@
-"""Your own table: one row per pair, with a picture's path, words, and a column per task.
+"""A user's table: a row for each pair, with a picture's path, a text, and a column for each task.
 
-An empty cell is an unknown label. Classes are those of the training rows; another one in a
-later split is listed and counts as unknown. Without a column `split`, a hash of the id (or of the
+An empty cell is an unknown label. The classes are those of the training rows. Another class in
+val or test is listed and counts as unknown. Without a column `split`, a hash of the id (or of the
 picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 % to test.
 """
 
@@ -24,14 +24,14 @@ from cmaclip_jax.tasks import Task, task_name
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | {
     name: "val" for name in ("val", "valid", "validation", "dev")
 }
-SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # of a hash, up to here
+SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # hashes below this belong to the split
 FLAGS = Flags("--config.data.outside=True", "--config.data.image=none")
 VAL_SHARE = 0.1  # of the training rows, where the table has a split but no val
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one split. `answers` has every task's labels, row by row."""
+    """The rows of one split. `answers` has the labels of every task, row by row."""
 
     tasks: tuple[Task, ...]
     ids: Sequence[str]
@@ -86,26 +86,35 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
     texts = [_text(table, columns.text, row) for row in range(size)]
 
-    def rows(split: str, chosen: list[int]) -> Rows:
-        def of(values):
-            return [values[row] for row in chosen]
-
-        return Rows(
-            tasks=tuple(tasks.values()),
-            ids=of(ids),
-            images=[None if image == OUTSIDE else image for image in of(images)],
-            texts=of(texts),
-            answers={
-                task.name: _labels(task, of(table[name]), data, _unknown(bad, split, of(ids)))
-                for name, task in tasks.items()
-            },
-            description=str(columns),
-        )
-
-    return {split: rows(split, members[split]) for split, _ in SHARES if members[split]}
+    answers = {task.name: table[name] for name, task in tasks.items()}
+    rows = Rows(tuple(tasks.values()), ids, images, texts, answers, str(columns))
+    return {
+        split: _part(rows, split, members[split], data, bad)
+        for split, _ in SHARES
+        if members[split]
+    }
 
 
-OUTSIDE = "\0"  # no path: one that must not be opened
+OUTSIDE = "\0"  # in place of the path of a picture that may not be opened
+
+
+def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadRecords) -> Rows:
+    """The rows of one split, of a table whose `answers` are still cells."""
+
+    def of(values: Sequence) -> list:
+        return [values[row] for row in chosen]
+
+    unknown = _unknown(bad, split, of(rows.ids))
+    return dataclasses.replace(
+        rows,
+        ids=of(rows.ids),
+        images=[None if image == OUTSIDE else image for image in of(rows.images)],
+        texts=of(rows.texts),
+        answers={
+            task.name: _labels(task, of(rows.answers[task.name]), data, unknown)
+            for task in rows.tasks
+        },
+    )
 
 
 def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -> str | None:
@@ -119,7 +128,7 @@ def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -
 
 
 def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
-    """The rows' names: their id, else their picture's path, else their number."""
+    """The id of every row: its own, else its picture's path, else its number."""
     named = columns.image if columns.id is None else columns.id
     cells = [""] * size if named is None else table[named]
     ids = [cell or f"row {number}" for number, cell in enumerate(cells, 1)]
@@ -131,7 +140,7 @@ def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
 
 
 def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[str | None]:
-    """Every row's split; None where the table names one that nobody knows."""
+    """The split of every row; None where the table names an unknown one."""
     if not columns.split:
         return [next(split for split, end in SHARES if hash_share(name) < end) for name in ids]
     splits = []
@@ -153,7 +162,7 @@ def _text(table, names: Sequence[str], row: int) -> str | None:
 
 
 def joined_text(cells: Iterable[str]) -> str | None:
-    """The words of a row whose cells these are; None where it has none."""
+    """The text that these cells of a row make; None if all are empty."""
     return " ".join(filter(None, (cell.strip() for cell in cells))) or None
 
 
@@ -166,7 +175,7 @@ def _task(table, name: str, training: list[int], columns: Columns, data: ConfigD
 
 
 def _labels(task: Task, cells: Sequence[str], data: ConfigDict, unknown: Callable) -> list[Label]:
-    """The cells as labels of a task; what is none of its classes goes to `unknown`."""
+    """The cells as labels of a task. Classes that it does not have are reported to `unknown`."""
     classes, labels = set(task.classes), []
     for row, cell in enumerate(cells):
         parts = (split_cell(cell, data.separator) if task.many else (cell,)) if cell else ()
