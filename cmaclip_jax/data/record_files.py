@@ -1,4 +1,4 @@
-"""Any record of a TFDS split's files by its number, without reading those before it."""
+"""Random access to the records of a TFDS split's files."""
 
 import io
 import os
@@ -11,15 +11,15 @@ import numpy as np
 from cmaclip_jax.data.storage import file_size, is_local, open_file, read_range
 from cmaclip_jax.errors import UserError
 
-HEADER = struct.Struct("<Q4x")  # of a TFRecord: its length and that length's checksum
-FOOTER = 4  # bytes of the checksum behind it
+HEADER = struct.Struct("<Q4x")  # of a TFRecord: its length, and the checksum of the length
+FOOTER = 4  # bytes of the checksum after a record
 KEPT_OPEN = 256
 
 
 def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:
-    """The serialized examples that TFDS's file instructions name, in their order.
+    """The serialized examples of TFDS's file instructions, in order.
 
-    An instruction is a file, how many of its records to skip and how many to take.
+    An instruction names a file, the number of records to skip and the number to take.
     """
     instructions = [item for item in instructions if item.take]
     if file_format == "tfrecord":
@@ -31,16 +31,17 @@ def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:
         )
     if not instructions:
         return ()
+    # The package array_record is not available on every system.
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     return ArrayRecordDataSource(instructions)
 
 
 class TFRecordFiles:
-    """Records of TFRecord files, which keep no index: one is made of a file when it is met.
+    """Records of TFRecord files. They have no index: each file is indexed when it is first read.
 
-    Reading may go on in several threads. The first `KEPT_OPEN` files that are read stay open;
-    others are opened for every read, so that no number of shards runs out of handles.
+    Several threads may read. The first `KEPT_OPEN` files that are read stay open. Other files are
+    opened for every read, so that many shards do not exhaust the file handles.
     """
 
     def __init__(self, instructions: Sequence):
@@ -87,7 +88,7 @@ class TFRecordFiles:
 
 
 def find_frames(path: str) -> np.ndarray:
-    """Where each record of a TFRecord file begins and how long it is: int64 [records,2]."""
+    """The offset and length of each record in a TFRecord file: int64 [records,2]."""
     frames, position = [], 0
     with open_file(path) as file:
         size = file_size(path)

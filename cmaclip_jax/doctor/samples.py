@@ -1,4 +1,4 @@
-"""A few records of a source, read to the end: whether what a run will need can be read here."""
+"""Reads a few records of a source, to check that this host can read what a run needs."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from cmaclip_jax.errors import UserError
 
 
 def read_some(source: Source, most: int) -> tuple[list[str], list[str]]:
-    """(ids of up to `most` records, spread evenly; what is wrong with those that are bad)."""
+    """(ids of up to `most` evenly spaced records; what is wrong with the bad ones)."""
     ids, wrong = [], []
     for index in np.unique(np.linspace(0, len(source) - 1, most).astype(int)):
         try:
@@ -24,5 +24,5 @@ def read_some(source: Source, most: int) -> tuple[list[str], list[str]]:
 
 
 def digest(names: list[str]) -> str:
-    """A short name for some names: hosts that see other data have another."""
+    """A short hash of names. Hosts that see different data get different hashes."""
     return hashlib.blake2b("\n".join(names).encode(errors="replace"), digest_size=4).hexdigest()

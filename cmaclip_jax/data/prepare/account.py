@@ -1,4 +1,4 @@
-"""What was written: counts of a shard, kept in JSON, and their sums over many."""
+"""Counts of the records in a shard, stored as JSON, and their sums over shards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cmaclip_jax.tasks import Task
 class Account:
     """Pairs, bytes, labels and words of some records.
 
-    file_bytes: the size of their files. words: how many texts have so many words.
-    labels: how many records have which class, {task: {class: records}}; unknown: or none.
-    entries: what was wrong with records, as `overheard.Entry`.
+    file_bytes: the size of their files. words: {number of words: texts with so many}.
+    labels: {task: {class: records}}. unknown: {task: records without a label}.
+    entries: the faults and notes of the records, as `overheard.Entry`.
     """
 
     records: int = 0
@@ -45,7 +45,7 @@ class Account:
             self.labels.setdefault(task.name, collections.Counter()).update(names)
 
     def join(self, other: Account) -> None:
-        """Adds what another one counted."""
+        """Adds the counts of another account."""
         for name in ("records", "bytes", "file_bytes", "without_image", "without_text"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.words.update(other.words)
@@ -64,12 +64,12 @@ class Account:
         return 0
 
     def to_json(self) -> dict:
-        """As JSON has it."""
+        """The account as JSON values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, values: dict) -> Account:
-        """What `to_json` gave."""
+        """The account that `to_json` wrote."""
         values = dict(values)
         values["words"] = collections.Counter({int(n): c for n, c in values["words"].items()})
         values["unknown"] = collections.Counter(values["unknown"])

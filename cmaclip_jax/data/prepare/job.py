@@ -1,4 +1,4 @@
-"""A preparation as it is asked for: from a config, here or on the machines of Beam."""
+"""A preparation that a config describes, run on this machine or on Beam's machines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import select_tasks
 
-# The fields of config.data that say which records there are, and how they are read.
+# The fields of config.data that decide which records exist and how they are read.
 OF_RECORDS = ("source", "path", "image", "text", "labels", "many", "outside", "on_error")
 OF_SOURCES = {"shop": ("shop", "image_size"), "tfds": ("tfds",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to prepare: plain values, which travel. `data` is config.data in JSON."""
+    """What to prepare, as values that can be pickled. `data` is config.data in JSON."""
 
     data: str
     output: str
@@ -31,13 +31,13 @@ class Job:
 
     @classmethod
     def of(cls, data: ConfigDict, output: str, form: Form) -> Job:
-        """The job that a config describes; catalogues are drawn as large as they are kept."""
+        """The job that a config describes. Pictures of `shop` are drawn at the size to store."""
         values = json.loads(data.to_json())
         values["image_size"] = values["image_size"] or form.size
         return cls(json.dumps(values), output, form)
 
     def open(self) -> Preparation:
-        """Opens the sources and takes the output's folder."""
+        """Opens the sources and claims the output folder."""
         data = base_config().data
         data.update(json.loads(self.data))
         overheard = Overheard(data.on_error)
@@ -54,12 +54,12 @@ def _opened(job: Job) -> Preparation:
 
 
 def write_piece(job: Job, piece: tuple[str, int]) -> None:
-    """Writes one shard wherever this runs."""
+    """Writes one shard, on whichever machine this runs."""
     _opened(job).write(*piece)
 
 
 def write_with_beam(job: Job, pieces: Sequence[tuple[str, int]], options: Sequence[str]) -> None:
-    """Writes shards on the machines that Beam's options name; all must reach data and output."""
+    """Writes shards on the machines of Beam's options, which must all reach data and output."""
     try:
         import apache_beam as beam
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""What sources and pictures complain of while records are prepared, told in the right order.
+"""Faults and notes during a preparation, collected by record and listed in order.
 
-Threads read records in any order, and a run that goes on does not read again what is
-finished. So complaints are kept with the record that caused them, and reach the ledger shard
-by shard: the list of a run that was stopped is that of one that was not.
+Threads read records in any order, and a resumed preparation does not read finished shards again.
+So faults and notes are stored with their record and listed shard by shard. A preparation that was
+interrupted then lists the same as one that was not.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ Entry = tuple[str, str, str, str, str]  # 'fault' or 'note', split, record, reas
 
 
 class Overheard(BadRecords):
-    """A ledger that sources may write to, which only remembers who said what.
+    """Collects faults and notes by thread instead of listing them.
 
-    `outside` has what was said while nobody listened: by sources as they were opened.
+    outside: those that come while no thread is `listening`, such as when sources are opened.
     """
 
     def __init__(self, policy: str = "skip"):
@@ -27,7 +27,7 @@ class Overheard(BadRecords):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[list[Entry]]:
-        """What this thread says meanwhile."""
+        """Collects the faults and notes of this thread in a list."""
         self._thread.entries = entries = []
         try:
             yield entries
@@ -50,6 +50,6 @@ class Overheard(BadRecords):
 
 
 def replay(entries: Iterable[Entry], bad: BadRecords) -> None:
-    """Tells a ledger what was overheard."""
+    """Lists the collected faults and notes."""
     for kind, *entry in entries:
         (bad.fault if kind == "fault" else bad.note)(*entry)

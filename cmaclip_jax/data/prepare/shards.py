@@ -1,9 +1,8 @@
-"""Any source as sharded record files whose pictures are small already.
+"""Writes any source as sharded record files with small pictures.
 
-The work is done shard by shard, and a shard is a function of (split, number): a run that was
-stopped skips what is finished and ends with the same bytes, and Beam may spread the shards
-over machines. A shard's file has a temporary name until it is whole; a small JSON file then
-says that it is finished and what is in it.
+A shard is a function of (split, number). So an interrupted preparation skips finished shards and
+ends with the same bytes, and Beam may distribute the shards over machines. The file of a shard has
+a temporary name until it is complete. Then a small JSON file records that, and what it contains.
 """
 
 import dataclasses
@@ -35,9 +34,9 @@ AHEAD = 4  # records in progress for every thread
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How records are kept: the shorter side in pixels, JPEG's quality, the kind of file.
+    """How records are stored: the shorter side in pixels, the JPEG quality, the file format.
 
-    shards: of the training split; the others have as many as their sizes ask for.
+    shards: of the training split. The others get shards in proportion to their sizes.
     """
 
     shards: int
@@ -55,7 +54,7 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """One record, ready to be written; None where it cannot be. And what was wrong with it."""
+    """A record ready to be written, or None if it cannot be; and its faults and notes."""
 
     record: Record | None
     example: bytes
@@ -63,9 +62,9 @@ class Made:
 
 
 class Preparation:
-    """The shards of one output folder: which there are, and how one is written.
+    """The shards of one output folder.
 
-    `origin` describes the data in JSON: a folder is of one origin, in one form.
+    origin: the description of the data in JSON. A folder has a single origin and a single form.
     """
 
     def __init__(
@@ -89,12 +88,12 @@ class Preparation:
         return [(split, shard) for split, n in self.shards.items() for shard in range(n)]
 
     def rows(self, split: str, shard: int) -> range:
-        """The records of a shard, by their numbers in the source."""
+        """The records of a shard, by their indices in the source."""
         size, shards = len(self.sources[split]), self.shards[split]
         return range(shard * size // shards, (shard + 1) * size // shards)
 
     def finished(self, split: str, shard: int) -> Account | None:
-        """What is in a shard, if it is finished."""
+        """The account of a shard if it is finished, else None."""
         note, file = self._note(split, shard), self._file(split, shard)
         if not note.exists() or not file.exists():
             return None
@@ -102,7 +101,7 @@ class Preparation:
         return account if account.file_bytes == file.stat().length else None
 
     def write(self, split: str, shard: int, tick: Callable[[], None] = lambda: None) -> Account:
-        """Writes a shard and says what is in it; `tick` is called after every record."""
+        """Writes a shard and returns its account. Calls `tick` after every record."""
         account = Account()
         part = self.output / FINISHED / f"{split}-{shard:05d}{part_suffix()}"
         with open_writer(os.fspath(part), self.form.format) as write:
@@ -121,7 +120,7 @@ class Preparation:
         return account
 
     def make(self, split: str, index: int) -> Made:
-        """One record with its picture made small, and its example."""
+        """One record with a small picture, and its example."""
         name = f"{split}-{index}"
         with self.overheard.listening() as entries:
             try:
@@ -134,7 +133,7 @@ class Preparation:
                 return Made(None, b"", entries)
 
     def finish(self, accounts: Mapping[tuple[str, int], Account]) -> None:
-        """Writes what TFDS must know of the files, and removes what interrupted runs left."""
+        """Writes the metadata that TFDS needs, and removes files of interrupted preparations."""
         infos = []
         for split, shards in self.shards.items():
             parts = [accounts[split, shard] for shard in range(shards)]
@@ -172,7 +171,7 @@ class Preparation:
         self.overheard.fault(split, name, reason, detail)
 
     def _claim(self, origin: Mapping) -> None:
-        """Takes the folder for this origin and form, or finds that it has them already."""
+        """Claims the folder for this origin and form. Raises UserError if it has others."""
         manifest = {
             "data": origin,
             "form": dataclasses.asdict(self.form),
@@ -196,7 +195,7 @@ class Preparation:
         return self.output / FINISHED / f"{split}-{shard:05d}.json"
 
     def _file(self, split: str, shard: int) -> epath.Path:
-        """A shard's file, named as TFDS names them."""
+        """The file of a shard, named as by TFDS."""
         number = f"{shard:05d}-of-{self.shards[split]:05d}"
         return self.output / f"{PREPARED}-{split}.{self.form.format}-{number}"
 
@@ -207,9 +206,9 @@ Write = Callable[[str, int], Account]
 def finish_all(
     preparation: Preparation, max_bad: float, write: Write
 ) -> tuple[dict[str, Account], BadRecords]:
-    """Writes every shard that is not finished, and what TFDS must know of them.
+    """Writes every shard that is not finished, and the metadata that TFDS needs.
 
-    Returns the account of every split, and the ledger of all that was wrong.
+    Returns the account of every split, and the list of bad records.
     """
     bad = BadRecords(preparation.output / BAD, preparation.overheard.policy, max_bad)
     replay(preparation.overheard.outside, bad)
@@ -226,7 +225,7 @@ def finish_all(
 
 
 def count_shards(sizes: Mapping[str, int], training: int) -> dict[str, int]:
-    """{split: shards}: so many for training, the others as their sizes ask for."""
+    """{split: shards}: `training` for train, and in proportion for the others."""
     if not sizes:
         raise UserError("the data has no records; check data.source and data.path")
     whole = sizes.get("train") or max(sizes.values())
@@ -234,7 +233,7 @@ def count_shards(sizes: Mapping[str, int], training: int) -> dict[str, int]:
 
 
 def check_same(old: Mapping, new: Mapping, output: os.PathLike) -> None:
-    """Raises UserError where a folder was begun with other data, or in another form."""
+    """Raises UserError if a folder was begun with other data or in another form."""
     for part in new:
         if old.get(part) == new[part]:
             continue
@@ -249,7 +248,7 @@ def check_same(old: Mapping, new: Mapping, output: os.PathLike) -> None:
 
 
 def part_suffix() -> str:
-    """Of a file that is being written: Beam may let two machines write the same shard."""
+    """The suffix of an incomplete file. It is unique, since Beam may write a shard twice."""
     return f".{uuid.uuid4().hex}{PART}"
 
 

@@ -1,4 +1,4 @@
-"""A record as `cmaclip prepare` keeps it: an example that TFDS reads, with a small JPEG."""
+"""A record as `cmaclip prepare` stores it: an example that TFDS reads, with a small JPEG."""
 
 import io
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from cmaclip_jax.data.tfds_fields import HAS_IMAGE
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import UNKNOWN, Task
 
-ORIENTATION = 0x0112  # the EXIF entry that says which side is up; 1 is as it stands
+ORIENTATION = 0x0112  # the Exif entry for the orientation; 1 is upright
 
 
 def make_features(tasks: Sequence[Task]) -> tfds.features.FeaturesDict:
-    """What an example holds. Labels have a room of their own, so that any name will do."""
+    """The features of an example. Labels are nested, so that a task may have any name."""
     features = {
         "id": tfds.features.Text(),
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
@@ -39,10 +39,10 @@ def _label_feature(task: Task):
 
 
 def to_example(record: Record, tasks: Sequence[Task], features) -> bytes:
-    """The serialized example of a record whose picture is a JPEG, the same bytes every time.
+    """The serialized example of a record whose picture is a JPEG. Its bytes are reproducible.
 
-    Without a picture a grey dot stands in, since TFDS decodes whatever is there. An unknown
-    label is -1, of many-label tasks as the only one; so an empty list means none of them.
+    A grey dot replaces a missing picture, since TFDS decodes every picture. An unknown label is
+    -1, in many-label tasks a list of that; an empty list means that no class holds.
     """
     values = {
         "id": _writable(record.id),
@@ -69,7 +69,7 @@ def _label(task: Task, label: Label) -> int | list[int]:
 
 
 def _writable(text: str) -> str:
-    """The text with '?' for halves of characters, which no file can hold."""
+    """The text with '?' for unpaired surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -78,10 +78,9 @@ def _grey_dot() -> bytes:
 
 
 def shrink(picture: bytes | str | np.ndarray, size: int, quality: int) -> bytes:
-    """The picture as an upright RGB JPEG, its shorter side `size` pixels or fewer.
+    """The picture as an upright RGB JPEG whose shorter side has `size` pixels or fewer.
 
-    One that is all this already stays as it is, byte for byte. Raises RecordError for what
-    is no picture.
+    Such a JPEG is returned unchanged. Raises RecordError if the picture cannot be read.
     """
     try:
         if isinstance(picture, str):

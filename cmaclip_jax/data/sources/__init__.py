@@ -1,4 +1,4 @@
-"""Where records come from: one file per kind of source, one function that opens any."""
+"""Sources of records: a module for each kind, and a function that opens any."""
 
 import importlib
 import os
@@ -9,13 +9,13 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import Sources
 from cmaclip_jax.errors import UserError
 
-# Each is a module here with `open_splits(data, bad) -> {split: Source}`. One whose texts need more
-# cleaning than others also has `cleaning_of(data)`, a name of data/text.py's CLEANINGS.
+# Each is a module here with `open_splits(data, bad) -> {split: Source}`. If its texts need special
+# cleaning, it also has `cleaning_of(data)`, which returns a name in CLEANINGS of data/text.py.
 KINDS = ("shop", "table", "food101", "fashion_gen", "tfds")
 
 
 def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
-    """The records of every split that the data has, as `config.data` describes them."""
+    """The records of every split of the data that `config.data` describes."""
     _check_path(data)
     kind = importlib.import_module(f"cmaclip_jax.data.sources.{data.source}")
     before = bad.faults
@@ -27,13 +27,13 @@ def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
 
 
 def cleaning_of(data: ConfigDict) -> str:
-    """How the texts of the data that `config.data` describes are cleaned, by its name."""
+    """The name of the cleaning for the texts of the data that `config.data` describes."""
     kind = importlib.import_module(f"cmaclip_jax.data.sources.{data.source}")
     return kind.cleaning_of(data) if hasattr(kind, "cleaning_of") else ""
 
 
 def _check_path(data: ConfigDict) -> None:
-    """A local path has to be there; TFDS makes the folder of a builder that it fetches."""
+    """Raises UserError if a local path is missing, unless TFDS will create it."""
     path = data.path
     fetched = data.source == "tfds" and data.tfds.name
     if not path or "://" in path or fetched or os.path.exists(path):

@@ -1,12 +1,12 @@
 """Fashion-Gen: photos of products with their descriptions, in two HDF5 files.
 
 The folder `data.path` holds `fashiongen_256_256_train.h5`, `fashiongen_256_256_validation.h5`
-or both. The validation file is our `test`, because the published figures are measured on it;
-`val` is 5 % of the products in the training file, chosen by a hash of the product's id. About
-four pictures share a product and its description, so no product is ever divided.
+or both. The validation file is our `test`, because published figures are measured on it. `val` is
+5 % of the products in the training file, chosen by a hash of the product's id. About four pictures
+share a product and its description, so a product is never divided between splits.
 
-Labels, texts and products are read when the data is opened; pictures when they are asked for,
-a whole chunk of them at a time.
+Labels, texts and products are read when the data is opened. Pictures are read on demand, a whole
+chunk at a time.
 """
 
 import collections
@@ -28,7 +28,7 @@ from cmaclip_jax.tasks import Task
 FILES = {"train": "fashiongen_256_256_train.h5", "test": "fashiongen_256_256_validation.h5"}
 TASKS = ("category", "subcategory")
 VAL_SHARE = 0.05  # of the training file's products
-CACHE_BYTES = 256 * 2**20  # of decompressed pictures, a file; but always two chunks
+CACHE_BYTES = 256 * 2**20  # of decompressed pictures for each file; at least two chunks
 UNCHUNKED = 16  # pictures read at once from a file without chunks
 ROWS_AT_ONCE = 16_384  # of a column of strings
 
@@ -37,8 +37,8 @@ ROWS_AT_ONCE = 16_384  # of a column of strings
 class FashionGen:
     """The pictures of one split, in the order of their file.
 
-    Reading is fast where neighbours in the file are read one after the other, since a chunk
-    of `block_size` pictures is decompressed as a whole; `chunks` says which ones these are.
+    A chunk of `block_size` pictures is decompressed as a whole, so reading is fast if pictures of
+    the same chunk are read one after the other. `chunks` has the chunk of every picture.
     """
 
     name: str  # of the file, in ids
@@ -51,7 +51,7 @@ class FashionGen:
 
     @property
     def block_size(self) -> int:
-        """How many pictures a chunk of the file has; 1 without pictures."""
+        """The number of pictures in a chunk; 1 without pictures."""
         return self.images.block_size if self.images else 1
 
     @property
@@ -79,24 +79,24 @@ class FashionGen:
 
 
 class ChunkedImages:
-    """The pictures of one file by row, from any thread and after any fork.
+    """The pictures of one file by row, for any thread and any forked process.
 
-    The chunks that were read last stay decompressed. Every process has its own handle, lock
-    and cache, made when it first reads: none of the three survives a fork.
+    The chunks that were read last stay decompressed. Every process makes its own handle, lock and
+    cache at its first read, since none of the three survives a fork.
     """
 
     def __init__(self, path: str, key: str, block_size: int, blocks: int):
         self.path = path
         self.key = key
         self.block_size = block_size
-        self.blocks = blocks  # as many are kept
+        self.blocks = blocks  # the number of decompressed chunks to keep
         self._readers: dict[int, BlockReader] = {}  # by process id
 
     def __getitem__(self, row: int) -> np.ndarray:
         """uint8 [H,W,3], a copy that its caller may change."""
         process = os.getpid()
         reader = self._readers.get(process)
-        if reader is None:  # of several threads that come here, the first one's is used by all
+        if reader is None:  # if several threads make one, all use the first
             reader = self._readers.setdefault(process, BlockReader(self))
         number, place = divmod(row, self.block_size)
         return reader.block(number)[place].copy()
@@ -132,9 +132,9 @@ class BlockReader:
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
-    """Train and val of the one file, test of the other; of those that are there.
+    """Train and val from the training file, test from the other, of the files that exist.
 
-    The classes are those of training, or of the validation file where it is alone.
+    The classes are those of training, or of the validation file if it is the only one.
     """
     paths = {split: os.path.join(data.path, file) for split, file in FILES.items()}
     paths = {split: path for split, path in paths.items() if os.path.exists(path)}
@@ -157,7 +157,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
 
 
 def read_file(path: str, name: str, data: ConfigDict) -> FashionGen:
-    """All rows of one file, without tasks as yet."""
+    """All rows of one file, still without tasks."""
     with opened(path) as file:
         products = read_column(file, "productID")
         classes = {task: read_column(file, task) for task in TASKS}
@@ -181,7 +181,7 @@ def read_file(path: str, name: str, data: ConfigDict) -> FashionGen:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[h5py.File]:
-    """The file at a path, to be read; a broken one is the user's to replace."""
+    """Opens a file to read it. Raises UserError if it is broken."""
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             yield file
@@ -191,7 +191,7 @@ def opened(path: str) -> Iterator[h5py.File]:
 
 
 def find(file: h5py.File, name: str) -> h5py.Dataset:
-    """What the file has under a name, which stands there with `input_` before it."""
+    """The file's data set `input_NAME`."""
     key = f"input_{name.removeprefix('input_')}"
     if key not in file:
         known = ", ".join(sorted(key for key in file if key.startswith("input_"))) or "no input_*"
@@ -203,7 +203,7 @@ def find(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def text_keys(file: h5py.File, names: str) -> list[str]:
-    """The columns that make a text: those of `data.text`, or what this data set offers."""
+    """The columns that make the text: those of `data.text`, or the usual ones."""
     if names:
         return [] if names == "none" else [name.strip() for name in names.split(",")]
     if "input_concat_description" in file:
@@ -212,7 +212,7 @@ def text_keys(file: h5py.File, names: str) -> list[str]:
 
 
 def read_column(file: h5py.File, name: str) -> np.ndarray:
-    """One value a row as str, or None where it is empty: [N]. Equal values are one object."""
+    """A column as str, or None where it is empty: [N]. Equal values are one object."""
     dataset = find(file, name)
     known: dict = {}
     values = []
@@ -226,7 +226,7 @@ def read_column(file: h5py.File, name: str) -> np.ndarray:
 
 
 def decode(value) -> str | None:
-    """A cell as text: UTF-8, or else Latin-1; readers of this data set disagree."""
+    """A cell as text, in UTF-8 or else Latin-1; its encoding is not documented."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -236,14 +236,14 @@ def decode(value) -> str | None:
 
 
 def as_objects(values: Sequence[str | None]) -> np.ndarray:
-    """An array that holds the very values, however long each is."""
+    """An array of Python objects, since strings differ in length."""
     array = np.empty(len(values), object)
     array[:] = values
     return array
 
 
 def find_images(file: h5py.File, name: str, rows: int) -> ChunkedImages:
-    """The file's pictures, and how many of them are compressed together."""
+    """The file's pictures."""
     images = find(file, name or "image")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (rows, 3):
         raise UserError(
@@ -256,13 +256,13 @@ def find_images(file: h5py.File, name: str, rows: int) -> ChunkedImages:
 
 
 def held_out_products(products: np.ndarray) -> np.ndarray:
-    """Which rows are for validation: bool [N], a function of the product's id alone."""
+    """Which rows belong to val: bool [N], a function of the product's id alone."""
     chosen = {product: hash_share(str(product)) < VAL_SHARE for product in set(products.tolist())}
     return np.array([chosen[product] for product in products.tolist()], bool)
 
 
 def subset(source: FashionGen, chosen: np.ndarray) -> FashionGen:
-    """The rows where `chosen` is true; both parts of a file share its pictures' cache."""
+    """The rows where `chosen` is true. Parts of a file share the cache of its pictures."""
     return dataclasses.replace(
         source,
         rows=source.rows[chosen],
@@ -282,7 +282,7 @@ def find_tasks(source: FashionGen) -> tuple[Task, ...]:
 def with_tasks(
     source: FashionGen, split: str, tasks: tuple[Task, ...], bad: BadRecords
 ) -> FashionGen:
-    """The same rows; a class that training lacks becomes an unknown label, and is listed."""
+    """The rows with tasks. A class that training lacks becomes an unknown label, and is listed."""
     classes = {task: values.copy() for task, values in source.classes.items()}
     unknown = collections.defaultdict(list)
     for task in tasks:

@@ -1,8 +1,8 @@
-"""UPMC Food-101: a photo, the title of the page it stood on, and one of 101 dishes.
+"""UPMC Food-101: a photo, the title of its web page, and one of 101 dishes.
 
-`food101_layouts` finds out how the folder `data.path` is laid out. A layout without a
-validation split gives up 5 % of its training pairs, chosen by a hash of their file names: so
-the split of a pair depends on nothing but its own name, and is the same in all such layouts.
+`food101_layouts` recognises the layout of the folder `data.path`. In a layout without a validation
+split, 5 % of the training pairs become one, chosen by a hash of their file names. So the split of
+a pair depends on its name alone, and is the same in all such layouts.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
-VAL_SHARE = 0.05  # of the training pairs, where nobody chose a validation split
+VAL_SHARE = 0.05  # of the training pairs, in layouts without a validation split
 
 
 @dataclasses.dataclass(frozen=True)
 class Food101:
-    """The pairs of one split. Pictures are paths: nobody has opened them."""
+    """The pairs of one split. Pictures are paths."""
 
     rows: Sequence[Row]
     tasks: tuple[Task, ...]
@@ -55,7 +55,7 @@ class Food101:
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
-    """The pairs in the folder `data.path`, whichever layout they have."""
+    """The pairs in the folder `data.path`, in any of the known layouts."""
     for field in ("image", "text"):
         if data[field] not in ("", "none"):
             raise UserError(
@@ -83,7 +83,7 @@ def cleaning_of(data: ConfigDict) -> str:
 
 
 def with_validation(rows: Rows) -> Rows:
-    """The same pairs, with a validation split taken from training where there was none."""
+    """The pairs, with a validation split taken from training if there was none."""
     if "val" in rows:
         return rows
     parts: Rows = {"train": [], "val": []}
@@ -94,7 +94,7 @@ def with_validation(rows: Rows) -> Rows:
 
 
 def with_known_classes(rows: Sequence[Row], split: str, task: Task, bad: BadRecords) -> list[Row]:
-    """The same pairs; a class that training lacks becomes an unknown label, and is listed."""
+    """The pairs. A class that training lacks becomes an unknown label, and is listed."""
     known, kept = set(task.classes), []
     for row in rows:
         if row.label not in known:

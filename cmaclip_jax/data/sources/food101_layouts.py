@@ -1,4 +1,4 @@
-"""Where UPMC Food-101 keeps its pairs: the layouts it travels in, each read into `Row`s.
+"""The layouts in which UPMC Food-101 is distributed, each read into `Row`s.
 
     split file    split.json, text.json; pictures of train and val lie in images/train
     MMBT          train.jsonl, dev.jsonl, test.jsonl, each line with id, label, text, img
@@ -6,9 +6,9 @@
     Kaggle        texts/train_titles.csv, texts/test_titles.csv without a header
     MMBT folders  texts_txt/LABEL/LABEL_N.txt, from which MMBT's lines are made
 
-The first that fits is read: those that somebody added to a download come before what it
-brought along. Pictures are at images/{train,test}/LABEL/NAME. Everything is opened through
-`tf.io.gfile`, so a folder may be a bucket.
+The first layout that fits is read. Layouts that users add to a download come before those that it
+contains. Pictures are at images/{train,test}/LABEL/NAME. `tf.io.gfile` opens all files, so the
+folder may be in a bucket.
 """
 
 import concurrent.futures
@@ -30,7 +30,7 @@ READERS = 32  # text files that are read at once
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One pair as a layout lists it: the picture's path, the title as it stands, the class."""
+    """One pair of a layout: the picture's path, the uncleaned title, the class."""
 
     id: str
     image: str
@@ -42,7 +42,7 @@ Rows = dict[str, list[Row]]  # by split
 
 
 def read_rows(root: str, bad: BadRecords) -> Rows:
-    """Every pair by the first layout whose files are all in the folder `root`."""
+    """Every pair, by the first layout whose files all exist in the folder `root`."""
     for files, read in LAYOUTS.items():
         if all(tf.io.gfile.exists(os.path.join(root, file)) for file in files):
             return read(root, bad)
@@ -68,7 +68,7 @@ def read_unis_mmc(root: str, bad: BadRecords) -> Rows:
 
 
 def read_split_file(root: str, bad: BadRecords) -> Rows:
-    """`split.json` lists file names, `text.json` has their titles; the name tells the class."""
+    """`split.json` lists file names, `text.json` has their titles. A name contains the class."""
     splits = read_json(os.path.join(root, "split.json"))
     titles = read_json(os.path.join(root, "text.json"))
     if not isinstance(splits.get("train"), list):
@@ -105,7 +105,7 @@ def read_jsonl(root: str, bad: BadRecords) -> Rows:
 
 
 def parse_line(line: str, root: str) -> Row | None:
-    """The pair in one line of JSON; None where it is malformed."""
+    """The pair in one line of JSON; None if it is malformed."""
     try:
         pair = json.loads(line)
         label, image, title = pair["label"], pair["img"], pair.get("text") or ""
@@ -133,7 +133,7 @@ def read_folders(root: str, bad: BadRecords) -> Rows:
     return rows
 
 
-LAYOUTS = {  # by the files that tell it
+LAYOUTS = {  # {files that identify the layout: its reader}
     ("split.json", "text.json"): read_split_file,
     ("train.jsonl",): read_jsonl,
     ("train.csv",): read_unis_mmc,
@@ -143,7 +143,7 @@ LAYOUTS = {  # by the files that tell it
 
 
 def keep_if_told(rows: list[Row], row: Row, split: str, bad: BadRecords) -> None:
-    """Adds a pair that has a text; MMBT leaves out the others, which are only listed."""
+    """Adds a pair if it has a text. Others are listed and left out, as in MMBT."""
     if row.title.strip():
         rows.append(row)
     else:
@@ -160,7 +160,7 @@ def read_csv(
 ) -> list[Row]:
     """The rows of a table whose `columns` are file name, title and class.
 
-    header: the names of all its columns, where they do not stand in its first line.
+    header: the names of all columns, if the first line does not have them.
     """
     reader, rows = csv.reader(io.StringIO(read_text(path), newline="")), []
     try:
@@ -182,7 +182,7 @@ def read_csv(
 
 
 def find_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> list[int]:
-    """Where the wanted columns stand."""
+    """The positions of the columns."""
     for name in columns:
         if name not in header:
             raise UserError(
@@ -193,7 +193,7 @@ def find_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> li
 
 
 def existing(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]:
-    """Split and path of those files or folders that are there."""
+    """Split and path of the files or folders that exist."""
     for split, name in names.items():
         path = os.path.join(root, pattern.format(name))
         if tf.io.gfile.exists(path):
@@ -201,13 +201,13 @@ def existing(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]
 
 
 def listed(*folder: str) -> list[str]:
-    """What is in a folder, sorted, but not what is hidden; buckets end folders with a slash."""
+    """The visible names in a folder, sorted, without the slash that buckets add to folders."""
     names = tf.io.gfile.listdir(os.path.join(*folder))
     return sorted(name.rstrip("/") for name in names if not name.startswith("."))
 
 
 def image_path(root: str, folder: str, label: str, name: str) -> str:
-    """Where a picture lies in all layouts but MMBT's lines, which say it themselves."""
+    """The path of a picture in all layouts but MMBT's, whose lines contain the path."""
     return os.path.join(root, "images", folder, label, name)
 
 
@@ -218,7 +218,7 @@ def read_text(path: str) -> str:
 
 
 def read_if_there(path: str) -> str:
-    """A whole file, or '' where there is none."""
+    """A whole file, or '' if it does not exist."""
     try:
         return read_text(path)
     except tf.errors.NotFoundError:

@@ -1,18 +1,18 @@
 """The procedural catalogue: pictures and titles drawn on the fly, nothing to download.
 
-A picture shows several articles, each with its own colour and pattern, on a backdrop. The
-title names one of them and a material. So the text says which article is meant, the picture
-says what it looks like, and neither alone can answer for its colour or pattern:
+A picture shows several articles, each with its own colour and pattern, on a backdrop. The title
+names one of them and a material. The text says which article is meant, and the picture shows what
+it looks like, so its colour and pattern need both:
 
     category   text (the picture shows several articles)
     colour     both: of the article that the title names
     pattern    both: likewise
     material   text
     backdrop   image
-    contents   image; many labels: every article that is shown
+    contents   image; many labels: every article in the picture
 
-A pair is a pure function of (seed, split, index). Like a real catalogue, this one lacks some
-labels, some pictures and some titles.
+A pair is a pure function of (seed, split, index). As in a real catalogue, some labels, pictures
+and titles are missing.
 """
 
 import dataclasses
@@ -110,8 +110,8 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
 class Shop:
     """`size` pairs of one split.
 
-    articles: how many a picture shows; they stand in a grid, two abreast or more.
-    single_share: of the pictures, how many show the named article alone.
+    articles: how many a picture shows, in a grid of two columns or more.
+    single_share: the share of pictures that show only the named article.
     missing_labels, missing_images, missing_texts: shares that are absent; a pair never
         lacks both its picture and its title.
     """
@@ -138,7 +138,7 @@ class Shop:
         return self._drawn[index]
 
     def text(self, index: int) -> str | None:
-        """The title alone: who wants many of them need not wait for pictures."""
+        """The title alone, without painting the picture."""
         drawn = self._drawn.get(index)
         return drawn.text if drawn else self.draw(index, painted=False).text
 
@@ -146,9 +146,9 @@ class Shop:
         return [self[index].labels[task] for index in range(self.size)]
 
     def draw(self, index: int, painted: bool = True) -> Record:
-        """The pair at `index`, which nothing but seed, split and index decides.
+        """The pair at `index`, a function of seed, split and index.
 
-        painted: else it has no picture.
+        painted: whether it gets its picture.
         """
         random = np.random.default_rng((SPLITS.index(self.split), index, self.seed))
         shown = 1 if random.random() < self.single_share else self.articles
@@ -196,9 +196,9 @@ def pick(random: np.random.Generator, choices) -> str:
 
 
 def draw_things(random: np.random.Generator, count: int) -> list[Thing]:
-    """Different articles; colours and patterns repeat only when there are too few of them.
+    """Different articles. Colours and patterns repeat only if there are too few of them.
 
-    So nothing but the title can say which of two colours is asked for.
+    So only the title says which of the colours is the label.
     """
     columns = []
     for choices in (ARTICLES, COLOURS, PATTERNS):
@@ -220,10 +220,10 @@ def write_title(random: np.random.Generator, article: str, material: str) -> str
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that chance decides of a picture.
+    """The random choices of a picture.
 
     grid: rows and columns of cells; slope: of the light, down and across; places: for every
-        thing its cell, how far it lies from that cell's corner, and how its colour differs.
+        thing its cell, its distance from the corner of the cell, and the change of its colour.
     """
 
     things: list[Thing]

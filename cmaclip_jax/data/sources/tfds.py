@@ -1,7 +1,7 @@
 """Any TFDS data set, and what `cmaclip prepare` writes: read by random access.
 
-The order of training is a function of (seed, step), so every record must be at hand by its
-number. Pictures stay encoded; whoever wants to see one decodes it.
+The order of training is a function of (seed, step), so records are read by their index. Pictures
+stay encoded.
 """
 
 import collections
@@ -25,8 +25,8 @@ from cmaclip_jax.data.tfds_fields import MANIFEST, Fields, LabelField, find_fiel
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
-VALIDATION = ("val", "validation")  # what TFDS data sets call it
-TRAINED = 0.9  # the share of train that stays, where the rest must serve to choose by
+VALIDATION = ("val", "validation")  # names of that split in TFDS data sets
+TRAINED = 0.9  # the share of train that stays in it if the rest becomes val
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
@@ -54,7 +54,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
 
 
 def cleaning_of(data: ConfigDict) -> str:
-    """Of what `cmaclip prepare` wrote, that of the data which it was made from."""
+    """For what `cmaclip prepare` wrote, the cleaning of the data that it was made from."""
     manifest = epath.Path(data.path).expanduser() / MANIFEST
     if data.tfds.name or not manifest.exists():
         return ""
@@ -63,7 +63,7 @@ def cleaning_of(data: ConfigDict) -> str:
 
 
 def open_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    """The data set's builder, its files at hand; downloads where a name allows it."""
+    """The builder of the data set, which is downloaded if it is named and not built yet."""
     path, name = os.path.expanduser(data.path), data.tfds.name
     if not name:
         return _builder_of_folder(path)
@@ -72,7 +72,7 @@ def open_builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
         if not builder.is_prepared():
             print(f"building {name} in {builder.data_dir}", file=sys.stderr, flush=True)
             builder.download_and_prepare()
-    except Exception as error:  # of networks, archives and other people's builders: any kind
+    except Exception as error:  # networks, archives and builders raise errors of any type
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"cannot open the TFDS data set {name!r}: {reason}; check data.tfds.name and "
@@ -97,7 +97,7 @@ def _builder_of_folder(path: str) -> tfds.core.DatasetBuilder:
 
 
 def find_splits(known: Sequence[str], wanted: ConfigDict) -> dict[str, str]:
-    """{our split: TFDS's expression}; 'val' is left out where a part of train must serve."""
+    """{our split: TFDS's expression}. 'val' is missing if a part of train must become val."""
     splits = {"train": wanted.train}
     val = wanted.val or next((name for name in VALIDATION if name in known), "")
     test = wanted.test or ("test" if "test" in known else "")
@@ -105,7 +105,7 @@ def find_splits(known: Sequence[str], wanted: ConfigDict) -> dict[str, str]:
 
 
 def _instructions(builder, expression: str) -> Sequence:
-    """Which records of which files a split is."""
+    """The files of a split, and which of their records belong to it."""
     try:
         return builder.info.splits[expression].file_instructions
     except (KeyError, ValueError, AssertionError) as error:
@@ -116,7 +116,7 @@ def _instructions(builder, expression: str) -> Sequence:
 
 
 def _check_apart(expressions: dict[str, str], files: dict[str, Sequence]) -> None:
-    """Raises UserError where records to learn from are also among those to judge by."""
+    """Raises UserError if a record of train also belongs to another split."""
     learned = collections.defaultdict(list)
     for item in files["train"]:
         learned[item.filename].append(range(item.skip, item.skip + item.take))
@@ -135,7 +135,7 @@ def _check_apart(expressions: dict[str, str], files: dict[str, Sequence]) -> Non
 
 
 def _with_classes(fields: Fields, labels: dict[str, Sequence[Label]]) -> Fields:
-    """The fields, those of words with the classes that occur in training."""
+    """The fields; those with labels stored as text get the classes that occur in training."""
 
     def filled(field: LabelField) -> LabelField:
         if not field.texts:
@@ -147,7 +147,7 @@ def _with_classes(fields: Fields, labels: dict[str, Sequence[Label]]) -> Fields:
 
 
 class TFDSSplit:
-    """The records of one split; `rows` are those that belong to it, if not all."""
+    """The records of one split: those of `rows`, or all."""
 
     def __init__(
         self,
@@ -187,18 +187,18 @@ class TFDSSplit:
         return self[index].text
 
     def labels(self, task: str) -> list[Label]:
-        """One task's labels; the first time all tasks' are read, in one go."""
+        """One task's labels. The first call reads the labels of all tasks at once."""
         with self._lock:
             if not self._labels:
                 self._labels = self._all_labels()
             return self._labels[task]
 
     def part(self, split: str, rows: Sequence[int]) -> "TFDSSplit":
-        """Some of these records as a split of their own."""
+        """Some of these records as another split."""
         return TFDSSplit(split, self._records, self._fields, self._bad, rows)
 
     def read_by(self, fields: Fields) -> "TFDSSplit":
-        """The same records, of which other features are read."""
+        """The same records, read by other fields."""
         return TFDSSplit(self._split, self._records, fields, self._bad, self._rows)
 
     def _all_labels(self) -> dict[str, list[Label]]:
@@ -214,7 +214,7 @@ class TFDSSplit:
         return {field.name: self._known(field, features, identity) for field in self._fields.labels}
 
     def _known(self, field: LabelField, features, identity: str) -> Label:
-        """A label; one of words that training has not is noted, and unknown."""
+        """A label. One that training lacks is listed and becomes unknown."""
         label = field.read(features)
         if not field.texts or label is None or not field.classes or label in field.known:
             return label
