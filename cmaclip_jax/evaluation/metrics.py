@@ -1,12 +1,29 @@
-"""Figures of finished predictions: plain numpy, exact, one task at a time.
+"""The figures of a task's predictions: plain numpy, exact, one task at a time.
 
-A task's `probabilities` are [N,C]; its `labels` are [N] (one label, negative: unknown) or
-[N,C] (many labels, negative: unknown). Rows whose label is unknown count nowhere, of
-many-label tasks those with any class unknown. A one-label decision is the most probable
-class, the first of equals; a many-label decision is yes above 0.5, for every class.
+`decisions` says what `probabilities` and `labels` are, which rows are known, and what is decided.
+Rows with an unknown label count nowhere.
 
-All is computed from the collected rows, since ranking figures (average precision, recall at
-a precision) need every score. Everything else follows from whole numbers, and sums of
+examples: rows with a known label.
+accuracy: the share of rows that are right; of many-label tasks, in every class.
+micro_f1, macro_f1: of all decisions together, and the mean over the classes that occur.
+average_precision: the mean over the classes that occur in the truth.
+expected_calibration_error: of the decision's probability; of many-label tasks, of P(yes) over
+    every row and class. In 15 bins of equal width.
+recall_at_precision: {precision: recall} of decisions accepted from the most confident down; all
+    classes share one threshold, which is chosen on the same rows.
+classes: {class: support, precision, recall, f1, recall_at_precision}, None for 0 / 0. A class's
+    recall at a precision is of its own decisions, with a threshold of its own.
+macro_recall_at_precision: the mean of these over the classes that occur in the truth.
+One-label tasks also have
+top_k_accuracy: {k: share of rows}, for every k below the number of classes.
+confusion: [C,C] counts, a row per true class, a column per decision, in the task's order.
+most_confused: in place of `confusion` if a task has over 200 classes: the 20 most frequent
+    mistakes as {truth, decision, count}.
+Many-label tasks also have
+confusion: [C,4] counts: true and false positives, false and true negatives of every class.
+
+All figures are computed from the collected rows, since ranking figures (average precision, recall
+at a precision) need every score. The other figures follow from whole numbers, and sums of
 probabilities are added in ascending order: no figure depends on batches or on the order of rows.
 """
 
@@ -15,14 +32,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cmaclip_jax.evaluation.decisions import (
+    Decisions,
+    decided_classes,
+    decisions,
+    only_known,
+    true_classes,
+)
 from cmaclip_jax.tasks import Task
 
 PRECISIONS = (0.90, 0.95)
 TOP_K = (5,)
 BINS = 15  # of the expected calibration error
 MOST_CLASSES = 200  # a task with more has no confusion matrix
-MOST_CONFUSIONS = 20  # so many are listed in its place
-# The figures that are one number, whatever the task; and those that are one per precision.
+MOST_CONFUSIONS = 20  # are listed in its place
+# Figures of every task that are one number, and those that are one number per precision.
 NUMBERS = ("accuracy", "micro_f1", "macro_f1", "average_precision", "expected_calibration_error")
 RECALLS = ("recall_at_precision", "macro_recall_at_precision")
 
@@ -34,64 +58,39 @@ def task_metrics(
     precisions: Sequence[float] = PRECISIONS,
     top_k: Sequence[int] = TOP_K,
 ) -> dict:
-    """Every figure of one task, over its known labels; None where there are none.
-
-    examples: rows with a known label.
-    accuracy: share of rows that are right, of many-label tasks in every class.
-    micro_f1, macro_f1: of all decisions, and the mean over the classes that occur.
-    average_precision: the mean over the classes that occur in the truth.
-    expected_calibration_error: of the decision's probability, of many-label tasks of P(yes) over
-        every row and class; in 15 bins of equal width.
-    recall_at_precision: {precision: recall} of decisions accepted from the most confident down;
-        micro: the classes are pooled under one threshold, which is chosen on these very rows.
-    classes: {class: support, precision, recall, f1, recall_at_precision}, None where that is
-        0 / 0; a class's recall at a precision is of its own decisions, by a threshold of its own.
-    macro_recall_at_precision: the mean of that over the classes that occur in the truth.
-    Of one-label tasks also
-    top_k_accuracy: {k: share of rows}, for every k below the number of classes.
-    confusion: [C,C] counts, a row per true class, a column per decision, in the task's order.
-    most_confused: in place of `confusion` where a task has over 200 classes: the 20 most
-        frequent mistakes as {truth, decision, count}.
-    Of many-label tasks also
-    confusion: [C,4] counts, true and false positives, false and true negatives of every class.
-    """
-    known = labels.min(axis=-1) >= 0 if task.many else labels >= 0
-    probabilities, labels = probabilities[known], labels[known].astype(int)
+    """Every figure of one task, over its known rows; None if there are none."""
+    probabilities, labels = only_known(probabilities, labels, task.many)
     top_k = () if task.many else [k for k in top_k if k < len(task.classes)]
     if not len(labels):
         return _no_figures(task, precisions, top_k)
-    if task.many:
-        truth, decided = labels > 0, probabilities > 0.5  # [N,C]
-        confidence, correct, positives = probabilities.ravel(), truth.ravel(), truth.sum()
-    else:
-        best = probabilities.argmax(axis=-1)
-        truth, decided = (np.arange(len(task.classes)) == x[:, None] for x in (labels, best))
-        confidence, correct, positives = probabilities.max(axis=-1), best == labels, len(labels)
+    made = decisions(task, probabilities, labels)
+    truth = true_classes(labels, len(task.classes), task.many)  # [N,C]
+    decided = decided_classes(probabilities, task.many)  # [N,C]
     counts = decision_counts(truth, decided)
-    places = np.tile(np.arange(len(task.classes)), len(labels)) if task.many else best
-    classes = class_figures(counts)
-    recalls = class_recalls(places, confidence, correct, truth.sum(axis=0), precisions)
-    for row, recall in zip(classes, recalls, strict=True):
-        row["recall_at_precision"] = recall
+    recalls = class_recalls(made, precisions)
+    classes = [
+        figures | {"recall_at_precision": recall}
+        for figures, recall in zip(class_figures(counts), recalls, strict=True)
+    ]
     figures = {
         "examples": len(labels),
         "accuracy": float(np.mean(np.all(truth == decided, axis=-1))),
         "micro_f1": micro_f1(counts),
         "macro_f1": macro_f1(counts),
         "average_precision": macro_average_precision(truth, probabilities),
-        "expected_calibration_error": expected_calibration_error(confidence, correct),
-        "recall_at_precision": _recalls(confidence, correct, positives, precisions),
+        "expected_calibration_error": expected_calibration_error(made.confidence, made.correct),
+        "recall_at_precision": _recalls(made.confidence, made.correct, made.positives, precisions),
         "macro_recall_at_precision": _macro(recalls, precisions),
         "classes": dict(zip(task.classes, classes, strict=True)),
     }
     if task.many:
         return figures | {"confusion": counts.tolist()}
     figures["top_k_accuracy"] = top_k_accuracy(probabilities, labels, top_k)
-    return figures | confusions(labels, best, task.classes)
+    return figures | confusions(labels, made.place, task.classes)
 
 
 def counted(figures: dict | None) -> str:
-    """A task's accuracy and, in brackets, how many pairs it is of; '-' where it is of none."""
+    """A task's accuracy and, in brackets, the number of pairs; '-' if there are none."""
     if not figures or not figures["examples"]:
         return "-"
     return f"{figures['accuracy']:.3f} ({figures['examples']:,})"
@@ -99,12 +98,12 @@ def counted(figures: dict | None) -> str:
 
 def decision_counts(truth, decided) -> np.ndarray:
     """[C,4]: true and false positives, false and true negatives of every class."""
-    hits, yes, found = (np.sum(x, axis=0) for x in (truth & decided, truth, decided))
-    return np.stack([hits, found - hits, yes - hits, len(truth) - yes - found + hits], axis=-1)
+    hits, true, yes = (np.sum(x, axis=0) for x in (truth & decided, truth, decided))
+    return np.stack([hits, yes - hits, true - hits, len(truth) - true - yes + hits], axis=-1)
 
 
 def class_figures(counts) -> list[dict]:
-    """Support, precision, recall and F1 of every class, None where that is 0 / 0."""
+    """Support, precision, recall and F1 of every class, None for 0 / 0."""
     hits, wrong, missed, _ = counts.T
     columns = (_ratio(hits, hits + wrong), _ratio(hits, hits + missed), _f1(counts))
     return [
@@ -130,7 +129,7 @@ def micro_f1(counts) -> float:
 
 
 def top_k_accuracy(probabilities, labels, top_k: Sequence[int]) -> dict[str, float]:
-    """{k: share of rows whose label is among the k most probable}; of equals the first wins."""
+    """{k: share of rows whose label is among the k most probable}; the first of equals wins."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=-1)  # [N,1]
     before = np.arange(probabilities.shape[-1]) < labels[:, None]
     rank = np.sum((probabilities > own) | ((probabilities == own) & before), axis=-1)
@@ -138,9 +137,9 @@ def top_k_accuracy(probabilities, labels, top_k: Sequence[int]) -> dict[str, flo
 
 
 def confusions(labels, decided, classes: Sequence[str]) -> dict:
-    """The confusion matrix of a one-label task, or its commonest mistakes if it has many classes.
+    """The confusion matrix of a one-label task; of one with many classes, its frequent mistakes.
 
-    Equally frequent ones stand in the order of the classes.
+    Equally frequent mistakes are in the order of the classes.
     """
     size = len(classes)
     pairs = labels * size + decided
@@ -156,16 +155,16 @@ def confusions(labels, decided, classes: Sequence[str]) -> dict:
 
 
 def expected_calibration_error(confidence, correct) -> float:
-    """The mean distance of confidence and accuracy, over bins and weighted by what they hold.
+    """The mean distance between confidence and accuracy over bins, weighted by their decisions.
 
-    There are 15 bins of equal width, each with its lower edge, the last with 1 as well.
+    The 15 bins have equal width. A bin includes its lower edge, and the last one also 1.
     """
-    _, right, claimed = calibration_bins(confidence, correct)
-    return float(np.abs(right - claimed).sum() / len(confidence))
+    _, right, sure = calibration_bins(confidence, correct)
+    return float(np.abs(right - sure).sum() / len(confidence))
 
 
 def calibration_bins(confidence, correct) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each bin: the decisions in it, how many are right, and the sum of their confidence."""
+    """For each bin: the number of decisions, how many are right, and the sum of confidence."""
     edges = np.linspace(0, 1, BINS + 1)[1:-1]
     ascending = np.sort(confidence)  # so that rounding does not depend on the order of rows
     places = np.digitize(ascending, edges)
@@ -180,32 +179,28 @@ def macro_average_precision(truth, scores) -> float:
 
 
 def recall_at_precision(confidence, correct, positives: int, precision: float) -> float:
-    """The largest share of `positives` found while at least `precision` of the found is right.
+    """The largest recall of accepted decisions of which at least `precision` are right.
 
-    Decisions are accepted from the most confident down; equal confidences go together.
+    Decisions are accepted from the most confident down, equal confidences together.
+    positives: the denominator of recall.
     """
     if not len(confidence):
         return 0.0
-    hits, found = ranked(confidence, correct)
-    reached = hits[hits / found >= precision]  # a quotient: 0.07 * 100 is more than 7
+    right, accepted = ranked(confidence, correct)
+    reached = right[right / accepted >= precision]  # a quotient: 0.07 * 100 is more than 7
     return float(reached.max() / positives) if len(reached) and positives else 0.0
 
 
-def class_recalls(
-    places, confidence, correct, support, precisions: Sequence[float]
-) -> list[dict[str, float | None]]:
-    """The recall at every precision of each class; None of a class that never occurs.
-
-    places: the class of every decision, flat, as are `confidence` and `correct`; support [C].
-    """
-    order = np.argsort(places, kind="stable")
-    edges = np.searchsorted(places[order], np.arange(len(support) + 1))
-    own = [order[first:last] for first, last in itertools.pairwise(edges)]
+def class_recalls(made: Decisions, precisions: Sequence[float]) -> list[dict[str, float | None]]:
+    """The recall at every precision of each class; None for a class that never occurs."""
+    order = np.argsort(made.place, kind="stable")
+    edges = np.searchsorted(made.place[order], np.arange(len(made.support) + 1))
+    rows_by_class = [order[first:last] for first, last in itertools.pairwise(edges)]
     return [
-        _recalls(confidence[rows], correct[rows], count, precisions)
-        if count
+        _recalls(made.confidence[rows], made.correct[rows], support, precisions)
+        if support
         else dict.fromkeys(map(_precision_name, precisions))
-        for rows, count in zip(own, support, strict=True)
+        for rows, support in zip(rows_by_class, made.support, strict=True)
     ]
 
 
@@ -217,10 +212,10 @@ def _recalls(confidence, correct, positives: int, precisions: Sequence[float]) -
 
 
 def _macro(recalls: Sequence[dict], precisions: Sequence[float]) -> dict[str, float]:
-    """The mean over the classes that occur, at every precision."""
+    """The mean recall over the classes that occur, at every precision."""
     names = map(_precision_name, precisions)
     occurring = {n: [row[n] for row in recalls if row[n] is not None] for n in names}
-    return {name: float(np.mean(some)) if some else 0.0 for name, some in occurring.items()}
+    return {name: float(np.mean(values)) if values else 0.0 for name, values in occurring.items()}
 
 
 def _no_figures(task: Task, precisions: Sequence[float], top_k: Sequence[int]) -> dict:
@@ -234,7 +229,7 @@ def _no_figures(task: Task, precisions: Sequence[float], top_k: Sequence[int]) -
 
 
 def _precision_name(precision: float) -> str:
-    """Two decimals, '0.90', and more where it has more, '0.995'."""
+    """At least two decimals: '0.90', '0.995'."""
     return max(f"{precision:.2f}", f"{precision:g}", key=len)
 
 
@@ -244,18 +239,21 @@ def _f1(counts) -> np.ndarray:
 
 
 def _ratio(part, whole) -> np.ndarray:
-    """Part / whole, NaN where both are 0."""
+    """Part / whole, NaN for 0 / 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def _average_precision(truth, scores) -> float:
-    hits, found = ranked(scores, truth)
-    gains = np.diff(hits, prepend=0) / hits[-1]
-    return float(np.sum(gains * hits / found))
+    right, accepted = ranked(scores, truth)
+    gains = np.diff(right, prepend=0) / right[-1]
+    return float(np.sum(gains * right / accepted))
 
 
 def ranked(scores, correct) -> tuple[np.ndarray, np.ndarray]:
-    """Right ones and all, counted down the ranking, at the end of every run of equal scores."""
+    """How many decisions are right, and how many there are, from the highest score down.
+
+    One count for every distinct score: equal scores are counted together.
+    """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     return np.cumsum(correct[order])[ends], ends + 1

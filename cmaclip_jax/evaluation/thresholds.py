@@ -1,19 +1,18 @@
-"""From which confidence on a decision is accepted, so that a promised precision is kept.
+"""The confidence from which decisions are accepted, so that a wanted precision is kept.
 
-Calibration predictions of a task are `probabilities` [N,C] and `labels`, as in `metrics`: [N]
-(one label, negative: unknown) or [N,C] (many labels, negative anywhere: the row is unknown).
-A one-label task decides for its most probable class; of a many-label task every class of a row
-is a decision of its own, and to accept it is to assert "yes". Unknown rows count nowhere.
+`decisions` says what a decision is. To accept a decision of a many-label task is to assert "yes".
+Rows with an unknown label count nowhere.
 
 Thresholds are chosen and tested on probabilities at the task's temperature, rounded to float32.
-Those are the probabilities that an answer shows, so that an answer stands exactly where the
-number that it shows reaches the threshold.
+Answers show the same numbers, so an answer is accepted exactly if the number that it shows reaches
+the threshold.
 
-The promise of a confidence level is about one threshold: over draws of independent decisions,
-the true precision of what it accepts lies below the target in at most 1 - level of the draws.
-Several thresholds (of tasks or classes) keep it each, not all at once. It does not cover data
-unlike the calibration data, nor classes of one row that are right or wrong together (thresholds
-per class do), and it takes lower confidence to be no more often right.
+With a confidence level, the promise is about one threshold: over draws of independent decisions,
+the true precision of what it accepts is below the target in at most 1 - level of the draws.
+Several thresholds (of tasks or classes) keep it each, not all at once. The promise does not cover
+data unlike the calibration data. Nor does one threshold for a whole many-label task cover classes
+of one row that are right or wrong together; thresholds per class do. It assumes that lower
+confidence is no more often right.
 """
 
 import dataclasses
@@ -22,29 +21,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_expit, log_softmax, softmax
-from scipy.stats import binom, nbinom
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.decisions import decisions, most_probable, only_known
+from cmaclip_jax.evaluation.promise import last_promised
+from cmaclip_jax.evaluation.temperature import fit_temperature, scale
 from cmaclip_jax.files import write_text
 from cmaclip_jax.tasks import Task
 
 THRESHOLDS = "thresholds.json"  # in a run's folder
-TEMPERATURES = (1 / 20, 20)
-# The counts of accepted decisions that are tested: the first, from which a test can pass if none
-# is wrong, and from there on each 5 % more than the one before. A promise that had to pass the
-# first would be lost by chance (of 45 decisions at 98 % precision one is wrong more often than
-# not), so the sequence starts again where this many errors are forgiven.
-SPARED_ERRORS = (0, 7, 30)
-STEP = 1.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
     """Decisions at least as confident as `value`, a float32, are accepted; None accepts nothing.
 
-    The rest is of the known decisions it was chosen on, and flattering; `reached` is fair.
+    The other fields describe the decisions that it was chosen on, where it looks better than it is.
+    `reached` measures it on others.
     """
 
     value: float | None
@@ -56,10 +49,10 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class TaskThresholds:
-    """What a task accepts: by one threshold, or by one for every class where `classes` is filled.
+    """What a task accepts: by one threshold, or, if `classes` is filled, by one per class.
 
-    level: how surely the target precision is reached; None: it was reached, and nothing promised.
-    split, step: on which answers, and of which checkpoint, where that is known.
+    level: the share of such choices that keep the target precision; None: nothing is promised.
+    split, step: the answers that it was chosen on and their checkpoint, '' and None if unknown.
     """
 
     task: Task
@@ -72,51 +65,21 @@ class TaskThresholds:
     step: int | None = None
 
     def scaled(self, probabilities: np.ndarray) -> np.ndarray:
-        """A model's own probabilities at the task's temperature, as they are shown and tested."""
+        """A model's own probabilities at the task's temperature, as answers show them."""
         return scale(probabilities, self.temperature, self.task.many)
 
     def accepts(self, probabilities: np.ndarray) -> np.ndarray:
-        """Which decisions of a model's own probabilities stand: [N], of many labels [N,C].
+        """Which decisions are accepted: bool [N], or [N,C] of a many-label task.
 
-        Of a one-label task the decision is the class with the highest probability.
+        probabilities: the model's own.
         """
         probabilities = np.asarray(probabilities)
         scaled = self.scaled(probabilities)
-        kept = [self.classes.get(name, self.overall).value for name in self.task.classes]
-        least = np.array([np.inf if x is None else x for x in kept], np.float32)  # [C]
+        values = [self.classes.get(name, self.overall).value for name in self.task.classes]
+        least = np.array([np.inf if x is None else x for x in values], np.float32)  # [C]
         if self.task.many:
             return scaled >= least
-        return scaled.max(axis=-1) >= least[probabilities.argmax(axis=-1)]
-
-
-def fit_temperature(probabilities, labels, many: bool) -> float:
-    """The temperature under which the known labels are likeliest; 1 where none are known.
-
-    It mends confidence that is too high or too low throughout; the decisions stay as they are.
-    """
-    probabilities, labels = _known(probabilities, labels, many)
-    if not len(labels):
-        return 1.0
-    scores = _scores(probabilities, many)
-    signs = 2 * (labels > 0) - 1
-
-    def surprise(log_temperature):
-        scaled = scores / np.exp(log_temperature)
-        if many:
-            return -np.mean(log_expit(signs * scaled))
-        return -np.mean(log_softmax(scaled, axis=-1)[np.arange(len(labels)), labels])
-
-    best = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
-    return float(np.exp(best.x))
-
-
-def scale(probabilities, temperature: float, many: bool) -> np.ndarray:
-    """Probabilities at another temperature; above 1 they grow less sure.
-
-    They are computed in float64 and rounded to float32, the type of whatever shows them.
-    """
-    scores = _scores(np.asarray(probabilities), many) / temperature
-    return (expit(scores) if many else softmax(scores, axis=-1)).astype(np.float32)
+        return scaled.max(axis=-1) >= least[most_probable(probabilities)]
 
 
 def choose_threshold(
@@ -124,18 +87,18 @@ def choose_threshold(
 ) -> float | None:
     """The threshold to accept decisions from, most confident first, equal ones together.
 
-    Without a level, the lowest one at which the accepted ones are right at least `target` of the
-    time. With one, the lowest that can be promised. None: not even the first `minimum` reach it,
-    or there are too few to tell, and it is for the caller to abstain.
+    Without a level: the lowest threshold at which at least `target` of the accepted decisions are
+    right. With a level: the lowest that can be promised. None if there is no such threshold, or
+    none that accepts at least `minimum` decisions: then nothing is to be accepted.
     """
     values, groups = np.unique(np.asarray(confidence), return_inverse=True)
-    found = np.cumsum(np.bincount(groups)[::-1])  # accepted at each value, from the highest down
-    hits = np.cumsum(np.bincount(groups, weights=correct)[::-1])
+    accepted = np.cumsum(np.bincount(groups)[::-1])  # at each value, from the highest down
+    right = np.cumsum(np.bincount(groups, weights=correct)[::-1])
     if confidence_level is None:
-        reached = np.flatnonzero((found >= minimum) & (hits / found >= target))
-        last = reached[-1] if len(reached) else None
+        reaching = np.flatnonzero((accepted >= minimum) & (right / accepted >= target))
+        last = reaching[-1] if len(reaching) else None
     else:
-        last = _last_promised(hits, found, target, 1 - confidence_level, minimum)
+        last = last_promised(right, accepted, target, 1 - confidence_level, minimum)
     return None if last is None else float(values[::-1][last])
 
 
@@ -147,17 +110,16 @@ def calibrate(
         raise UserError(f"the precision to reach is {target}; give one above 0 and at most 1")
     if level is not None and not 0 < level < 1:
         raise UserError(f"the confidence level is {level}; give one between 0 and 1, such as 0.9")
-    probabilities, labels = _known(probabilities, labels, task.many)
+    probabilities, labels = only_known(probabilities, labels, task.many)
     if not np.isfinite(probabilities).all():
         raise UserError(f"task {task.name!r} has predictions that are not numbers; train it anew")
     temperature = fit_temperature(probabilities, labels, task.many)
-    scaled = scale(probabilities, temperature, task.many)
-    confidence = scaled.ravel() if task.many else scaled.max(axis=-1)
-    decided, correct, positives = _decisions(probabilities, labels, task.many)
+    made = decisions(task, probabilities, labels, temperature)
 
-    def threshold(rows, share):
-        value = choose_threshold(confidence[rows], correct[rows], target, level)
-        return _describe(value, confidence[rows], correct[rows], int(share))
+    def threshold(chosen, positives) -> Threshold:
+        confidence, correct = made.confidence[chosen], made.correct[chosen]
+        value = choose_threshold(confidence, correct, target, level)
+        return _describe(value, confidence, correct, int(positives))
 
     classes = enumerate(task.classes if per_class else ())
     return TaskThresholds(
@@ -165,27 +127,28 @@ def calibrate(
         temperature,
         target,
         level,
-        threshold(slice(None), positives.sum()),
-        {name: threshold(decided == index, positives[index]) for index, name in classes},
+        threshold(slice(None), made.positives),
+        {name: threshold(made.place == index, made.support[index]) for index, name in classes},
     )
 
 
 def reached(thresholds: TaskThresholds, probabilities, labels) -> dict:
-    """How thresholds do on a split they were not chosen on; None where there is nothing to divide.
+    """What thresholds reach on a split; None for a share of nothing.
 
-    recall: of all known rows (one label) or known "yes" (many), the share accepted and right.
+    recall: the share of all known rows (one label) or of all true "yes" (many) that is accepted
+        and right.
     """
-    many = thresholds.task.many
-    probabilities, labels = _known(probabilities, labels, many)
+    task = thresholds.task
+    probabilities, labels = only_known(probabilities, labels, task.many)
+    made = decisions(task, probabilities, labels)
     accepted = thresholds.accepts(probabilities).ravel()
-    _, correct, positives = _decisions(probabilities, labels, many)
-    right, total = int(np.sum(accepted & correct)), int(positives.sum())
+    right = int(np.sum(accepted & made.correct))
     return {
         "examples": len(labels),
         "accepted": int(accepted.sum()),
         "accepted_share": float(accepted.mean()) if len(accepted) else None,
         "precision": float(right / accepted.sum()) if accepted.any() else None,
-        "recall": right / total if total else None,
+        "recall": right / made.positives if made.positives else None,
     }
 
 
@@ -199,7 +162,7 @@ def write_thresholds(path: str | Path, thresholds: Iterable[TaskThresholds]) -> 
 
 
 def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:
-    """What `write_thresholds` wrote, by the name of the task."""
+    """The thresholds that `write_thresholds` wrote, by the name of the task."""
     remedy = "make them with `cmaclip evaluate --workdir=... --precision=0.95`"
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))["thresholds"]
@@ -212,11 +175,10 @@ def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:
 
 
 def run_thresholds(workdir: Path, step: int) -> dict[str, TaskThresholds]:
-    """The thresholds of a run by the name of the task, empty where it has none.
+    """The thresholds of a run by the name of the task; empty if it has none.
 
     Raises:
-      UserError: they were chosen on answers of another step than `step`. What they promise does
-        not hold for these.
+      UserError: they were chosen on answers of another step, so they promise nothing for this one.
     """
     path = workdir / THRESHOLDS
     thresholds = read_thresholds(path) if path.exists() else {}
@@ -231,7 +193,7 @@ def run_thresholds(workdir: Path, step: int) -> dict[str, TaskThresholds]:
 
 
 def chosen_at(thresholds: dict[str, TaskThresholds]) -> int | None:
-    """The step whose answers thresholds were chosen on, where that is known."""
+    """The step whose answers the thresholds were chosen on; None if unknown."""
     return next((task.step for task in thresholds.values()), None)
 
 
@@ -239,11 +201,11 @@ def _read_task(row: dict) -> TaskThresholds:
     task = Task(row["task"]["name"], tuple(row["task"]["classes"]), row["task"]["many"])
     temperature, target = float(row["temperature"]), float(row["target"])
     level = None if row["level"] is None else float(row["level"])
-    classes = {name: _read_threshold(kept) for name, kept in row["classes"].items()}
+    classes = {name: _read_threshold(threshold) for name, threshold in row["classes"].items()}
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} of {task.name!r}")
     if classes and set(classes) != set(task.classes):
-        raise ValueError(f"other classes than those of {task.name!r}")
+        raise ValueError(f"its classes are not those of {task.name!r}")
     overall = _read_threshold(row["overall"])
     split, step = str(row.get("split", "")), row.get("step")
     return TaskThresholds(task, temperature, target, level, overall, classes, split, step)
@@ -254,85 +216,9 @@ def _read_threshold(row: dict) -> Threshold:
     return Threshold(**row | {"value": value})
 
 
-def _known(probabilities, labels, many: bool):
-    """The rows that have a label, and these labels as integers."""
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    known = labels.min(axis=-1) >= 0 if many else labels >= 0
-    return probabilities[known], labels[known].astype(int)
-
-
-def _scores(probabilities: np.ndarray, many: bool) -> np.ndarray:
-    """What a temperature divides, float64: logits (many) or log-probabilities, always finite.
-
-    0 is taken for the smallest number of its type and 1 for just above the largest below 1.
-    """
-    kind = np.finfo(probabilities.dtype)
-    present = np.maximum(probabilities.astype(np.float64), kind.tiny)
-    if not many:
-        return np.log(present)
-    return np.log(present) - np.log(np.maximum(1 - present, kind.eps / 4))
-
-
-def _decisions(probabilities, labels, many: bool):
-    """Of every decision, flat, its class and whether it is right; and the positives by class."""
-    rows, classes = probabilities.shape
-    if many:
-        truth = labels > 0  # [N,C]
-        return np.tile(np.arange(classes), rows), truth.ravel(), truth.sum(axis=0)
-    decided = probabilities.argmax(axis=-1)
-    return decided, decided == labels, np.bincount(labels, minlength=classes)
-
-
 def _describe(value: float | None, confidence, correct, positives: int) -> Threshold:
     accepted = confidence >= (np.inf if value is None else value)
     count, right = int(accepted.sum()), int(np.sum(accepted & correct))
     precision = right / count if count else None
     recall = right / positives if positives else None
     return Threshold(value, len(confidence), count, precision, recall)
-
-
-def _last_promised(hits, found, target: float, risk: float, minimum: int) -> int | None:
-    """The last of the tested thresholds whose precision is above `target`, but for `risk`.
-
-    To take the best of all thresholds whose lower bound is above the target would break the
-    promise: the best of many is lucky. So the thresholds to test, and their order, are fixed
-    by counts, without a look at what is right, and `risk` is spent once (Learn then Test,
-    Angelopoulos et al. 2021, with the fallback procedure, Wiens 2003): each start brings a share,
-    a test that passes hands what it had to the next, and one that fails loses it. The test is
-    exact: it passes where the Clopper-Pearson lower bound at that risk reaches the target.
-    """
-    shares = _places(found, target, risk, minimum)
-    places = np.fromiter(shares, int)
-    chances = binom.sf(hits[places] - 1, found[places], target)
-    last, carried = None, 0.0
-    for place, chance in zip(places, chances, strict=True):
-        carried += shares[place]
-        last, carried = (place, carried) if chance <= carried else (last, 0.0)
-    return last
-
-
-def _places(found, target: float, risk: float, minimum: int) -> dict[int, float]:
-    """Where in `found` to test, most confident first, and the risk that each place brings."""
-    total = found[-1] if len(found) else 0
-    for number in range(len(SPARED_ERRORS), 0, -1):  # as many starts as there are decisions for
-        spared = SPARED_ERRORS[:number]
-        starts = [max(_fewest(errors, target, risk / number), minimum) for errors in spared]
-        if starts[-1] <= total:
-            break
-    counts = [starts[0]]
-    while counts[-1] < total:
-        counts.append(min(max(counts[-1] + 1, int(counts[-1] * STEP)), total))
-    counts = sorted({*counts, *starts})
-    shares: dict[int, float] = {}
-    for count in counts:
-        place = int(np.searchsorted(found, count))  # equal confidences go together
-        if place < len(found):
-            shares[place] = shares.get(place, 0.0) + starts.count(count) * risk / len(starts)
-    return shares
-
-
-def _fewest(errors: int, target: float, risk: float) -> float:
-    """The fewest decisions that, with so many errors, still show a precision above `target`."""
-    if target >= 1:
-        return np.inf
-    return errors + 1 + int(nbinom.isf(risk, errors + 1, 1 - target))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from cmaclip_jax.evaluation.curves import decisions, scaled
+from cmaclip_jax.evaluation.decisions import decided_classes, decisions
 from cmaclip_jax.report.kept import Kept
 from cmaclip_jax.tasks import Task
 
@@ -41,12 +41,12 @@ def cases(kept: Kept, task: Task, most: int) -> Cases:
     back is not to assert a "yes".
     """
     probabilities, labels = kept.judged(task)
-    found = decisions(task, probabilities, labels)
-    yes = found.confidence > 0.5 if task.many else np.ones(len(found.row), bool)
-    wrong = yes != found.correct
     thresholds, accepted = kept.thresholds.get(task.name), None
-    shown = scaled(thresholds, probabilities)[found.row, found.place]
-    sure = np.where(yes, shown, 1 - shown)
+    temperature = thresholds.temperature if thresholds else None
+    found = decisions(task, probabilities, labels, temperature)
+    yes = decided_classes(probabilities, task.many)[found.row, found.place]
+    wrong = yes != found.correct
+    sure = np.where(yes, found.confidence, 1 - found.confidence)
     if thresholds:
         accepted = thresholds.accepts(probabilities)
         accepted = accepted[found.row, found.place] if task.many else accepted[found.row]

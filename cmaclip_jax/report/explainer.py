@@ -113,7 +113,7 @@ class Explainer:
         for start in range(0, len(pairs), most):
             batch, notes = self.classifier.read(pairs[start : start + most])
             outcome = self.classifier.outcome(batch, len(notes))
-            said = {task: self.classifier.shown(outcome, task) for task, _, _ in asked}
+            said = {task: self.classifier.scaled(outcome, task) for task, _, _ in asked}
             rows.append(np.stack([said[task][:, place] for task, _, place in asked], axis=1))
         return np.concatenate(rows)
 

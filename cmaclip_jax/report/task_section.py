@@ -8,11 +8,10 @@ from cmaclip_jax.evaluation.curves import (
     calibration,
     collapsed,
     confusions_of,
-    decisions,
     precision_recall,
-    scaled,
     weights_by_class,
 )
+from cmaclip_jax.evaluation.decisions import decisions
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, reached
 from cmaclip_jax.report.cases import Case, Cases
 from cmaclip_jax.report.charts import Plot, chart, share_axis
@@ -75,7 +74,8 @@ def _curves(kept: Kept, task: Task, scored: dict) -> list[Html]:
         return [paragraph("No label of this task is known in this split.")]
     thresholds = kept.thresholds.get(task.name)
     found = decisions(task, probabilities, labels)
-    ranked = decisions(task, scaled(thresholds, probabilities), labels)
+    temperature = thresholds.temperature if thresholds else None
+    ranked = decisions(task, probabilities, labels, temperature)
     curve = precision_recall(ranked.confidence, ranked.correct, ranked.positives)
     stands = reached(thresholds, probabilities, labels) if thresholds else None
     return [
@@ -121,14 +121,16 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
     plot = Plot(share_axis("confidence"), share_axis("right"))
     filled = [part for part in bins if part.count]
     told = [
-        f"{part.low:.2f} to {part.high:.2f}: {part.count:,} answers, {part.claimed:.3f} sure, "
+        f"{part.low:.2f} to {part.high:.2f}: {part.count:,} answers, {part.confidence:.3f} sure, "
         f"{part.right:.3f} right"
         for part in filled
     ]
     named = list(zip(filled, told, strict=True))
     bars = [plot.bar(part.low, part.high, part.count / total, line) for part, line in named]
     dots = [
-        plot.dot(part.claimed, part.right, 2 + 5 * (part.count / total) ** 0.5, line, class_="bin")
+        plot.dot(
+            part.confidence, part.right, 2 + 5 * (part.count / total) ** 0.5, line, class_="bin"
+        )
         for part, line in named
     ]
     ideal = plot.line([0, 1], [0, 1], name="as sure as right", class_="ideal")
@@ -148,7 +150,7 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
             [
                 f"{p.low:.2f}\N{EN DASH}{p.high:.2f}",
                 f"{p.count:,}",
-                figure(p.claimed),
+                figure(p.confidence),
                 figure(p.right),
             ]
             for p in bins

@@ -12,7 +12,7 @@ from cmaclip_jax.data.handed import list_pictures, list_texts
 from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.curves import scaled
+from cmaclip_jax.evaluation.decisions import decided_classes
 from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, run_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
@@ -22,19 +22,20 @@ from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.checkpoints import NEWEST
 from cmaclip_jax.training.workdir import saved_config
 
-YES = 0.5  # from here a class of a many-label task holds
-
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a run says to one question about one pair.
+    """A run's answer to one task about one pair.
 
-    label, probability, accepted: the class; of a many-label task a tuple of those that hold or
-        are accepted, and equally long tuples. None where there was nothing to look at, and
-        `accepted` also where the run has no thresholds. Where it has, `probability` is at the
-        temperature that goes with them, and `accepted` says whether it reaches the threshold.
-    weights: what each modality counted for, {"image": w, "text": w}.
-    note: what the pair lacked, or ''.
+    label: the class that was decided; of a many-label task, a tuple of the classes that were
+        decided "yes" or are accepted.
+    probability: of the label; if the run has thresholds, scaled by their temperature.
+    accepted: whether the probability reaches the threshold; None if the run has no thresholds.
+    weights: the modality weights, {"image": w, "text": w}.
+    note: what the pair lacks, or ''.
+
+    Of a many-label task, label, probability and accepted are tuples of one length. All three are
+    None if the model read neither a picture nor words.
     """
 
     label: str | tuple[str, ...] | None
@@ -45,9 +46,9 @@ class Answer:
 
 
 class Classifier:
-    """A run that is ready to be asked; `load` makes one.
+    """A trained run that answers pairs; `load` makes one.
 
-    thresholds: by task, what `accepted` goes by; empty where the run has none.
+    thresholds: by task, to accept answers; empty if the run has none.
     """
 
     def __init__(self, trained: TrainedRun, thresholds: dict[str, TaskThresholds]):
@@ -64,16 +65,16 @@ class Classifier:
         images: Iterable[Picture | None] | None = None,
         texts: Iterable[str | None] | None = None,
     ) -> list[dict[str, Answer]]:
-        """For every pair the answers {task: Answer}.
+        """The answers {task: Answer} to every pair.
 
         An image is a path, bytes, a PIL image or an array [H,W,3] of 0 to 255 or 0 to 1. Lists,
-        arrays and columns of data frames are taken. Either side of a pair may be absent (None,
-        NaN), as may all of one side.
+        arrays and columns of data frames are accepted. A pair may lack its image or its text (None,
+        NaN). Without `images`, or without `texts`, all pairs lack it.
         """
         pictures, words = list_pictures(images), list_texts(texts)
         if pictures is not None and words is not None and len(pictures) != len(words):
             raise UserError(
-                f"there are {len(pictures)} images and {len(words)} texts; None fills a gap"
+                f"there are {len(pictures)} images and {len(words)} texts; give None for a gap"
             )
         count = len(pictures if pictures is not None else words or ())
         gaps = [None] * count
@@ -109,51 +110,58 @@ class Classifier:
         outcome = jax.device_get((step or trained.predict_step)(trained.params, sharded))
         return jax.tree.map(lambda x: np.asarray(x, np.float32)[:count], outcome)
 
-    def shown(self, outcome: Outcome, name: str) -> np.ndarray:
-        """The probabilities [N,C] of a task that answers show, and that thresholds go by."""
-        return scaled(self.thresholds.get(name), outcome["probabilities"][name])
+    def scaled(self, outcome: Outcome, name: str) -> np.ndarray:
+        """The probabilities [N,C] of a task as answers show them and thresholds test them."""
+        thresholds, own = self.thresholds.get(name), outcome["probabilities"][name]
+        return thresholds.scaled(own) if thresholds else own
 
     def _answers(self, task: Task, outcome: Outcome, notes: Sequence[str]) -> list[Answer]:
-        """One task's answers."""
-        said, weights = (outcome[x][task.name] for x in ("probabilities", "modality_weights"))
-        shown, thresholds = self.shown(outcome, task.name), self.thresholds.get(task.name)
-        accepted = thresholds.accepts(said).tolist() if thresholds else None
+        """The answers to one task."""
+        own, weights = (outcome[x][task.name] for x in ("probabilities", "modality_weights"))
+        thresholds = self.thresholds.get(task.name)
+        accepted = thresholds.accepts(own) if thresholds else None  # [N], of many labels [N,C]
+        classes = decided_classes(own, task.many)  # [N,C]
+        if task.many and accepted is not None:
+            classes |= accepted
+        scaled = self.scaled(outcome, task.name)
         return [
-            self._answer(task, said[i], shown[i], weights[i], accepted and accepted[i], note)
-            for i, note in enumerate(notes)
+            _answer(
+                task,
+                np.flatnonzero(classes[row]),
+                scaled[row],
+                None if accepted is None else accepted[row],
+                weights[row],
+                note,
+            )
+            for row, note in enumerate(notes)
         ]
 
-    def _answer(self, task: Task, said, shown, weights, accepted, note: str) -> Answer:
-        """One answer: `said` [C] decides and `shown` [C] is shown.
 
-        accepted: of each class, or of the best one.
-        """
-        shares = dict(zip(MODALITIES, map(float, weights), strict=True))
-        if not any(shares.values()):
-            return Answer(None, None, None, shares, note)
-        if not task.many:
-            best = int(said.argmax())
-            return Answer(task.classes[best], float(shown[best]), accepted, shares, note)
-        stands = [False] * len(said) if accepted is None else accepted
-        held = [i for i, stand in enumerate(stands) if stand or said[i] > YES]
-        return Answer(
-            tuple(task.classes[i] for i in held),
-            tuple(float(shown[i]) for i in held),
-            None if accepted is None else tuple(stands[i] for i in held),
-            shares,
-            note,
-        )
+def _answer(task: Task, classes, probabilities, accepted, weights, note: str) -> Answer:
+    """One answer, about these classes.
+
+    probabilities: [C]. accepted: of each class [C], or of the one decision.
+    """
+    shares = dict(zip(MODALITIES, map(float, weights), strict=True))
+    if not any(shares.values()):
+        return Answer(None, None, None, shares, note)
+    labels = tuple(task.classes[i] for i in classes)
+    shown = tuple(float(probabilities[i]) for i in classes)
+    if task.many:
+        marks = None if accepted is None else tuple(bool(accepted[i]) for i in classes)
+        return Answer(labels, shown, marks, shares, note)
+    return Answer(labels[0], shown[0], None if accepted is None else bool(accepted), shares, note)
 
 
 def load(workdir: str | Path, checkpoint: str | int = NEWEST) -> Classifier:
-    """The trained run in a folder, ready to be asked; checkpoint: 'newest', 'best' or a step."""
+    """The trained run in a folder, ready to answer; checkpoint: 'newest', 'best' or a step."""
     return open_classifier(workdir, checkpoint=checkpoint)
 
 
 def open_classifier(
     workdir: str | Path, devices=None, checkpoint: str | int = NEWEST
 ) -> Classifier:
-    """The same on these devices alone."""
+    """As `load`, on these devices."""
     config = saved_config(workdir)
     trained = open_trained(workdir, config, devices=devices, checkpoint=checkpoint)
     if not trained.tasks:

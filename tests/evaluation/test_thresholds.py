@@ -10,13 +10,12 @@ from scipy.stats import binom, binomtest
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation import thresholds as module
+from cmaclip_jax.evaluation.temperature import fit_temperature, scale
 from cmaclip_jax.evaluation.thresholds import (
     calibrate,
     choose_threshold,
-    fit_temperature,
     reached,
     read_thresholds,
-    scale,
     write_thresholds,
 )
 from cmaclip_jax.tasks import Task

@@ -18,11 +18,10 @@ from cmaclip_jax.evaluation.curves import (
     calibration,
     collapsed,
     confusions_of,
-    decisions,
     precision_recall,
-    scaled,
     weights_by_class,
 )
+from cmaclip_jax.evaluation.decisions import decisions
 from cmaclip_jax.evaluation.evaluator import score, write_outcome, write_score
 from cmaclip_jax.evaluation.metrics import expected_calibration_error, recall_at_precision
 from cmaclip_jax.evaluation.thresholds import calibrate, reached, read_thresholds, write_thresholds
@@ -188,7 +187,7 @@ def test_a_threshold_lies_on_its_curve(many):
     task, probabilities, labels = random_task(many)
     chosen = calibrate(task, probabilities, labels, 0.6)
     fair = reached(chosen, probabilities, labels)
-    found = decisions(task, scaled(chosen, probabilities), labels)
+    found = decisions(task, probabilities, labels, chosen.temperature)
     recall, precision, thresholds = precision_recall(
         found.confidence, found.correct, found.positives
     )
@@ -207,8 +206,8 @@ def test_calibration_bins_add_up(many):
     filled = [part for part in bins if part.count]
     assert sum(part.right * part.count for part in filled) == pytest.approx(found.correct.sum())
     for part in filled:
-        assert part.low <= part.claimed <= part.high
-    error = sum(part.count * abs(part.right - part.claimed) for part in filled)
+        assert part.low <= part.confidence <= part.high
+    error = sum(part.count * abs(part.right - part.confidence) for part in filled)
     assert error / len(found.confidence) == pytest.approx(
         expected_calibration_error(found.confidence, found.correct)
     )
