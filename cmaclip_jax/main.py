@@ -1,10 +1,11 @@
 """The command: `python -m cmaclip_jax.main [VERB] ...`, and `cmaclip` on the PATH.
 
-`train` is the verb when none is named. A user's mistake ends in one line that says what
-to do, with status 2, and so does a lack of memory; `--debug` shows where it was noticed.
+`train` is the verb when none is named. A user's mistake ends in one line that says what to do, and
+so does a lack of memory or disk space. The status is then 2; `--debug` shows the traceback.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import sys
@@ -16,25 +17,25 @@ from cmaclip_jax.files import full_disk
 
 VERBS = {
     "train": "train a model from a config (the verb when none is named)",
-    "evaluate": "judge a trained run, choose its thresholds; or judge CLIP alone (zero-shot)",
+    "evaluate": "evaluate a trained run, choose its thresholds; or evaluate CLIP (zero-shot)",
     "predict": "answer every row of a table with a trained run",
     "report": "write a page about a run: curves, thresholds, confusions, mistakes, pictures",
-    "explain": "write a page about rows of a table: what the answers to them rest on",
+    "explain": "write a page on single rows: which words and patches the answers rest on",
     "export": "write a trained run as StableHLO that runs without this project",
-    "prepare": "write any data as record files with small pictures, to train from",
+    "prepare": "write any data set as record files of small pictures to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
-    "robustness": "judge trained runs on pictures and words made worse, step by step",
+    "robustness": "evaluate trained runs on pictures and words with noise of rising severity",
     "doctor": "check this machine, or all hosts of a cluster, before a job",
-    "plan": "say whether a run fits on TPUs that are not here, and how long it will take",
+    "plan": "compile a run for TPUs you do not have yet: does it fit, how long does it take",
     "bench": "measure the steps of a run, and its input pipeline, on this machine",
     "convert": "read or write other people's CLIP checkpoints",
-    "landmarks": "measure how still facial landmarks in video are; study what makes them so",
+    "landmarks": "measure the stability of facial landmarks in video; study annotation noise",
 }
 
-# Those that go on where they were stopped, when the same command is given again.
+# Verbs that continue where they were stopped when the same command is given again.
 CONTINUING = ("train", "predict", "prepare", "ablate", "robustness", "landmarks study")
 
-CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that says what --cluster says
+CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that stands for --cluster
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,33 +50,20 @@ def run_verb(arguments: list[str]) -> int:
     """Runs one verb; returns the exit status.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C, after the line that says what the same command would do.
+      KeyboardInterrupt: Ctrl-C, after a line that says what the same command would do.
     """
     process.prepare()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     cluster, arguments = cluster_option(arguments)
-    joined = False
     if arguments in (["-h"], ["--help"]):
         print(overview())
         return 0
-    called = ""
+    called = Called()
     try:
-        verb, rest = split_verb(arguments)
-        called = " ".join([verb, *rest[:1]]) if verb == "landmarks" else verb
-        command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
-        if cluster and verb == "doctor":  # who looks at the hosts before joining them
-            rest = [*rest, f"--cluster={cluster}"]
-        elif cluster:
-            join_cluster(cluster)
-            joined = True
-        return command.run(rest) or 0
-    except UserError as error:
-        if debug:
-            raise
-        return end(f"{error}", joined)
+        return call(called, cluster, arguments)
     except KeyboardInterrupt:
-        would = "continues" if called in CONTINUING else "begins again"
+        would = "continues" if called.name in CONTINUING else "begins again"
         print(f"cmaclip: interrupted; the same command {would}", file=sys.stderr)
         raise
     except Interrupted as stop:
@@ -84,22 +72,50 @@ def run_verb(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if line := full_disk(error) or out_of_memory(called, error):
-            return end(line, joined)
+        if line := one_line(called.name, error):
+            return end(line, called.joined)
         if cluster:
             leave_without(error)
         raise
 
 
+@dataclasses.dataclass
+class Called:
+    """The verb that runs, and whether this process has joined the other hosts."""
+
+    name: str = ""
+    joined: bool = False
+
+
+def call(called: Called, cluster: str, arguments: list[str]) -> int:
+    """Finds the verb, joins the other hosts if there are some, and runs the verb."""
+    verb, rest = split_verb(arguments)
+    called.name = " ".join([verb, *rest[:1]]) if verb == "landmarks" else verb
+    command = importlib.import_module(f"cmaclip_jax.commands.{verb}")
+    if cluster and verb == "doctor":  # the doctor checks the hosts before it joins them
+        rest = [*rest, f"--cluster={cluster}"]
+    elif cluster:
+        join_cluster(cluster)
+        called.joined = True
+    return command.run(rest) or 0
+
+
+def one_line(verb: str, error: Exception) -> str:
+    """The line for an error that a user can cause or cure; '' for any other error."""
+    if isinstance(error, UserError):
+        return str(error)
+    return full_disk(error) or out_of_memory(verb, error)
+
+
 def cluster_option(arguments: list[str]) -> tuple[str, list[str]]:
-    """What `--cluster=...` or else the environment says, and the other arguments."""
+    """The value of `--cluster=...`, or of the environment variable, and the other arguments."""
     given = [a.split("=", 1)[1] for a in arguments if a.startswith("--cluster=")]
     rest = [a for a in arguments if not a.startswith("--cluster=")]
     return (given or [os.environ.get(CLUSTER, "")])[-1], rest
 
 
 def join_cluster(cluster: str) -> None:
-    """Makes this process one of several, before anything asks for devices."""
+    """Joins the other hosts, which must happen before JAX looks for devices."""
     from cmaclip_jax.parallel.cluster import join, place  # imports JAX
 
     address, number, count = place(cluster)
@@ -109,7 +125,7 @@ def join_cluster(cluster: str) -> None:
 
 
 def end(line: str, joined: bool) -> int:
-    """Prints the one line of a mistake or a limit that the user can change; returns status 2."""
+    """Prints the line of an error that a user can cure; returns status 2."""
     print(f"cmaclip: {line}", file=sys.stderr, flush=True)
     if joined:
         from cmaclip_jax.parallel.cluster import end_with_others  # imports JAX
@@ -119,9 +135,9 @@ def end(line: str, joined: bool) -> int:
 
 
 def leave_without(error: BaseException) -> None:
-    """Ends this process where its run broke because another one is gone.
+    """Ends this process at once if the error came from the loss of another host.
 
-    At once: in an orderly end JAX would wait for the lost process, and then abort.
+    In an orderly exit JAX would wait for the lost process, and then abort.
     """
     from cmaclip_jax.parallel.cluster import lost_peer, missing_hosts  # imports JAX
 
@@ -130,16 +146,16 @@ def leave_without(error: BaseException) -> None:
         return
     print(f"cmaclip: {lost}", file=sys.stderr, flush=True)
     if missing := missing_hosts():
-        print(f"cmaclip: host {missing} failed, or was taken", file=sys.stderr, flush=True)
+        print(f"cmaclip: host {missing} failed or was preempted", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def overview() -> str:
-    """What the command can do."""
+    """The help text of the whole command: its verbs."""
     verbs = "".join(f"  cmaclip {verb:10} {what}\n" for verb, what in VERBS.items())
     return (
         "cmaclip --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...] trains and evaluates.\n\n"
-        f"{verbs}\ncmaclip VERB --help says what a verb takes."
+        f"{verbs}\ncmaclip VERB --help lists the arguments of a verb."
     )
 
 
@@ -157,8 +173,7 @@ def console() -> None:
     try:
         sys.exit(run_verb(sys.argv[1:]))
     except KeyboardInterrupt:
-        # Devices may still compute what nobody waits for: an orderly end would take the memory
-        # from under them, and crash.
+        # Devices may still be computing. An orderly exit would free their memory and crash.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(130)

@@ -40,11 +40,11 @@ def run(arguments: list[str]) -> None:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Reads, tells what was found, writes all or nothing."""
+    """Reads the checkpoint, describes it, and writes all of it or nothing."""
+    # what is below takes seconds to import
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
     from cmaclip_jax.weights.verify import verify
-    from cmaclip_jax.weights.writer import WRITERS
 
     prepare(options.output)
     say("reading", options.source)
@@ -56,15 +56,20 @@ def convert(options: argparse.Namespace) -> None:
     for line in tower_lines(weights.model):
         say(*line)
     say("parameters", f"{parameter_count(weights.params):,}")
-    say(
-        "tokenizer",
-        f"{tokenizer.vocabulary:,} tokens"
-        if tokenizer
-        else "none beside the weights; texts will need --tokenizer=FOLDER",
-    )
+    missing = "none beside the weights; texts will need --tokenizer=FOLDER"
+    say("tokenizer", f"{tokenizer.vocabulary:,} tokens" if tokenizer else missing)
     if options.verify:
         say("verified", verify(weights))
     say("writing", options.output)
+    write(options, weights, tokenizer)
+    files = ", ".join(sorted(path.name for path in options.output.iterdir()))
+    say("written", f"{options.output}: {files}")
+
+
+def write(options: argparse.Namespace, weights, tokenizer) -> None:
+    """Writes the folder, which gets its name when all of it is written."""
+    from cmaclip_jax.weights.writer import WRITERS  # takes seconds to import
+
     with tempfile.TemporaryDirectory(
         dir=options.output.parent, prefix=".converting-"
     ) as unfinished:
@@ -78,14 +83,10 @@ def convert(options: argparse.Namespace) -> None:
         if options.output.exists():
             options.output.rmdir()
         shutil.move(folder, options.output)
-    say(
-        "written",
-        f"{options.output}: {', '.join(sorted(p.name for p in options.output.iterdir()))}",
-    )
 
 
 def prepare(output: Path) -> None:
-    """Makes sure that the folder can be written before anything is read."""
+    """Checks that the folder can be written, before anything is read."""
     try:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"{output} is there already; name another --output")
@@ -97,12 +98,12 @@ def prepare(output: Path) -> None:
 
 
 def say(what: str, *value) -> None:
-    """One line of the account."""
+    """Prints one line of the report."""
     print(f"{what:11}", *value, flush=True)
 
 
 def tower_lines(model) -> list[tuple[str, str]]:
-    """What people want to know of the two encoders."""
+    """Lines on the sizes of the two encoders."""
     image, text = model.image, model.text
     return [
         (

@@ -35,14 +35,14 @@ def run(arguments: list[str]) -> None:
 
 
 def robustness(options, overrides: list[str]) -> list:
-    """Evaluates what is not known yet; returns what was found under every noise."""
+    """Evaluates under every noise that is not evaluated yet; returns the findings of all."""
+    # what is below takes seconds to import
     from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.evaluation.tables import text_table  # what is below takes seconds to import
     from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.runs.judged import open_judged
     from cmaclip_jax.screen import Screen
-    from cmaclip_jax.studies import robustness_report as report
     from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
+    from cmaclip_jax.studies.robustness_report import run_names
     from cmaclip_jax.training.lock import holding
     from cmaclip_jax.training.workdir import saved_config
 
@@ -54,7 +54,7 @@ def robustness(options, overrides: list[str]) -> list:
     check_same_tasks(workdirs)
     stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
     kept, split, findings, steps = None, options.split, [], {}
-    names = report.run_names(workdirs)
+    names = run_names(workdirs)
     bar = _progress(screen, len(workdirs) * len(noises))
     with holding(workdirs[0], f"{stem.name}.lock"), bar:
         for name, path, config in zip(names, workdirs, configs, strict=True):
@@ -65,22 +65,28 @@ def robustness(options, overrides: list[str]) -> list:
             own = _findings(trained, split, noises, kept, screen, bar, name)
             findings += [dataclasses.replace(finding, run=name) for finding in own]
             check_same_pairs(findings)
-    if not leads():
-        return findings
+    if leads():
+        _report(stem, split, findings, steps, screen)
+    return findings
+
+
+def _report(stem: Path, split: str, findings: list, steps: dict[str, int], screen) -> None:
+    """Writes the tables and curves, and shows a table for every run."""
+    from cmaclip_jax.evaluation.tables import text_table  # takes seconds to import
+    from cmaclip_jax.studies import robustness_report as report
+
     paths = report.write_report(stem, split, findings, steps)
-    for name in names:
+    for name in steps:
         own = [finding for finding in findings if finding.run == name]
         screen.say()
         cells = report.table_cells(own, report.MEAN, weights=False)
         title = f"{name} at step {steps[name]:,}: accuracy, mean over tasks"
         screen.show(text_table(cells, title))
-    written = f"written to {', '.join(map(str, paths))}"
-    screen.say(written)
-    return findings
+    screen.say(f"written to {', '.join(map(str, paths))}")
 
 
 def _noises(options) -> list:
-    """The noises that the options name, none at all first."""
+    """The noises that the options name; the first one is no noise."""
     from cmaclip_jax.studies.robustness import SEVERITIES, conditions, half_conditions
 
     if options.protocol:
@@ -96,7 +102,7 @@ def _noises(options) -> list:
 
 
 def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -> list:
-    """What a run does under every noise; what is known already is not computed again."""
+    """The findings of a run under every noise; kept findings are not computed again."""
     from cmaclip_jax.studies.robustness import Finding, condition_name, judge
     from cmaclip_jax.studies.robustness_report import MEAN, cell
 
@@ -106,7 +112,7 @@ def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -
     missing = [noise for noise in noises if noise not in known]
     bar.advance(task, len(known))
     if known:
-        screen.say(f"{name}: {len(known)} of {len(noises)} known already")
+        screen.say(f"{name}: {len(known)} of {len(noises)} evaluated before")
 
     def track(batches, noise):
         bar.update(task, description=f"{name}: {condition_name(noise)}")
@@ -122,7 +128,7 @@ def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -
 
 
 def _progress(screen, conditions: int):
-    """A bar over all conditions of all runs."""
+    """A progress bar over all noises of all runs."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 

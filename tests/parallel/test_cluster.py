@@ -146,7 +146,7 @@ def test_when_a_host_is_killed_the_other_says_so_and_ends(tmp_path, alone, victi
     if victim == 1:
         assert "host 0 of 2 stops: the connection to another host broke" in said
         # Who that is comes from us or, if JAX is sooner, from JAX.
-        assert re.search(r"host 1 failed, or was taken|unhealthy[^\n]*\n1\n", said)
+        assert re.search(r"host 1 failed or was preempted|unhealthy[^\n]*\n1\n", said)
     else:  # host 0 holds the threads together: JAX ends the others, in its own words
         assert "leader task" in said
     again = Pod(2 - victim, str(tmp_path), "12")  # as many hosts as before, or one alone

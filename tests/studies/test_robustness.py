@@ -98,7 +98,7 @@ def test_the_command_writes_what_it_found_and_nothing_else(run, finished_run, ca
     capsys.readouterr()
     monkeypatch.setattr(robustness, "judge", None)  # all is known
     assert main(command) == 0
-    assert "run: 7 of 7 known already" in capsys.readouterr().err
+    assert "run: 7 of 7 evaluated before" in capsys.readouterr().err
     assert read_rows(run / "robustness.csv") == rows
 
 
@@ -118,14 +118,14 @@ def test_a_stopped_study_goes_on_and_forgets_what_is_of_another_split(run, monke
     assert len(json.loads((run / "robustness.json").read_text())["findings"]) == 2
     capsys.readouterr()
     assert main(command) == 0
-    assert "run: 2 of 4 known already" in capsys.readouterr().err
+    assert "run: 2 of 4 evaluated before" in capsys.readouterr().err
     rows = read_rows(run / "robustness.csv")
     (run / "robustness.json").unlink()
     assert main(command) == 0
     assert read_rows(run / "robustness.csv") == rows
     capsys.readouterr()
     assert main([*command, "--split=val"]) == 0
-    assert "known already" not in capsys.readouterr().err
+    assert "evaluated before" not in capsys.readouterr().err
     assert read_rows(run / "robustness.csv") != rows
 
 
