@@ -1,6 +1,7 @@
 """What bench measures: turns taken fairly, work counted as the model counts it, no TensorFlow."""
 
 import contextlib
+import functools
 import importlib
 import json
 import signal
@@ -124,7 +125,9 @@ def test_the_table_on_the_screen(capsys):
 def test_ctrl_c_ends_with_its_line_while_devices_still_compute():
     wide = [*SMALL, "--config.train.batch_size=128", "--parts=train", "--seconds=30"]
     command = [sys.executable, "-u", "-m", "cmaclip_jax.main", "bench", QUICKSTART, *wide]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bench:
+    # A shell lets the jobs that it runs in the background ignore Ctrl-C.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as bench:
         for line in bench.stderr:
             if line.startswith("train: compiling"):
                 break
