@@ -31,8 +31,7 @@ def explain(options) -> None:
     import jax  # what is below takes seconds to import
 
     from cmaclip_jax.report.explainer import Explainer
-    from cmaclip_jax.report.page import write_page
-    from cmaclip_jax.report.whole import explain_page
+    from cmaclip_jax.report.pages import explain_page, write_page
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
 

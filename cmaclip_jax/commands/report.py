@@ -46,10 +46,9 @@ def report(options, overrides: list[str]) -> None:
     """Gathers what the page is made from, and writes it."""
     # what is below takes seconds to import
     from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.report.cases import cases
-    from cmaclip_jax.report.kept import read_kept
-    from cmaclip_jax.report.page import write_page
-    from cmaclip_jax.report.whole import report_page
+    from cmaclip_jax.report.mistakes import cases
+    from cmaclip_jax.report.pages import report_page, write_page
+    from cmaclip_jax.report.results import read_results
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.training.checkpoints import chosen_step
     from cmaclip_jax.training.workdir import saved_config
@@ -57,11 +56,13 @@ def report(options, overrides: list[str]) -> None:
     workdir, screen = Path(options.workdir), Screen()
     config = with_overrides(saved_config(workdir), overrides)
     chosen_step(workdir, options.checkpoint)  # a step that is not there ends here
-    kept = read_kept(workdir, options.split)
-    most = max(1, min(MOST, PICTURES // (2 * len(kept.tasks))))
-    found = {task.name: cases(kept, task, most) for task in kept.tasks} if kept.outcome else {}
-    shown, explained, missing, why_no_heat = _pairs(kept, config, found, options.checkpoint)
-    text = report_page(kept, facts(config), found, shown, explained, missing, why_no_heat)
+    results = read_results(workdir, options.split)
+    most = max(1, min(MOST, PICTURES // (2 * len(results.tasks))))
+    found = (
+        {task.name: cases(results, task, most) for task in results.tasks} if results.outcome else {}
+    )
+    shown, explained, missing, why_no_heat = _pairs(results, config, found, options.checkpoint)
+    text = report_page(results, facts(config), found, shown, explained, missing, why_no_heat)
     path = write_page(options.output or workdir / "report.html", text)
     for line in (*missing, f"written to {path}"):
         screen.say(line)
@@ -76,25 +77,25 @@ def facts(config) -> dict[str, str]:
     return {name: ", ".join(filter(None, some)) or "-" for name, some in values.items()}
 
 
-def _pairs(kept, config, found, checkpoint: str) -> tuple:
+def _pairs(results, config, found, checkpoint: str) -> tuple:
     """The pairs to show and to explain, what is missing, and why there is no heat."""
-    from cmaclip_jax.report.gallery import Gallery
+    from cmaclip_jax.report.split_pairs import SplitPairs
 
-    if not kept.outcome:
-        return {}, [], [], f"the answers to {kept.split} are not kept"
+    if not results.outcome:
+        return {}, [], [], f"the answers to {results.split} are not kept"
     try:
-        gallery = Gallery(kept.workdir, config, kept.split, kept.thresholds, checkpoint)
+        pairs = SplitPairs(results.workdir, config, results.split, results.thresholds, checkpoint)
     except UserError as error:
         lacks = f"pictures and words, because data or model cannot be opened ({error})"
         return {}, [], [lacks], "data or model cannot be opened"
-    missing, step = [], gallery.trained.step
-    if step != kept.figures["step"]:
-        judged = kept.figures["step"]
-        anew = kept.command(f"--split={kept.split}", f"--checkpoint={step}")
+    missing, step = [], pairs.trained.step
+    if step != results.figures["step"]:
+        judged = results.figures["step"]
+        anew = results.command(f"--split={results.split}", f"--checkpoint={step}")
         missing = [
             f"figures of step {step}, whose answers the single pairs show: they are of step "
             f"{judged}; {anew} makes them, or take --checkpoint={judged}"
         ]
     rows = [case.row for task in found.values() for case in task.mistakes + task.abstentions]
-    explained = gallery.explain(kept.outcome, EXPLAINED)
-    return gallery.show(rows), explained, missing, gallery.explainer.why_no_maps
+    explained = pairs.explain(results.outcome, EXPLAINED)
+    return pairs.show(rows), explained, missing, pairs.explainer.why_no_maps

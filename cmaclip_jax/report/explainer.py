@@ -1,4 +1,4 @@
-"""A trained run asked what its answers rest on."""
+"""Explains single pairs: the answers of a run, and what they rest on."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from cmaclip_jax.data.pairs import Pair
-from cmaclip_jax.report.explain import (
-    Explained,
-    Shown,
-    Word,
+from cmaclip_jax.report.word_heat import (
+    Explanation,
+    PairView,
+    WordHeat,
     make_map_step,
     sentence_heat,
     why_no_maps,
@@ -17,23 +17,23 @@ from cmaclip_jax.report.explain import (
 )
 from cmaclip_jax.serving.classifier import Answer, Classifier
 
-Asked = list[tuple[str, str, int]]  # (task, class, its place)
+AnsweredClasses = list[tuple[str, str, int]]  # (task, class, its index)
 
 
 class Explainer:
-    """Shows and explains pairs; `why_no_maps` says why there is no heat, '' where there is."""
+    """Prepares and explains pairs; `why_no_maps` says why there is no heat, '' if there is."""
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
         self.why_no_maps = why_no_maps(classifier.trained.objective)
 
-    def show(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[Shown]:
-        """The pairs as the run sees them."""
+    def show(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[PairView]:
+        """The pairs as the model receives them."""
         most, shown = self.classifier.most, []
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
             batch, notes = self.classifier.read(some)
-            shown += map(_shown, names[start : start + most], some, _pictures(batch), notes)
+            shown += map(_pair_view, names[start : start + most], some, _pictures(batch), notes)
         return shown
 
     def explain(
@@ -41,23 +41,23 @@ class Explainer:
         names: Sequence[str],
         pairs: Sequence[Pair],
         truths: Sequence[Mapping[str, str]] | None = None,
-    ) -> Iterator[Explained]:
-        """The pairs one after the other, each with what its answers rest on."""
+    ) -> Iterator[Explanation]:
+        """The explanation of each pair, one after the other."""
         for name, pair, truth in zip(names, pairs, truths or [{}] * len(pairs), strict=True):
             yield self._explain(name, pair, truth)
 
-    def _explain(self, name: str, pair: Pair, truth: Mapping[str, str]) -> Explained:
+    def _explain(self, name: str, pair: Pair, truth: Mapping[str, str]) -> Explanation:
         batch, notes = self.classifier.read([pair])
         picture = next(_pictures(batch))
         answers = self.classifier.answer(batch, notes)[0]
-        shown = _shown(name, pair, picture, notes[0])
+        shown = _pair_view(name, pair, picture, notes[0])
         places = self._places(pair.text)
         words, sentence = (), None
         if not self.why_no_maps and picture is not None and pair.text:
             words, sentence = self._heats(batch, places)
         asked = [(task, label, place) for task, label, place in self._asked(answers)]
-        before = self._chances([Pair(picture, pair.text)], asked)[0] if asked else []
-        return Explained(
+        before = self._probabilities([Pair(picture, pair.text)], asked)[0] if asked else []
+        return Explanation(
             shown=shown,
             answers=answers,
             truth=truth,
@@ -76,15 +76,15 @@ class Explainer:
         trained = self.classifier.trained
         return make_map_step(trained.objective, trained.mesh, trained.params)
 
-    def _heats(self, batch, places) -> tuple[list[Word], np.ndarray]:
-        """Every word's heat, and that of the whole text, of the batch's first pair."""
+    def _heats(self, batch, places) -> tuple[list[WordHeat], np.ndarray]:
+        """The heat of every word and of the whole text, for the first pair of a batch."""
         maps = self.classifier.outcome(batch, 1, self._map_step)["attention_maps"][0]  # [L,T,P]
-        words = [Word(word, word_heat(maps, at), read=bool(at)) for word, at in places]
+        words = [WordHeat(word, word_heat(maps, at), read=bool(at)) for word, at in places]
         end = 1 + max((position for _, at in places for position in at), default=0)
         return words, sentence_heat(maps, end)
 
-    def _asked(self, answers: Mapping[str, Answer]) -> Asked:
-        """The classes that were answered."""
+    def _asked(self, answers: Mapping[str, Answer]) -> AnsweredClasses:
+        """The classes of the answers."""
         asked = []
         for task in self.classifier.tasks:
             label = answers[task.name].label
@@ -92,8 +92,10 @@ class Explainer:
             asked += [(task.name, name, task.classes.index(name)) for name in labels]
         return asked
 
-    def _without(self, pair: Pair, picture, places, asked: Asked) -> list[tuple[str, np.ndarray]]:
-        """The probabilities of what was answered when a word is left out, or a modality."""
+    def _without(
+        self, pair: Pair, picture, places, asked: AnsweredClasses
+    ) -> list[tuple[str, np.ndarray]]:
+        """The probabilities of the answered classes if a word or a modality is left out."""
         words, inputs = [word for word, _ in places], self.classifier.trained.config.model.inputs
         variants = [
             (word, Pair(picture, " ".join(words[:number] + words[number + 1 :])))
@@ -104,11 +106,11 @@ class Explainer:
             variants += [("all words", Pair(picture, None)), ("the picture", Pair(None, pair.text))]
         if not asked or not variants:
             return []
-        chances = self._chances([variant for _, variant in variants], asked)
+        chances = self._probabilities([variant for _, variant in variants], asked)
         return [(name, row) for (name, _), row in zip(variants, chances, strict=True)]
 
-    def _chances(self, pairs: Sequence[Pair], asked: Asked) -> np.ndarray:
-        """The probabilities [N,K] of the classes that are asked for."""
+    def _probabilities(self, pairs: Sequence[Pair], asked: AnsweredClasses) -> np.ndarray:
+        """The probabilities [N,K] of these classes."""
         most, rows = self.classifier.most, []
         for start in range(0, len(pairs), most):
             batch, notes = self.classifier.read(pairs[start : start + most])
@@ -119,10 +121,10 @@ class Explainer:
 
 
 def _pictures(batch) -> Iterator[np.ndarray | None]:
-    """The pictures of a batch that has them."""
+    """The picture of each pair of a batch, None if it has none."""
     for there, picture in zip(batch["has_image"], batch["image"], strict=True):
         yield picture if there else None
 
 
-def _shown(name: str, pair: Pair, picture: np.ndarray | None, note: str) -> Shown:
-    return Shown(name, picture, pair.text, note)
+def _pair_view(name: str, pair: Pair, picture: np.ndarray | None, note: str) -> PairView:
+    return PairView(name, picture, pair.text, note)

@@ -2,21 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from cmaclip_jax.evaluation.curves import (
     calibration,
-    collapsed,
-    confusions_of,
     precision_recall,
     weights_by_class,
 )
 from cmaclip_jax.evaluation.decisions import decisions
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, reached
-from cmaclip_jax.report.cases import Case, Cases
 from cmaclip_jax.report.charts import Plot, chart, share_axis
-from cmaclip_jax.report.explain import Shown
-from cmaclip_jax.report.kept import Kept
+from cmaclip_jax.report.confusion_matrix import confusion_matrix
 from cmaclip_jax.report.markup import (
     Html,
     element,
@@ -27,30 +21,29 @@ from cmaclip_jax.report.markup import (
     share,
     table,
 )
-from cmaclip_jax.report.pairs import card, judged
-from cmaclip_jax.report.sections import matrix
+from cmaclip_jax.report.mistakes import Case, Cases
+from cmaclip_jax.report.pair_section import card, judged
+from cmaclip_jax.report.results import RunResults
+from cmaclip_jax.report.word_heat import PairView
 from cmaclip_jax.tasks import Task
 
-MOST_CLASSES = 30  # that a matrix shows one by one
-SHOWN_CLASSES = 12  # of more classes than that
-CONFUSIONS = 10
-Pairs = Mapping[int, Shown]  # by their row in the split
+Pairs = Mapping[int, PairView]  # by their row in the split
 
 
 def task_section(
-    kept: Kept, task: Task, scored: dict, found: Cases | None, shown: Pairs, first: bool
+    results: RunResults, task: Task, scored: dict, found: Cases | None, shown: Pairs, first: bool
 ) -> Html:
     """A task, folded; found: its single cases, shown: their pairs as far as they are at hand.
 
     first: whether it is unfolded, as an example of what the others hold.
     """
-    parts = [] if kept.outcome is None else _curves(kept, task, scored)
+    parts = [] if results.outcome is None else _curves(results, task, scored)
     if scored["examples"]:
-        parts += [*_confusion(task, scored), _classes(kept, task, scored)]
+        parts += [*confusion_matrix(task, scored), _classes(results, task, scored)]
     if found is not None:
         parts += _cases(found, shown)
     about = [f"accuracy {figure(scored['accuracy'])}"]
-    if found is not None and kept.thresholds:
+    if found is not None and results.thresholds:
         about.append(f"{found.held_back:,} held back")
     if found is not None:
         about.append(f"{found.wrong:,} mistakes")
@@ -63,16 +56,16 @@ def task_section(
         ),
         *parts,
         open="" if first else None,
-        id=f"task-{kept.tasks.index(task)}",
+        id=f"task-{results.tasks.index(task)}",
     )
 
 
-def _curves(kept: Kept, task: Task, scored: dict) -> list[Html]:
+def _curves(results: RunResults, task: Task, scored: dict) -> list[Html]:
     """Precision over recall, and calibration."""
-    probabilities, labels = kept.judged(task)
+    probabilities, labels = results.judged(task)
     if not scored["examples"]:
         return [paragraph("No label of this task is known in this split.")]
-    thresholds = kept.thresholds.get(task.name)
+    thresholds = results.thresholds.get(task.name)
     found = decisions(task, probabilities, labels)
     temperature = thresholds.temperature if thresholds else None
     ranked = decisions(task, probabilities, labels, temperature)
@@ -159,34 +152,12 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
     return chart(plot.svg(said, ideal, *bars, *dots), said, folded("The bins as a table", numbers))
 
 
-def _confusion(task: Task, scored: dict) -> list[Html]:
-    """What is taken for what; of a many-label task see the classes."""
-    if task.many:
-        return []
-    listed = scored.get("most_confused")
-    parts: list[Html] = []
-    if scored.get("confusion") is not None:
-        counts = np.array(scored["confusion"])
-        most = len(task.classes) if len(task.classes) <= MOST_CLASSES else SHOWN_CLASSES
-        caption = "Confusions: a row per true class, a column per answer"
-        if most < len(task.classes):
-            caption += f"; the {most - 1} of {len(task.classes)} classes with the most mistakes"
-        if len(task.classes) > SHOWN_CLASSES:
-            listed = confusions_of(counts, task.classes, CONFUSIONS)
-        parts.append(matrix(caption, *collapsed(counts, task.classes, most)))
-    if listed:
-        rows = [[row["truth"], row["decision"], str(row["count"])] for row in listed]
-        head = ["truth", "answer", "pairs"]
-        parts.append(table("The commonest mistakes", head, rows, words=("answer",)))
-    return parts
-
-
-def _classes(kept: Kept, task: Task, scored: dict) -> Html:
+def _classes(results: RunResults, task: Task, scored: dict) -> Html:
     """A line for every class: how often, how well, and by which modality."""
     weights = {}
-    if kept.outcome is not None:
-        labels = kept.judged(task)[1]
-        weights = weights_by_class(task, kept.outcome["modality_weights"][task.name], labels)
+    if results.outcome is not None:
+        labels = results.judged(task)[1]
+        weights = weights_by_class(task, results.outcome["modality_weights"][task.name], labels)
     counts = dict(zip(task.classes, scored["confusion"], strict=True)) if task.many else {}
     first = next(iter(scored["classes"].values()))
     precisions = list(first.get("recall_at_precision", ()))
@@ -234,8 +205,8 @@ def _cases(found: Cases, shown: Pairs) -> list[Html]:
     return parts
 
 
-def _unseen(row: int) -> Shown:
-    return Shown(f"number {row + 1} of its split", None, None, "not at hand")
+def _unseen(row: int) -> PairView:
+    return PairView(f"number {row + 1} of its split", None, None, "not at hand")
 
 
 def _lines(case: Case) -> Sequence[Html]:
@@ -246,10 +217,10 @@ def _lines(case: Case) -> Sequence[Html]:
 
 
 def task_sections(
-    kept: Kept, scored: Sequence[tuple[Task, dict]], found: Mapping, shown: Pairs
+    results: RunResults, scored: Sequence[tuple[Task, dict]], found: Mapping, shown: Pairs
 ) -> Html:
     """Every task, the first one unfolded."""
     return join(
-        task_section(kept, task, figures, found.get(task.name), shown, number == 0)
+        task_section(results, task, figures, found.get(task.name), shown, number == 0)
         for number, (task, figures) in enumerate(scored)
     )

@@ -19,8 +19,8 @@ from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.main import main
 from cmaclip_jax.report import explainer as explaining
-from cmaclip_jax.report.explain import make_map_step, sentence_heat, word_heat
 from cmaclip_jax.report.explainer import Explainer
+from cmaclip_jax.report.word_heat import make_map_step, sentence_heat, word_heat
 from cmaclip_jax.serving.classifier import Classifier
 
 

@@ -26,13 +26,13 @@ from cmaclip_jax.evaluation.evaluator import score, write_outcome, write_score
 from cmaclip_jax.evaluation.metrics import expected_calibration_error, recall_at_precision
 from cmaclip_jax.evaluation.thresholds import calibrate, reached, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
-from cmaclip_jax.report.cases import cases
 from cmaclip_jax.report.charts import Plot, axis, share_axis
-from cmaclip_jax.report.explain import Shown, why_no_maps
-from cmaclip_jax.report.kept import read_history, read_kept
 from cmaclip_jax.report.markup import element
+from cmaclip_jax.report.mistakes import cases
+from cmaclip_jax.report.pages import report_page
+from cmaclip_jax.report.results import read_history, read_results
 from cmaclip_jax.report.style import STYLE
-from cmaclip_jax.report.whole import report_page
+from cmaclip_jax.report.word_heat import PairView, why_no_maps
 from cmaclip_jax.tasks import Task, write_tasks
 
 BROWSER = next(
@@ -75,7 +75,7 @@ def test_a_report_says_what_was_measured(run, text):
             rows.setdefault(line[0], {}).update(zip(head, line, strict=True))
     assert "The micro figure pools all classes under one threshold" in page.text
     assert "thresholds are chosen on these very pairs" in page.text
-    thresholds, outcome = read_thresholds(run / "thresholds.json"), read_kept(run).outcome
+    thresholds, outcome = read_thresholds(run / "thresholds.json"), read_results(run).outcome
     for name, task in figures["tasks"].items():
         row = rows[name]
         assert row["accuracy"] == f"{task['accuracy']:.3f}"
@@ -114,26 +114,26 @@ def test_a_report_says_what_was_measured(run, text):
 
 
 def test_the_surest_mistakes_and_what_was_held_back_are_found(run, catalogue, text):
-    kept, head = read_kept(run), []
-    task = next(task for task in kept.tasks if task.name == "colour")
-    found = cases(kept, task, 6)
-    probabilities, labels = kept.judged(task)
-    shown = kept.thresholds["colour"].scaled(probabilities)
+    results, head = read_results(run), []
+    task = next(task for task in results.tasks if task.name == "colour")
+    found = cases(results, task, 6)
+    probabilities, labels = results.judged(task)
+    shown = results.thresholds["colour"].scaled(probabilities)
     wrong = [
         (-row.max(), place)
         for place, (row, label) in enumerate(zip(shown, labels, strict=True))
         if label >= 0 and row.argmax() != label
     ]
-    expected = [int(kept.outcome["row"][place]) for _, place in sorted(wrong)]
+    expected = [int(results.outcome["row"][place]) for _, place in sorted(wrong)]
     assert [case.row for case in found.mistakes] == expected[:6]
     assert found.wrong == len(expected)
     assert not any(case.right for case in found.mistakes)
-    least = kept.thresholds["colour"].overall.value
+    least = results.thresholds["colour"].overall.value
     for case, (confidence, _) in zip(found.mistakes, sorted(wrong), strict=False):
         assert case.probability == -confidence
         assert case.accepted == (least is not None and case.probability >= least)
         assert f"<b>{case.answer}</b> {case.probability:.3f}" in text
-    stands = kept.thresholds["colour"].accepts(probabilities)
+    stands = results.thresholds["colour"].accepts(probabilities)
     assert found.held_back == int(np.sum(~stands & (labels >= 0)))
     assert all(case.accepted is False for case in found.abstentions)
     rows = [row.split(",") for row in catalogue.read_text().splitlines()]
@@ -142,8 +142,8 @@ def test_the_surest_mistakes_and_what_was_held_back_are_found(run, catalogue, te
         row = dict(zip(head, rows[case.row], strict=True))
         assert row["colour"] == case.truth
         assert f'{row["title"]}<span class="quiet"> ({row["id"]})' in text
-    many = next(task for task in kept.tasks if task.many)
-    for case in cases(kept, many, 50).mistakes:
+    many = next(task for task in results.tasks if task.many)
+    for case in cases(results, many, 50).mistakes:
         assert case.truth != case.answer
         assert {case.truth, case.answer} == {case.answer, f"not {case.answer}"} or case.answer == (
             f"not {case.truth}"
@@ -272,10 +272,10 @@ def evil(tmp_path):
 
 
 def test_what_somebody_named_is_never_markup(evil):
-    kept = read_kept(evil)
-    found = {task.name: cases(kept, task, 4) for task in kept.tasks}
-    shown = {row: Shown(EVIL, None, EVIL, EVIL) for row in range(40)}
-    page = check_page(report_page(kept, {"data": EVIL}, found, shown, [], [EVIL], EVIL))
+    results = read_results(evil)
+    found = {task.name: cases(results, task, 4) for task in results.tasks}
+    shown = {row: PairView(EVIL, None, EVIL, EVIL) for row in range(40)}
+    page = check_page(report_page(results, {"data": EVIL}, found, shown, [], [EVIL], EVIL))
     assert page.text.count(EVIL) > 20
     assert "here they look better than they are" in page.text
     assert element("p", EVIL, title=EVIL).count("<") == 2

@@ -10,8 +10,8 @@ from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.records import Label, Record, RecordError
 from cmaclip_jax.evaluation.evaluator import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, chosen_at
-from cmaclip_jax.report.explain import Explained, Shown
 from cmaclip_jax.report.explainer import Explainer
+from cmaclip_jax.report.word_heat import Explanation, PairView
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.training.checkpoints import NEWEST
@@ -19,7 +19,7 @@ from cmaclip_jax.training.checkpoints import NEWEST
 UNREADABLE = Record("unreadable", None, None, {})
 
 
-class Gallery:
+class SplitPairs:
     """A run with its data, opened as `config` says; it asks nothing of pairs that are not shown."""
 
     def __init__(
@@ -35,14 +35,14 @@ class Gallery:
         fitting = thresholds if chosen_at(thresholds) in (None, self.trained.step) else {}
         self.explainer = Explainer(Classifier(self.trained, fitting))
 
-    def show(self, rows: Sequence[int]) -> dict[int, Shown]:
+    def show(self, rows: Sequence[int]) -> dict[int, PairView]:
         """The pairs at these rows of the split."""
         rows = sorted(set(rows))
         records = list(map(self._record, rows))
         shown = self.explainer.show([record.id for record in records], list(map(_pair, records)))
         return dict(zip(rows, shown, strict=True))
 
-    def explain(self, outcome: Outcome, most: int) -> list[Explained]:
+    def explain(self, outcome: Outcome, most: int) -> list[Explanation]:
         """Some of the pairs that were scored, spread evenly over them."""
         rows = outcome["row"]
         places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from cmaclip_jax.evaluation.decisions import decided_classes, decisions
-from cmaclip_jax.report.kept import Kept
+from cmaclip_jax.report.results import RunResults
 from cmaclip_jax.tasks import Task
 
 
@@ -34,14 +34,14 @@ class Cases:
     abstentions: list[Case]
 
 
-def cases(kept: Kept, task: Task, most: int) -> Cases:
+def cases(results: RunResults, task: Task, most: int) -> Cases:
     """The cases of a task; nothing is held back without thresholds.
 
     Of a many-label task every class of a row is a decision, for "yes" or "no", and to hold one
     back is not to assert a "yes".
     """
-    probabilities, labels = kept.judged(task)
-    thresholds, accepted = kept.thresholds.get(task.name), None
+    probabilities, labels = results.judged(task)
+    thresholds, accepted = results.thresholds.get(task.name), None
     temperature = thresholds.temperature if thresholds else None
     found = decisions(task, probabilities, labels, temperature)
     yes = decided_classes(probabilities, task.many)[found.row, found.place]
@@ -55,7 +55,7 @@ def cases(kept: Kept, task: Task, most: int) -> Cases:
     def case(number: int) -> Case:
         name, truth = task.classes[found.place[number]], int(found.truth[number])
         return Case(
-            row=int(kept.outcome["row"][found.row[number]]),
+            row=int(results.outcome["row"][found.row[number]]),
             answer=name if yes[number] else f"not {name}",
             probability=float(sure[number]),
             truth=(f"{'' if truth else 'not '}{name}") if task.many else task.classes[truth],

@@ -21,7 +21,7 @@ ORDER = ("test", "val", "train")  # by which split a run is looked at first
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kept:
+class RunResults:
     """
     figures: evaluation/SPLIT.json; empty where that is missing.
     outcome: evaluation/SPLIT.npz, of the rows that the figures are of; None where missing.
@@ -48,7 +48,7 @@ class Kept:
         return self.outcome["probabilities"][task.name], self.outcome["labels"][task.name]
 
 
-def read_kept(workdir: str | Path, split: str = "") -> Kept:
+def read_results(workdir: str | Path, split: str = "") -> RunResults:
     """Reads a run's folder; `split` is the last one evaluated of test, val where not named."""
     workdir = Path(workdir)
     split = split or _evaluated(workdir)
@@ -58,7 +58,7 @@ def read_kept(workdir: str | Path, split: str = "") -> Kept:
     thresholds = read_thresholds(file) if file.exists() else {}
     stale = chosen_at(thresholds)
     stale = None if stale == figures.get("step", stale) else stale
-    return Kept(
+    return RunResults(
         workdir=workdir,
         tasks=_read_tasks(workdir),
         split=split,

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from cmaclip_jax.report.explain import Explained, Shown, Word
 from cmaclip_jax.report.markup import (
     Html,
     element,
@@ -20,6 +19,7 @@ from cmaclip_jax.report.markup import (
     share,
     table,
 )
+from cmaclip_jax.report.word_heat import Explanation, PairView, WordHeat
 
 SIDE = 160  # pixels of a picture at most
 STRENGTH = 190  # of 255: what covers the hottest patch
@@ -67,25 +67,25 @@ def heat_png(heat: np.ndarray) -> str:
     return _data("png", Image.fromarray(pixels))
 
 
-def card(shown: Shown, *lines: Html) -> Html:
+def card(shown: PairView, *lines: Html) -> Html:
     """A pair with a few lines on it."""
     name = element("span", f" ({shown.name})", class_="quiet")
     return element("article", seen(shown), paragraph(words(shown), name), *lines, class_="pair")
 
 
-def seen(shown: Shown) -> Html:
+def seen(shown: PairView) -> Html:
     """The picture of a pair, or why there is none."""
     if shown.picture is None:
         return element("div", shown.note or "no picture", class_="none")
     return picture(jpeg(shown.picture), f"picture of {shown.name}")
 
 
-def words(shown: Shown) -> str:
+def words(shown: PairView) -> str:
     """The words of a pair."""
     return shown.text or element("i", "no words")
 
 
-def explained(pair: Explained) -> Html:
+def explained(pair: Explanation) -> Html:
     """A pair with all its answers, the heat of its words, and what changes without them."""
     shown = pair.shown
     note = [paragraph(shown.note, class_="quiet")] if shown.note else []
@@ -110,7 +110,7 @@ def judged(truth: str, right: bool) -> Html:
     return element("span", f"{mark} {truth}", class_="good" if right else "bad")
 
 
-def answer_table(pair: Explained) -> Html:
+def answer_table(pair: Explanation) -> Html:
     """What every task says about a pair."""
     truth = ["truth"] if pair.truth else []
     head = ["task", "answer", *truth, "probability", "accepted", "picture : words"]
@@ -118,7 +118,7 @@ def answer_table(pair: Explained) -> Html:
     return table(f"Answers on {pair.shown.name}", head, rows, words=("answer", "truth"))
 
 
-def _answer_row(pair: Explained, task: str) -> Iterable[str]:
+def _answer_row(pair: Explanation, task: str) -> Iterable[str]:
     answer = pair.answers[task]
     yield task
     said = _listed(answer.label)
@@ -138,12 +138,12 @@ def _listed(value, form=str) -> str:
     return ", ".join(map(form, values)) or "-"
 
 
-def heats(pair: Explained) -> list[Html]:
+def heats(pair: Explanation) -> list[Html]:
     """A small picture for each word, and one for the whole text."""
     if pair.shown.picture is None or pair.sentence is None:
         return []
     source = jpeg(pair.shown.picture)
-    every = [*pair.words, Word("all of it", pair.sentence)]
+    every = [*pair.words, WordHeat("all of it", pair.sentence)]
     shown = [_heat(source, word) for word in every if word.heat is not None]
     unread = [word.text for word in pair.words if not word.read]
     more = [paragraph(f"Not read, the text was cut: {' '.join(unread)}")] if unread else []
@@ -151,7 +151,7 @@ def heats(pair: Explained) -> list[Html]:
     return [element("h4", title), element("div", *shown, class_="heats"), *more]
 
 
-def _heat(source: str, word: Word) -> Html:
+def _heat(source: str, word: WordHeat) -> Html:
     total = f"{float(word.heat.sum()):.0%}"
     overlay = picture(heat_png(word.heat), "")
     said = f"Heat of “{word.text}” over the picture; {total} of its attention"
@@ -159,7 +159,7 @@ def _heat(source: str, word: Word) -> Html:
     return element("figure", element("div", picture(source, said), overlay, class_="heat"), caption)
 
 
-def changes(pair: Explained) -> list[Html]:
+def changes(pair: Explanation) -> list[Html]:
     """What happens to each answer's probability without a word."""
     if not pair.without:
         return []
@@ -174,14 +174,14 @@ def changes(pair: Explained) -> list[Html]:
     ]
 
 
-def _differences(pair: Explained, after: np.ndarray) -> Iterable[Html]:
+def _differences(pair: Explanation, after: np.ndarray) -> Iterable[Html]:
     for (_, _, probability), now in zip(pair.asked, after, strict=True):
         change = float(now) - probability
         part = f"--part:{min(abs(change), 1) * 0.6:.2f}"
         yield element("td", f"{change:+.3f}", class_="rise" if change > 0 else "fall", style=part)
 
 
-def explained_pairs(pairs: Sequence[Explained], why_no_heat: str) -> Html:
+def explained_pairs(pairs: Sequence[Explanation], why_no_heat: str) -> Html:
     """Pairs with what they rest on, and how to read it."""
     if any(pair.sentence is not None for pair in pairs):
         of_words = any(word.heat is not None for pair in pairs for word in pair.words)

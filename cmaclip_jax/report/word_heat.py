@@ -19,7 +19,7 @@ from cmaclip_jax.parallel.rules import tree_shardings
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class PairView:
     """A pair as a page shows it: `picture` u8 [S,S,3] as the run sees it, or None and a note."""
 
     name: str
@@ -29,7 +29,7 @@ class Shown:
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
+class WordHeat:
     """A word and its attention to each patch [P], which adds up to what fell on the picture.
 
     heat: None where there is no picture, where no answer rests on a word's attention, and of
@@ -43,7 +43,7 @@ class Word:
 
 
 @dataclasses.dataclass(frozen=True)
-class Explained:
+class Explanation:
     """A pair, every task's answer, and what they rest on.
 
     answers: {task: an Answer}, as `predict` gives it.
@@ -54,10 +54,10 @@ class Explained:
     without: (what was left out, the probabilities then).
     """
 
-    shown: Shown
+    shown: PairView
     answers: Mapping[str, Any]
     truth: Mapping[str, str]
-    words: Sequence[Word] = ()
+    words: Sequence[WordHeat] = ()
     sentence: np.ndarray | None = None
     asked: Sequence[tuple[str, str, float]] = ()
     without: Sequence[tuple[str, np.ndarray]] = ()

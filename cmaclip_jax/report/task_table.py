@@ -1,0 +1,129 @@
+"""All tasks of a run: how good each is, and how many of its answers can be accepted."""
+
+from collections.abc import Mapping
+
+from cmaclip_jax.evaluation.metrics import counted
+from cmaclip_jax.evaluation.thresholds import reached
+from cmaclip_jax.report.markup import Html, element, figure, join, paragraph, share, table
+from cmaclip_jax.report.results import RunResults
+from cmaclip_jax.tasks import Task
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "macro F1": "macro_f1",
+    "average precision": "average_precision",
+    "calibration error": "expected_calibration_error",
+}
+RECALLS = {"recall, micro,": "recall_at_precision", "recall, macro,": "macro_recall_at_precision"}
+READING_RECALL = (
+    "Recall at a precision: answers are accepted from the surest down, as long as that share of "
+    "them is right; the figure is the share of all known labels that is then accepted and right. "
+    "The micro figure pools all classes under one threshold; the macro figure is the mean over "
+    "classes, each with a threshold of its own. The thresholds are chosen on these very pairs, so "
+    "the figures say what the ranking allows; on other pairs a threshold may reach less."
+)
+SLICES = {"no picture": "without_image", "no words": "without_text"}
+
+
+def task_table(results: RunResults) -> Html:
+    """How good each task is, and what of it can be accepted; two tables, so that both are seen."""
+    told = (
+        f"Figures of {results.split} at step {results.figures['step']:,}. Commonest: the accuracy "
+        "of always answering the most frequent class."
+    )
+    if _has_accepted(results):
+        told += _chosen_on(results)
+    return join([paragraph(told), _quality(results), weights_key(), _acceptance(results)])
+
+
+def _quality(results: RunResults) -> Html:
+    """A line per task: how well it does, also on what lacks a picture or words."""
+    figures = results.figures
+    slices = {said: figures["slices"].get(name) for said, name in SLICES.items()}
+    slices = {said: part for said, part in slices.items() if part}
+    columns = [*COLUMNS, *slices, "classes", "known", "commonest"]
+    rows = [
+        [
+            task.name,
+            share(*scored["modality_weights"].values()),
+            *[figure(scored[name]) for name in COLUMNS.values()],
+            *[counted(part["tasks"][task.name]) for part in slices.values()],
+            str(len(task.classes)),
+            f"{scored['examples']:,}",
+            figure(commonest(task, scored)),
+        ]
+        for task, scored in scored_tasks(results)
+    ]
+    mean = [figure(figures["mean"].get(name)) for name in COLUMNS.values()]
+    rows.append(["mean", "", *mean, *[""] * (len(columns) - len(mean))])
+    return table("Tasks", ["task", "weights", *columns], rows)
+
+
+def _acceptance(results: RunResults) -> Html:
+    """A line per task: how much of it can be accepted at a precision, and how much is."""
+    stands = ["accepted", "right of these"] if _has_accepted(results) else []
+    columns = [
+        (name, precision, f"{word} at {precision}")
+        for word, name in RECALLS.items()
+        for precision in next(iter(results.figures["tasks"].values()))["recall_at_precision"]
+    ]
+
+    def recalls(scored: Mapping) -> list[str]:
+        return [figure((scored.get(name) or {}).get(precision)) for name, precision, _ in columns]
+
+    rows = [
+        [task.name, *recalls(scored), *(_accepted(results, task) if stands else [])]
+        for task, scored in scored_tasks(results)
+    ]
+    rows.append(["mean", *recalls(results.figures["mean"]), *[""] * len(stands)])
+    head = ["task", *[said for *_, said in columns], *stands]
+    return join([table("What can be accepted", head, rows), paragraph(READING_RECALL)])
+
+
+def _has_accepted(results: RunResults) -> bool:
+    """Whether there are thresholds, and answers to try them on."""
+    return bool(results.outcome and results.thresholds)
+
+
+def _chosen_on(results: RunResults) -> str:
+    """Where the thresholds come from, and a warning where that flatters them."""
+    split = next(iter(results.thresholds.values())).split  # one command chooses them all
+    if split == results.split:
+        return (
+            f" Thresholds were chosen on {split}, on all of these pairs or one half of them: here "
+            "they look better than they are."
+        )
+    return f" Thresholds were chosen on {split}." if split else ""
+
+
+def scored_tasks(results: RunResults) -> list[tuple[Task, dict]]:
+    """The tasks that the figures are of, with them."""
+    figures = results.figures["tasks"]
+    return [(task, figures[task.name]) for task in results.tasks if task.name in figures]
+
+
+def weights_key() -> Html:
+    """What the colours of the weights mean."""
+    return paragraph(
+        "Weights: ",
+        element("span", "", class_="swatch image"),
+        " picture, ",
+        element("span", "", class_="swatch text"),
+        " words; what either counted for, on average.",
+        class_="quiet",
+    )
+
+
+def commonest(task: Task, scored: dict) -> float | None:
+    """How often the commonest class is right, of one-label tasks."""
+    if task.many or not scored["examples"]:
+        return None
+    return max(row["support"] for row in scored["classes"].values()) / scored["examples"]
+
+
+def _accepted(results: RunResults, task: Task) -> list[str]:
+    thresholds = results.thresholds.get(task.name)
+    if thresholds is None:
+        return ["-", "-"]
+    found = reached(thresholds, *results.judged(task))
+    return [figure(found["accepted_share"]), figure(found["precision"])]
