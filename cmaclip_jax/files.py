@@ -7,19 +7,20 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = tuple(map(os.strerror, FULL))  # of libraries that raise errors of their own
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: Any) -> Iterator[Path]:
     """Yields a path to write to. Its file replaces `path` when the block ends without an error.
 
     A reader sees the old file or the new one. The path that is yielded keeps the suffix of
     `path`, by which writers such as numpy's choose a format.
 
-    path: may lie in a bucket, as a path of `etils.epath`.
+    path: a string or a path; a path of `etils.epath` may lie in a bucket.
     """
     path = path if hasattr(path, "with_name") else Path(path)
     part = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")

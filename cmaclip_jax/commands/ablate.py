@@ -1,5 +1,6 @@
 """cmaclip ablate: what each part of the model gives, over several seeds."""
 
+import functools
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
@@ -63,7 +64,7 @@ def ablate(config, workdir: Path, options) -> list[dict]:
             screen.say(f"{name}: done before")
             continue
         screen.say(f"\n{name}")
-        train_one(run, lambda run=run: train_and_evaluate(run.config, run.folder))
+        train_one(run, functools.partial(train_and_evaluate, run.config, run.folder))
         write_table(study, table_rows(study))
     rows = table_rows(study)
     paths = write_table(study, rows)

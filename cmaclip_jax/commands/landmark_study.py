@@ -1,5 +1,6 @@
 """cmaclip landmarks study: which annotation noise hurts a detector, and which remedy helps."""
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def study(config, workdir: Path) -> list:
         check_fitted(config, faces.train.points.shape[1])
     for run, left in with_time_left(missing):
         screen.say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
-        results[run] = train_one(run, lambda run=run: train_and_judge(config, run, faces, workdir))
+        train = functools.partial(train_and_judge, config, run, faces, workdir)
+        results[run] = train_one(run, train)
         if run.seed not in [other.seed for other in runs if other not in results]:
             report.write_report(workdir, report.table_rows(runs, results))
     rows = report.table_rows(runs, results)

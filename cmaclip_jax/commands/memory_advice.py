@@ -26,4 +26,4 @@ ADVICE = {
 def out_of_memory(command: str, error: BaseException) -> str | None:
     """One line for an out-of-memory error: its size and the settings to change; else None."""
     refusal = refusal_of(error)
-    return refusal and f"{refusal}; {ADVICE.get(command, ELSE)}"
+    return f"{refusal}; {ADVICE.get(command, ELSE)}" if refusal else None

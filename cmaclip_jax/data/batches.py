@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cmaclip_jax.data.records import Label, Record
+from cmaclip_jax.data.records import Record
 from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.tasks import UNKNOWN, Task
 
@@ -89,7 +89,7 @@ class BatchEncoder:
             "weight": np.zeros(rows, np.float32),
         }
 
-    def _write_label(self, labels: np.ndarray, row: int, task: Task, label: Label) -> None:
+    def _write_label(self, labels: np.ndarray, row: int, task: Task, label: Any) -> None:
         """Writes one label. A class that the run does not have leaves it unknown."""
         positions = self._positions[task.name]
         if label is None:

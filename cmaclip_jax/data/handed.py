@@ -25,7 +25,7 @@ def list_pictures(pictures: Iterable | None) -> list[Picture | None] | None:
     """
     if pictures is None:
         return None
-    shape = getattr(pictures, "shape", ())
+    shape: tuple = getattr(pictures, "shape", ())
     if isinstance(pictures, Image.Image) or (len(shape) == 3 and shape[-1] in (1, 3, 4)):
         raise UserError("that is one picture; give a list, also of one: [picture]")
     if len(shape) == 2:
@@ -41,8 +41,9 @@ def list_texts(texts: Iterable | None) -> list[str | None] | None:
     """
     if texts is None:
         return None
-    if len(getattr(texts, "shape", ())) > 1:
-        raise UserError(f"texts of shape {tuple(texts.shape)}: give one column of texts")
+    shape: tuple = getattr(texts, "shape", ())
+    if len(shape) > 1:
+        raise UserError(f"texts of shape {tuple(shape)}: give one column of texts")
     return [_text(item, number) for number, item in enumerate(_items(texts))]
 
 

@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from cmaclip_jax.data.storage import read_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
+Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 # Pillow warns from 89 megapixels on. From 178 megapixels on it raises an error, which stays.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LONG = 8  # a picture longer than this many times its shorter side is resized in part

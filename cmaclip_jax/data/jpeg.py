@@ -106,7 +106,7 @@ def decode(content, window, number, size: int):
             antialias=True,
         )[0]
 
-    decoders = [lambda: cut(False), lambda: cut(True)]
+    decoders: list = [lambda: cut(False), lambda: cut(True)]
     decoders += [lambda ratio=ratio: shrunk(ratio) for ratio in RATIOS[1:]]
     image = tf.switch_case(number, decoders)
     return tf.ensure_shape(tf.cast(image + 0.5, tf.uint8), (size, size, 3))

@@ -7,6 +7,7 @@ arguments and its random generator.
 import dataclasses
 import io
 import string
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -19,7 +20,7 @@ TEXT_NOISES = ("drop", "typos", "swap", "blank")
 GREY = 128  # fills the parts of a picture that show nothing
 
 # What a severity means for each kind. 'swap' and 'blank' have no severity.
-STRENGTHS = {
+STRENGTHS: dict[str, dict[int, Any]] = {
     # Standard deviation in grey levels of 255. 10 belongs to a published protocol.
     "gaussian": {1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0, 5: 50.0, 10: 100.0},
     # Standard deviation as a share of the picture's side.

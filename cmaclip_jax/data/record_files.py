@@ -37,7 +37,7 @@ def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:
     return ArrayRecordDataSource(instructions)
 
 
-class TFRecordFiles:
+class TFRecordFiles(Sequence[bytes]):
     """Records of TFRecord files. They have no index: each file is indexed when it is first read.
 
     Several threads may read. The first `KEPT_OPEN` files that are read stay open. Other files are

@@ -47,7 +47,8 @@ class Source(Protocol):
     are files.
     """
 
-    tasks: tuple[Task, ...]
+    @property
+    def tasks(self) -> tuple[Task, ...]: ...
 
     def __len__(self) -> int: ...
 

@@ -191,7 +191,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
             yield text
 
 
-def _as_windows(error: UnicodeDecodeError) -> tuple[str, int]:
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
     return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
 
 

@@ -24,7 +24,7 @@ class SharedFolder:
         self._patience = patience
         self._made: list = []  # folders that were not there before, the innermost first
         self._words: list[str] = []  # of every host
-        self._file = None
+        self._file: Path | None = None
 
     def checks(self) -> list[Check]:
         """The check of writing; with several hosts, also the check of reading."""

@@ -30,7 +30,7 @@ PAIRS = {
 }
 
 
-def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> Callable:
+def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> jax.stages.Wrapped:
     """`(params, batch) -> outcome`, jitted; every host gets the outcome of all rows.
 
     `has_image` and `has_text` of an outcome say what the pairs have without noise (`had_image`

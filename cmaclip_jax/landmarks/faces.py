@@ -265,7 +265,7 @@ def _up(points: np.ndarray) -> np.ndarray:
     return away / np.linalg.norm(away)
 
 
-def _arc(start, stop, up, height: float) -> np.ndarray:
+def _arc(start, stop, up, height) -> np.ndarray:
     """Half an ellipse, rather square, over the line from `start` to `stop`."""
     angle = np.linspace(0, np.pi, 30)[:, None]
     across, upwards = np.cos(angle), np.sin(angle)

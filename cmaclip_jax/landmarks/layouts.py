@@ -61,7 +61,7 @@ def without_jaw(layout: Layout, jaw: int) -> Layout:
     return Layout(
         f"ibug{layout.count - jaw}",
         layout.count - jaw,
-        tuple(point - jaw for point in layout.eyes),
+        (layout.eyes[0] - jaw, layout.eyes[1] - jaw),
         tuple((tuple(point - jaw for point in points), closed) for points, closed in contours),
         tuple(point - jaw for point in layout.mirrored[jaw:]),
         tuple((name, tuple(point - jaw for point in points)) for name, points in layout.parts[1:]),

@@ -89,7 +89,8 @@ def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> F
             f"for {wanted:,}; lower them"
         )
     order = np.random.default_rng(0).permutation(len(faces))[:wanted]
-    found = [cut_out(*faces[int(number)], size) for number in order]
+    chosen = (faces[int(number)] for number in order)
+    found = [cut_out(picture, points, size) for picture, points in chosen]
     if len({points.shape for _, points in found}) > 1:
         raise UserError(f"{fields.path} has faces of several numbers of points; keep those of one")
     images, points = (np.stack(part) for part in zip(*found, strict=True))

@@ -1,5 +1,7 @@
 """The picture of a video's stability: over time, and on the face."""
 
+from typing import Any
+
 import numpy as np
 
 from cmaclip_jax.landmarks.layouts import Layout
@@ -13,7 +15,8 @@ def draw(found: Stability, layout: Layout | None, title: str):
     from matplotlib.figure import Figure
 
     figure = Figure((10, 4.4), dpi=130, layout="constrained")
-    over_time, on_face = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    over_time, on_face = halves
     series = [("jitter: deviation from the midpoint of the neighbours in time", found.jitter, "C1")]
     if found.errors is not None:
         series.insert(0, ("error against the truth", found.errors, "C0"))

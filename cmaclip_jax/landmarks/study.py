@@ -63,7 +63,7 @@ class Faces:
 def judged_of(run: StudyRun[Arm]) -> Judged | None:
     """What a finished run found; None before that."""
     found = run.read(RESULT)
-    return found and Judged(**found)
+    return Judged(**found) if found else None
 
 
 def arms(config: ConfigDict) -> list[Arm]:

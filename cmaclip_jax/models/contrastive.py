@@ -38,9 +38,10 @@ class Contrastive:
 
     def loss(self, params, batch: Batch, rng):
         """A mean over all examples; one without picture or text has loss 0."""
-        image, text, aux = self.model.apply(
+        outputs: Any = self.model.apply(
             {"params": params}, batch, train=True, rngs={"dropout": rng}
         )
+        image, text, aux = outputs
         complete = batch["has_image"] & batch["has_text"] & (batch["weight"] > 0)
         if self.kind == "softmax":
             losses, known = softmax_losses(image, text, aux["logit_scale"], complete)
@@ -63,7 +64,8 @@ class Contrastive:
 
         The embedding of an example is the mean of the embeddings of its modalities.
         """
-        image, text, aux = self.model.apply({"params": params["clip"]}, batch)
+        outputs: Any = self.model.apply({"params": params["clip"]}, batch)
+        image, text, aux = outputs
         wanted = jnp.array([self.inputs != "text", self.inputs != "image"])
         present = jnp.stack([batch["has_image"], batch["has_text"]], axis=1) & wanted  # [B,2]
         weights = even_weights(present)
@@ -79,7 +81,7 @@ class Contrastive:
         }
 
     def _class_embeddings(self, params):
-        text = self.model.text
+        text: Any = self.model.text
 
         def embed(tokens):
             return unit(text.apply({"params": params["text"]}, tokens[None])[1][0])

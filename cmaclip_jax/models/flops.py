@@ -7,6 +7,7 @@ on matrix units. A device's peak rate is compared with this count.
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 from cmaclip_jax.models.attention import SequenceAttention
 from cmaclip_jax.models.clip import CLIP
@@ -48,7 +49,7 @@ def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, 
         parts["text"] = text_flops(model.text, text_length)
     if isinstance(model, CLIP):
         return parts | {"contrast": PartFlops(contrast(model.image.projection, batch))}
-    lengths = {
+    lengths: dict[str, Any] = {
         "image": model.image and patch_count(model.image) + 1,
         "text": model.text and text_length,
     }

@@ -34,6 +34,9 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 class Objective(Protocol):
     """The methods that the training loop calls; see the module's docstring."""
 
+    @property
+    def model(self) -> Any: ...
+
     def init(self, rng, batch: Batch) -> Any: ...
 
     def loss(self, params, batch: Batch, rng) -> tuple[jax.Array, Sums]: ...

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -27,17 +28,14 @@ class Stopping:
         self._number = 0
         self._calls = 0
         self.stops = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
         several = jax.process_count() > 1
         ours = (
             {signal.SIGINT: self._pass_on}
             if several
-            else {
-                signal.SIGINT: self._keep,
-                signal.SIGTERM: self._keep,
-            }
+            else {signal.SIGINT: self._keep, signal.SIGTERM: self._keep}
         )
         for number, handler in ours.items():
             try:

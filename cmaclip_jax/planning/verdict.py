@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def _batch(run: PlannedRun, rows: int):
     return batch, run.mesh, jax.tree.map(lambda _: batch_sharding(run.mesh), batch)
 
 
-def memory_figures(step: Step | TooLarge) -> dict[str, float]:
+def memory_figures(step: Step | TooLarge) -> Mapping[str, float]:
     """Bytes of a chip by what they are for; of what does not fit, what there would be too."""
     if isinstance(step, TooLarge):
         figures = {"temporary": step.temporary, "total": step.needed, "available": step.available}

@@ -75,7 +75,7 @@ def why_no_maps(objective: Objective) -> str:
     return ""
 
 
-def make_map_step(objective: Classification, mesh: Mesh, param_shapes) -> Callable:
+def make_map_step(objective: Any, mesh: Mesh, param_shapes) -> Callable:
     """`(params, batch) -> outcome`, jitted: as `predict`, and `attention_maps` [B,L,T,P]."""
     return jax.jit(
         lambda params, batch: objective.predict(params, batch, with_maps=True),

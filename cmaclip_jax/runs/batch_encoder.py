@@ -37,7 +37,8 @@ def encoder_for(
 ) -> BatchEncoder:
     """The batch encoder that a run keeps in its folder, or a new one made from its records."""
     kept = workdir and _read(workdir, config)
-    return _sized(config, *(kept or _make(config, workdir, training, towers)), towers)
+    tasks, tokenizer = kept or _make(config, workdir, training, towers)
+    return _sized(config, tasks, tokenizer, towers)
 
 
 def some_texts(source: Source, most: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -93,7 +94,9 @@ def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None])
     if minutes <= 0:
         raise UserError(f"--minutes={minutes:g} must be more than 0")
     path = study.workdir / STEPS
-    kept = json.loads(path.read_text()) if path.exists() else {"minutes": minutes, "steps": {}}
+    kept: dict[str, Any] = {"minutes": minutes, "steps": {}}
+    if path.exists():
+        kept = json.loads(path.read_text())
     if kept["minutes"] != minutes:
         raise UserError(
             f"{study.workdir} is a study of {kept['minutes']:g} minutes a run; "

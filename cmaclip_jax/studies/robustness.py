@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES
     for where, kind in KINDS:
         if not names or {kind, f"{where}.{kind}"} & set(names):
             degrees = severities if kind in STRENGTHS else [CLEAN.severity]
-            wanted += [Noise(**{where: kind}, severity=degree) for degree in degrees]
+            named: dict[str, Any] = {where: kind}
+            wanted += [Noise(**named, severity=degree) for degree in degrees]
     return wanted
 
 

@@ -41,7 +41,7 @@ def csv_rows(findings: Sequence[Finding]) -> Iterator[dict]:
     """A row for every run, noise and task; the mean over the tasks is one of them."""
     for finding in findings:
         noise = finding.noise
-        condition = {"run": finding.run, "image": noise.image, "text": noise.text}
+        condition: dict = {"run": finding.run, "image": noise.image, "text": noise.text}
         condition |= {"severity": degree(noise), "share": noise.share}
         if noise == CLEAN:
             condition |= {"severity": 0}

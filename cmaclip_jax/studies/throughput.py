@@ -61,7 +61,7 @@ def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -
     """
     changes = dict.fromkeys(("train.steps", "train.log_every", "checkpoint.every"), NEVER)
     config = with_changes(config, changes | {"eval.every": 0, "profile.steps": 0})
-    stopwatch = Stopwatch(seconds)
+    stopwatch: Any = Stopwatch(seconds)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".measuring-") as folder:
         run = open_run(config, Path(folder))
         try:

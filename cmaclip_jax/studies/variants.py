@@ -1,7 +1,7 @@
 """What an ablation compares: every variant is the same config with other fields."""
 
 # Fields of config.model that a variant changes, and what it is.
-VARIANTS = {
+VARIANTS: dict[str, tuple[dict, str]] = {
     "full": ({}, "the config as it is"),
     "no-sequence": ({"sequence_layers": 0}, "no sequence-wise attention"),
     "no-modality": ({"modality": "mean"}, "no modality-wise attention: the embeddings' mean"),

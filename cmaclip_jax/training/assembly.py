@@ -73,7 +73,7 @@ class Assembly:
         )
 
     @functools.cached_property
-    def predict_step(self) -> Callable:
+    def predict_step(self) -> jax.stages.Wrapped:
         """`(params, batch) -> outcome`, jitted over the mesh, for parameters laid out to answer."""
         shapes = jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
         return make_predict_step(self.objective, self.mesh, shapes)

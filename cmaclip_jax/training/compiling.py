@@ -25,7 +25,7 @@ class Compiling:
         self.close()
         said = f"the first step is compiled, after {time.monotonic() - self._start:.0f} s"
         read, kept = self._events["cache_hits"], self._events["cache_misses"]
-        folder = jax.config.jax_compilation_cache_dir
+        folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         return f"{said}; {read} programs read from {folder}, {kept} added" if folder else said
 
     def close(self) -> None:

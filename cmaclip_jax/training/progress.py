@@ -48,7 +48,7 @@ class TrainingProgress:
         self._clock = ThreadPoolExecutor(1, "clock")
         self._collected: list[Any] = []
         self._pending: Interval | None = None
-        self._bar = None
+        self._bar: Any = None
         if leads and self.screen.is_live:
             percent, description = "{task.percentage:3.0f}%", "{task.description}"
             self._bar = self.screen.bar(

@@ -1,7 +1,9 @@
 """The state of a training: what one step leaves for the next, created on its devices."""
 
+import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -60,7 +62,7 @@ def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
     """The state with pretrained parameters instead of drawn ones; and a line for each of them."""
     params, lines = replace_parameters(state.params, pretrained)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, ema=ema), lines
+    return dataclasses.replace(state, params=params, ema=ema), lines
 
 
 def replace_parameters(params, pretrained):
@@ -69,9 +71,8 @@ def replace_parameters(params, pretrained):
     placed = flatten_dict(params)
     for path, value in flatten_dict(taken).items():
         drawn = placed[path]
-        placed[path] = jax.make_array_from_callback(
-            drawn.shape, drawn.sharding, functools.partial(operator.getitem, value)
-        )
+        take: Callable = functools.partial(operator.getitem, value)
+        placed[path] = jax.make_array_from_callback(drawn.shape, drawn.sharding, take)
     return unflatten_dict(placed), lines
 
 

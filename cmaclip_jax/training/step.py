@@ -1,5 +1,7 @@
 """One update, as one compiled function."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,7 +67,8 @@ def _updated(
     if ema is not None:
         share = 1 - averaging_decay(state.step + 1, decay)
         ema = keep_frozen(frozen, ema, optax.incremental_update(params, ema, share))
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
@@ -111,7 +114,7 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
         merged = [
             old if new is None else new for old, new in zip(leaves, whole(learnt), strict=True)
         ]
-        return objective.loss(structure.unflatten(merged), batch, rng)
+        return objective.loss(jax.tree.unflatten(structure, merged), batch, rng)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
     learnt = [leaf for leaf, stays in zip(leaves, is_frozen, strict=True) if not stays]
@@ -123,7 +126,7 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
         jnp.zeros_like(leaf) if found is None else found
         for leaf, found in zip(leaves, whole(gradients), strict=True)
     ]
-    return loss, sums, structure.unflatten(gradients)
+    return loss, sums, jax.tree.unflatten(structure, gradients)
 
 
 def _in_parts(gradient, learnt, batch, rng, parts: int):

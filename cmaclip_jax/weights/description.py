@@ -18,6 +18,8 @@ def describe(model: CLIP) -> dict[str, Any]:
 
 def model_from(description: dict[str, Any]) -> CLIP:
     """The network that `describe` described."""
+    image: dict[str, Any]
+    text: dict[str, Any]
     image, text = (
         {k: tuple(v) if isinstance(v, list) else v for k, v in description[side].items()}
         for side in ("image", "text")

@@ -110,7 +110,7 @@ def _tower_fields(config) -> dict[str, Any]:
     }
 
 
-def _pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
+def _pixel_statistics(folder: Path) -> dict[str, Any]:
     file = folder / "preprocessor_config.json"
     stored = json.loads(file.read_text()) if file.exists() else {}
     return {

@@ -86,7 +86,7 @@ def config_files(clip: CLIP) -> dict[str, Any]:
         raise UserError("OpenCLIP has one activation for both towers; this model has two")
     if {image.epsilon, text.epsilon} != {1e-5}:
         raise UserError("OpenCLIP's LayerNorms add 1e-5; those of this model another number")
-    model = {
+    model: dict[str, Any] = {
         "embed_dim": image.projection,
         "quick_gelu": image.activation == "quick_gelu",
         "vision_cfg": {

@@ -80,11 +80,11 @@ def _recognise(
         model = openclip.model_of(folder)
         return "OpenCLIP", model, openai.rows_of(model), openai.IGNORED
     names = [name for row in openai.ROWS for name in row.theirs]
-    missing = [name for name in names if name.format(layer=0) not in tensors]
+    absent = [name for name in names if name.format(layer=0) not in tensors]
     if "visual.layer1.0.conv1.weight" in tensors:
         raise UserError(f"{file}: its image tower is a ResNet; only vision transformers are read")
-    if missing:
-        raise UserError(f"{file}: {len(missing)} missing: {', '.join(missing[:8])}")
+    if absent:
+        raise UserError(f"{file}: {len(absent)} missing: {', '.join(absent[:8])}")
     from_openai = openai.STATED[0] in tensors
     if not (activation or from_openai):
         raise UserError(

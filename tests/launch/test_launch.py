@@ -387,6 +387,12 @@ def test_local_pod_gives_back_what_its_hosts_say(stage):
 
 
 def test_shellcheck_has_nothing_to_say():
-    command = ["shellcheck", "--external-sources", *map(str, SCRIPTS), str(ROOT / ".ci/run")]
+    command = [
+        "shellcheck",
+        "--external-sources",
+        *map(str, SCRIPTS),
+        str(ROOT / ".ci/run"),
+        str(ROOT / ".ci/newest"),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

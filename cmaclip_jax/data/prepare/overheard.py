@@ -8,6 +8,7 @@ interrupted then lists the same as one that was not.
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from cmaclip_jax.data.bad_records import BadRecords
 
@@ -44,7 +45,7 @@ class Overheard(BadRecords):
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
         self._keep("note", split, record, reason, detail)
 
-    def _keep(self, *entry: str) -> None:
+    def _keep(self, *entry: Any) -> None:
         entries = getattr(self._thread, "entries", None)
         (self.outside if entries is None else entries).append(entry)
 

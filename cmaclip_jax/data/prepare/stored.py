@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -44,9 +45,10 @@ def to_example(record: Record, tasks: Sequence[Task], features) -> bytes:
     A grey dot replaces a missing picture, since TFDS decodes every picture. An unknown label is
     -1, in many-label tasks a list of that; an empty list means that no class holds.
     """
+    image: Any = record.image or _grey_dot()
     values = {
         "id": _writable(record.id),
-        "image": io.BytesIO(record.image or _grey_dot()),
+        "image": io.BytesIO(image),
         HAS_IMAGE: record.image is not None,
         "text": _writable(record.text or ""),
     }

@@ -17,6 +17,7 @@ and titles are missing.
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -156,7 +157,7 @@ class Shop:
         named = things[random.integers(shown)]
         backdrop = pick(random, BACKDROPS)
         material = pick(random, MATERIALS)
-        labels = {
+        labels: dict[str, Any] = {
             "category": named.article,
             "colour": named.colour,
             "pattern": named.pattern,

@@ -86,7 +86,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
     texts = [_text(table, columns.text, row) for row in range(size)]
 
-    answers = {task.name: table[name] for name, task in tasks.items()}
+    answers: dict = {task.name: table[name] for name, task in tasks.items()}
     rows = Rows(tuple(tasks.values()), ids, images, texts, answers, str(columns))
     return {
         split: _part(rows, split, members[split], data, bad)

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -134,7 +135,7 @@ def _check_apart(expressions: dict[str, str], files: dict[str, Sequence]) -> Non
             )
 
 
-def _with_classes(fields: Fields, labels: dict[str, Sequence[Label]]) -> Fields:
+def _with_classes(fields: Fields, labels: Mapping[str, Sequence[Any]]) -> Fields:
     """The fields; those with labels stored as text get the classes that occur in training."""
 
     def filled(field: LabelField) -> LabelField:
@@ -218,5 +219,5 @@ class TFDSSplit:
         label = field.read(features)
         if not field.texts or label is None or not field.classes or label in field.known:
             return label
-        self._bad.note(self._split, identity, f"unknown class of {field.name}", label)
+        self._bad.note(self._split, identity, f"unknown class of {field.name}", str(label))
         return None
