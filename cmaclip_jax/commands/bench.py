@@ -86,8 +86,8 @@ def bench_input(config, options) -> dict:
     # what is below takes seconds to import
     from cmaclip_jax.measuring.input import pipeline
     from cmaclip_jax.runs.data import open_data
-    from cmaclip_jax.runs.pretrained import open_towers
     from cmaclip_jax.runs.record_checks import describe_data
+    from cmaclip_jax.runs.towers import open_towers
     from cmaclip_jax.screen import Screen
 
     screen = Screen()

@@ -17,8 +17,7 @@ from cmaclip_jax.doctor.shared_folder import SharedFolder
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.runs.assembly import checked_mesh
-from cmaclip_jax.runs.pretrained import open_towers
-from cmaclip_jax.runs.towers import with_sizes
+from cmaclip_jax.runs.towers import open_towers, with_sizes
 from cmaclip_jax.tasks import Task, select_tasks
 from cmaclip_jax.weights.description import DESCRIPTION
 

@@ -13,8 +13,7 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.models.flops import count
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
-from cmaclip_jax.runs.pretrained import open_towers
-from cmaclip_jax.runs.towers import Towers, with_sizes
+from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
@@ -13,7 +11,6 @@ from cmaclip_jax.models import CLIP
 from cmaclip_jax.runs.towers import (
     Towers,
     kept_towers,
-    new_towers,
     run_tokenizer,
     sized_encoders,
     with_sizes,
@@ -25,23 +22,14 @@ from cmaclip_jax.weights.description import DESCRIPTION, describe
 from cmaclip_jax.weights.reader import read_weights
 
 
-def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
-    """The encoders of a config: of the size it names, or those of `model.pretrained`.
-
-    The run's folder keeps a description of pretrained encoders, so that a run that continues does
-    not need their files.
-    """
-    pretrained = config.model.pretrained
-    if not pretrained:
-        return new_towers(config)
-    if workdir and (workdir / DESCRIPTION).exists():
-        return kept_towers(config, workdir)
-    weights = read_clip(pretrained)
+def pretrained_towers(source: str, workdir: Path | None) -> Towers:
+    """The encoders of a CLIP, with their weights; a description goes into the run's folder."""
+    weights = read_clip(source)
     tokenizer = clip_tokenizer(weights)
     if tokenizer is None:
         raise UserError(
-            f"{pretrained} came without a tokenizer; give it one: cmaclip convert "
-            f"--source={pretrained} --tokenizer=FOLDER --output=DIR"
+            f"{source} came without a tokenizer; give it one: cmaclip convert "
+            f"--source={source} --tokenizer=FOLDER --output=DIR"
         )
     if workdir:
         write_text(workdir / DESCRIPTION, json.dumps(describe(weights.model), indent=2) + "\n")

@@ -30,6 +30,22 @@ class Towers:
     params: Any = None
 
 
+def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
+    """The encoders of a config: of the size it names, or those of `model.pretrained`.
+
+    The run's folder keeps a description of pretrained encoders, so that a run that continues does
+    not need their files.
+    """
+    if not config.model.pretrained:
+        return new_towers(config)
+    if workdir and (workdir / DESCRIPTION).exists():
+        return kept_towers(config, workdir)
+    # The readers of checkpoints import this module, and most runs do not need them.
+    from cmaclip_jax.runs.pretrained import pretrained_towers
+
+    return pretrained_towers(config.model.pretrained, workdir)
+
+
 def kept_towers(config: ConfigDict, workdir: Path) -> Towers:
     """The encoders of a run that has been trained, or at least begun, in this folder.
 

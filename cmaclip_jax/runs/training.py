@@ -1,20 +1,21 @@
 """A run that trains: from a config to a trained, evaluated run in its folder."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.data import RunData, open_data
-from cmaclip_jax.runs.frozen_features import Features, with_features
-from cmaclip_jax.runs.pretrained import open_towers
 from cmaclip_jax.runs.record_checks import check_records, describe_data
 from cmaclip_jax.runs.results import write_results
-from cmaclip_jax.runs.towers import Towers
+from cmaclip_jax.runs.towers import Towers, open_towers
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.lock import holding
 from cmaclip_jax.training.loop import train
@@ -36,15 +37,22 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
         return write_results(run, outcome, split, config.train.steps, run.progress.screen)
 
 
+class BatchSource(Protocol):
+    """Gives batches: the data of a run, or the kept features of its frozen encoders."""
+
+    def train_batches(self, start: int, params: Any) -> Iterator[Batch]: ...
+    def eval_batches(self, split: str, params: Any) -> Iterator[Batch]: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """`reads` gives the batches: the data itself, or the kept features of frozen encoders."""
+    """A run that is opened to train."""
 
     workdir: Path
     assembly: Assembly
     towers: Towers
     data: RunData
-    reads: RunData | Features
+    reads: BatchSource
     progress: TrainingProgress
 
     @property
@@ -82,6 +90,18 @@ class Run:
         return figures["mean"].get("accuracy")
 
 
+def _batch_source(
+    data: RunData, assembly: Assembly, workdir: Path, progress: TrainingProgress
+) -> tuple[BatchSource, str]:
+    """Where the run reads its batches, and a line with the reason; '' if nothing is frozen."""
+    if not assembly.config.train.freeze:
+        return data, ""
+    # Few runs freeze parameters.
+    from cmaclip_jax.runs.frozen_features import with_features
+
+    return with_features(data, assembly, workdir / "features", progress.track)
+
+
 def open_run(config: ConfigDict, workdir: Path) -> Run:
     """Opens everything that a config names, and takes the folder; cheap checks come first."""
     workdir = Path(workdir)
@@ -96,7 +116,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
     assembly = assemble(config, mesh, data.encode, towers)
     progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)
     try:
-        reads, about = with_features(data, assembly, workdir / "features", progress.track)
+        reads, about = _batch_source(data, assembly, workdir, progress)
         for line in filter(None, [*describe_data(data), *missing, about]):
             progress.say(line)
     except BaseException:

@@ -12,7 +12,7 @@ from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.runs.data import open_data
 from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.runs.objectives import build_contrastive
-from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.state import replace_parameters

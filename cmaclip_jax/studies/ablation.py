@@ -15,7 +15,7 @@ from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
-from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.studies.framework import StudyRun, make_run
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS

@@ -18,7 +18,6 @@ from cmaclip_jax.parallel.stopping import Stoppable, Stopping, StopRequested
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.checkpoints import Checkpoints
 from cmaclip_jax.training.compiling import Compiling
-from cmaclip_jax.training.diagnosis import diagnose
 from cmaclip_jax.training.parameter_table import (
     device_bytes,
     parameter_rows,
@@ -202,6 +201,8 @@ def _bad_step_error(
     assembly: Assembly, state: TrainState, batches: Batches, checkpoints: Checkpoints
 ) -> UserError:
     """The error for a state that met a bad step: its cause, and where the run can resume."""
+    from cmaclip_jax.training.diagnosis import diagnose  # wanted after a bad step alone
+
     config, step = assembly.config, int(state.step)
     batch = to_device(next(iter(batches(step, state.params))), batch_sharding(assembly.mesh))
     rng = jax.random.fold_in(jax.random.key(config.seed + 1), step)

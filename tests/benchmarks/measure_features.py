@@ -25,7 +25,7 @@ from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, make_mesh, to_de
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import open_data
 from cmaclip_jax.runs.frozen_features import with_features
-from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.runs.towers import open_towers
 
 
 def make_config(options, layers: int):

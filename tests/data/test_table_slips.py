@@ -19,7 +19,7 @@ from cmaclip_jax.data.tables import read_rows, read_table
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs import data
 from cmaclip_jax.runs.data import check_kinds, open_data
-from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.training.workdir import open_workdir
 
 WORDS = ("mug", "hat", "bag", "shoe", "lamp", "vase")

@@ -12,8 +12,8 @@ from cmaclip_jax.data import missing
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.data import open_data
-from cmaclip_jax.runs.pretrained import open_towers
 from cmaclip_jax.runs.record_checks import check_records, describe_data, texts_cut
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.training import open_run, train_and_evaluate
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"

@@ -9,7 +9,7 @@ import jax
 
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.batch_encoder import kept_encoder
-from cmaclip_jax.runs.pretrained import open_towers
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.trained import open_trained
 from cmaclip_jax.training.workdir import saved_config
 
