@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,10 +15,8 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
-from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import Order, class_weights
-from cmaclip_jax.data.pipeline import eval_batches, train_batches
 from cmaclip_jax.data.records import Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.view import View
@@ -27,6 +25,9 @@ from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.runs.batch_encoder import encoder_for
 from cmaclip_jax.runs.towers import Towers, with_sizes
 from cmaclip_jax.tasks import Task, select_tasks
+
+if TYPE_CHECKING:
+    from cmaclip_jax.data.loading import Loader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +69,17 @@ class RunData:
         """The split that a run is judged by in the end."""
         return self.config.eval.split or ("test" if "test" in self.sources else "val")
 
-    def loader(self, split: str, training: bool) -> Loader:
+    def loader(self, split: str, training: bool) -> "Loader":
         """What reads the records of a split into batches."""
+        from cmaclip_jax.data.loading import Loader  # imports TensorFlow
+
         view = self.view(training)
         return Loader(self.source(split), split, self.encode, self.bad, view, limited=training)
 
     def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
         """This host's batches for step `start` and all that follow, whatever the parameters."""
+        from cmaclip_jax.data.pipeline import train_batches  # imports TensorFlow
+
         return train_batches(
             self.loader(self.config.data.split, training=True),
             self.order,
@@ -85,6 +90,8 @@ class RunData:
 
     def eval_batches(self, split: str, params: Any = None) -> Iterator[Batch]:
         """This host's share of a split, every pair once."""
+        from cmaclip_jax.data.pipeline import eval_batches  # imports TensorFlow
+
         return eval_batches(
             self.loader(split, training=False),
             batch_size=self.config.eval.batch_size,

@@ -24,6 +24,15 @@ def test_a_run_answers_without_tensorflow(finished_run, catalogue, tmp_path):
     assert (tmp_path / "answers.csv").exists()
 
 
+def test_pages_and_exports_are_made_without_tensorflow(finished_run, catalogue, tmp_path):
+    run, where = f"--workdir={finished_run}", f"--output={tmp_path}"
+    explain = ["explain", run, f"--input={catalogue}", "--rows=1", f"{where}/explain.html"]
+    calls = (["report", run, f"{where}/report.html"], explain, ["export", run, f"{where}/export"])
+    main = "from cmaclip_jax.main import main"
+    without_tensorflow(main, *(f"assert main({call!r}) == 0" for call in calls))
+    assert {"report.html", "explain.html", "export"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def without_tensorflow(*lines: str) -> None:
     """Runs lines of Python in a process of its own, which must not import TensorFlow."""
     check = "import sys; assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
