@@ -1,4 +1,4 @@
-"""Runs a model over a split, every example once, and writes down how it did."""
+"""Runs a model over a split, every example once, and scores and saves its outcome."""
 
 import functools
 import json
@@ -33,16 +33,16 @@ PAIRS = {
 def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> jax.stages.Wrapped:
     """`(params, batch) -> outcome`, jitted; every host gets the outcome of all rows.
 
-    `has_image` and `has_text` of an outcome say what the pairs have without noise (`had_image`
-    and `had_text`, where a batch tells): a pair is judged as complete whatever noise takes from it.
+    If noise removes inputs, `has_image` and `has_text` of the outcome are those before noise
+    (`had_image` and `had_text` of the batch), so that a pair is scored in the same slice.
     """
 
     def predict(params, batch) -> Outcome:
-        told = {name: batch[name] for name in ("labels", "weight")}
+        labels = {name: batch[name] for name in ("labels", "weight")}
         for name in ("image", "text"):
-            told[f"has_{name}"] = batch.get(f"had_{name}", batch[f"has_{name}"])
+            labels[f"has_{name}"] = batch.get(f"had_{name}", batch[f"has_{name}"])
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return objective.predict(params, batch) | told
+            return objective.predict(params, batch) | labels
 
     return jax.jit(
         predict,
@@ -52,7 +52,7 @@ def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> jax.sta
 
 
 def collect(predict_step: Callable, params, batches: Iterable, mesh: Mesh) -> Outcome:
-    """The outcomes of all batches on the host, one row an example, padding taken out.
+    """The outcomes of all batches on the host, one row per example, without padding.
 
     Its `row` is the example's place among all rows of all batches, that is in its split.
     """
@@ -153,7 +153,7 @@ def mean_figures(figures: Mapping[str, dict]) -> dict[str, Any]:
 
 
 def halves(outcome: Outcome) -> tuple[Outcome, Outcome]:
-    """The same rows in two parts, by lot, the same ones every time."""
+    """The rows in two random halves; the same halves every time."""
     order = np.random.default_rng(0).permutation(len(outcome["row"]))
     parts = (np.sort(part) for part in np.array_split(order, 2))
     return tuple(jax.tree.map(lambda x, rows=rows: x[rows], outcome) for rows in parts)
@@ -169,7 +169,7 @@ def write_outcome(workdir: str | Path, split: str, outcome: Outcome) -> Path:
 
 
 def read_outcome(workdir: str | Path, split: str) -> Outcome:
-    """What `write_outcome` wrote."""
+    """The outcome that `write_outcome` wrote."""
     path = Path(workdir) / "evaluation" / f"{split}.npz"
     try:
         with np.load(path) as arrays:

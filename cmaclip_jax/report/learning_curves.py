@@ -52,7 +52,7 @@ def _accuracy_plot(watched: Mapping[str, tuple]) -> Html:
 
 
 def _middle(values: Sequence[float]) -> np.ndarray:
-    """Without the highest hundredth: one outlier shall not flatten a curve."""
+    """The values cut at their 99th percentile, so that an outlier does not flatten the curve."""
     return np.minimum(values, np.quantile(values, 0.99))
 
 

@@ -1,4 +1,4 @@
-"""Single decisions worth a look: those most surely wrong, and those that were held back."""
+"""The most confident mistakes of a task, and the most confident answers that were held back."""
 
 import dataclasses
 

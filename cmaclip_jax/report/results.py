@@ -1,4 +1,4 @@
-"""What a run's folder keeps of how it learned and how it did, all that a report is made from."""
+"""What a report reads from a run's folder: figures, answers, thresholds, history."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from cmaclip_jax.evaluation.thresholds import (
 )
 from cmaclip_jax.tasks import Task, read_tasks
 
-ORDER = ("test", "val", "train")  # by which split a run is looked at first
+ORDER = ("test", "val", "train")  # the first one that was evaluated is reported
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class RunResults:
     stale: int | None = None
 
     def command(self, *more: str) -> str:
-        """What makes the missing files."""
+        """The command that writes missing files."""
         return " ".join(("cmaclip evaluate", f"--workdir={self.workdir}", *more))
 
     def judged(self, task: Task) -> tuple[np.ndarray, np.ndarray]:

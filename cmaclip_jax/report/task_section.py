@@ -1,4 +1,4 @@
-"""One task in detail: how far its confidence is to be trusted, and where it goes wrong."""
+"""The section of one task: its curves, calibration, confusion matrix, classes and mistakes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -89,7 +89,7 @@ def _precision_chart(curve, thresholds: TaskThresholds | None, stands: dict | No
         share_axis("precision", min(float(precision.min()), target)),
     )
     parts = [plot.line(recall, precision, name="precision over recall")]
-    said = "Precision over recall, answers accepted from the surest down."
+    said = "Precision over recall, accepting answers from the most confident down."
     if thresholds is None:
         said += " No threshold has been chosen."
         return chart(plot.svg(said, *parts), said)
@@ -128,8 +128,9 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
     ]
     ideal = plot.line([0, 1], [0, 1], name="as sure as right", class_="ideal")
     said = (
-        "Calibration in 15 bins: dots on the dashed line are as often right as they are sure; "
-        f"below it, too sure. Grey: the share of answers. Calibration error {figure(error)}."
+        "Calibration in 15 bins. A dot on the dashed line: confidence equals the share that is "
+        "right; below it, confidence is too high. Grey: the share of answers. "
+        f"Calibration error {figure(error)}."
     )
     if thresholds:
         said += (

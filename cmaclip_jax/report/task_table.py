@@ -16,8 +16,9 @@ COLUMNS = {
 }
 RECALLS = {"recall, micro,": "recall_at_precision", "recall, macro,": "macro_recall_at_precision"}
 READING_RECALL = (
-    "Recall at a precision: answers are accepted from the surest down, as long as that share of "
-    "them is right; the figure is the share of all known labels that is then accepted and right. "
+    "Recall at a precision: answers are accepted from the most confident down, as long as that "
+    "share of them is right. The figure is the share of all known labels that is then accepted "
+    "and right. "
     "The micro figure pools all classes under one threshold; the macro figure is the mean over "
     "classes, each with a threshold of its own. The thresholds are chosen on these very pairs, so "
     "the figures say what the ranking allows; on other pairs a threshold may reach less."
@@ -86,7 +87,7 @@ def _has_accepted(results: RunResults) -> bool:
 
 
 def _chosen_on(results: RunResults) -> str:
-    """Where the thresholds come from, and a warning where that flatters them."""
+    """The split that thresholds were chosen on, and a warning if it is the split of the report."""
     split = next(iter(results.thresholds.values())).split  # one command chooses them all
     if split == results.split:
         return (
@@ -97,25 +98,25 @@ def _chosen_on(results: RunResults) -> str:
 
 
 def scored_tasks(results: RunResults) -> list[tuple[Task, dict]]:
-    """The tasks that the figures are of, with them."""
+    """The tasks that have figures, each with its figures."""
     figures = results.figures["tasks"]
     return [(task, figures[task.name]) for task in results.tasks if task.name in figures]
 
 
 def weights_key() -> Html:
-    """What the colours of the weights mean."""
+    """The key to the colours of the weights."""
     return paragraph(
         "Weights: ",
         element("span", "", class_="swatch image"),
         " picture, ",
         element("span", "", class_="swatch text"),
-        " words; what either counted for, on average.",
+        " words: the mean modality weights.",
         class_="quiet",
     )
 
 
 def commonest(task: Task, scored: dict) -> float | None:
-    """How often the commonest class is right, of one-label tasks."""
+    """The share of the most frequent class; None for many-label tasks."""
     if task.many or not scored["examples"]:
         return None
     return max(row["support"] for row in scored["classes"].values()) / scored["examples"]

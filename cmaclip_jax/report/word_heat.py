@@ -1,8 +1,8 @@
-"""Where the words of a pair look in its picture, and what is said about a pair without them.
+"""The heat of words over picture patches, and the types of an explained pair.
 
-Attention shows what was looked at, not why the answer came out as it did: what else the
-layers do with a patch is not in it. What changes when a word is left out is measured, but
-of words that say the same twice it finds neither.
+Attention shows where the model looked, not why it answered: it does not show what else the layers
+do with a patch. The change when a word is left out is measured, but if two words say the same,
+leaving out either one changes little.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cmaclip_jax.parallel.rules import tree_shardings
 
 @dataclasses.dataclass(frozen=True)
 class PairView:
-    """A pair as a page shows it: `picture` u8 [S,S,3] as the run sees it, or None and a note."""
+    """A pair as a page shows it: `picture` u8 [S,S,3] as the model gets it, or None and a note."""
 
     name: str
     picture: np.ndarray | None

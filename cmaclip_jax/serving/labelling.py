@@ -1,8 +1,8 @@
-"""A table in, a file of answers out: rows in their order, any number, resumable, on many hosts.
+"""Answers the rows of a table into a file, in their order; resumable, and on several hosts.
 
-Rows are answered in parts of a fixed size. A part is written whole or not at all, into a folder
-beside the output; whoever finds them all there joins them. So a run that was stopped goes on
-where it was, hosts that share a disk share the rows, and the file is the same in any case.
+Rows are answered in parts of a fixed size. Each part is a file in a folder beside the output,
+written whole or not at all. The host that finds all parts there joins them. So a stopped command
+continues, hosts with a shared disk divide the rows, and the output file is always the same.
 """
 
 import collections
@@ -50,9 +50,9 @@ AHEAD = 2  # batches that are read while one is answered
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What is to be answered, and which of its columns is what (None: it has none).
+    """A table to answer, and its columns of ids, pictures and words (None: there is none).
 
-    outside: whether its pictures may lie outside its own folder.
+    outside: whether its pictures may be outside its folder.
     """
 
     path: str
@@ -69,7 +69,7 @@ class Table:
         )
 
     def identity(self, row: Row | NoRow, number: int) -> str:
-        """What a row is called: by its id, else its picture, else its number."""
+        """The name of a row: its id, else its picture, else its number."""
         if isinstance(row, NoRow):
             return row.place
         named = row.get(self.id, "") or row.get(self.image, "")
@@ -132,7 +132,7 @@ def open_table(path: str, data: ConfigDict, identity: str = "") -> Table:
 
 @dataclasses.dataclass
 class Counts:
-    """What became of rows: notes on them, and by task how many were answered and accepted."""
+    """How many rows were answered, how often each note occurs, and accepted answers by task."""
 
     rows: int = 0
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -169,9 +169,9 @@ class Labelling:
         self._joining = _joining(output)
 
     def run(self, track: Callable[[Iterator[int]], Iterable] = iter) -> Counts | None:
-        """Answers this host's rows; None while those of others are missing.
+        """Answers the rows of this host. Returns None if rows of other hosts are still missing.
 
-        track: is handed the numbers of rows as they are done, to show them.
+        track: wraps the iterator of numbers of finished rows, to show progress.
         """
         self._check_parts()
         if not self._joining.exists():
@@ -185,7 +185,7 @@ class Labelling:
         return self._join()
 
     def _check_parts(self) -> None:
-        """Takes the folder for the parts; one that is there must be of the same labelling."""
+        """Makes the folder of parts; an existing one must be of the same table and run."""
         about = json.dumps(self._about(), indent=2) + "\n"
         folder = self._joining if self._joining.exists() else self._parts
         file = folder / "about.json"
@@ -204,7 +204,7 @@ class Labelling:
             )
 
     def _about(self) -> dict:
-        """What must be the same for parts to belong together."""
+        """What has to be equal for parts to belong together."""
         trained = self.classifier.trained
         thresholds, path = trained.workdir / THRESHOLDS, self.table.path
         about = dataclasses.asdict(self.table) | {"text": list(self.table.text)}
@@ -218,7 +218,7 @@ class Labelling:
         return (folder or self._parts) / f"{number:08d}{self.output.suffix}"
 
     def _answer_parts(self) -> Iterator[int]:
-        """Writes the parts that are this host's to write; yields the rows as they are done."""
+        """Writes the parts of this host; yields numbers of finished rows."""
         rows = read_rows(self.table.path)
         for number in range(self._count):
             some = list(itertools.islice(rows, PART))
@@ -286,5 +286,5 @@ def check_output(output: Path, table: str, overwrite: bool) -> None:
 
 
 def _joining(output: Path) -> Path:
-    """Where the parts of an answer lie once all are there."""
+    """The folder of parts once it is complete."""
     return output.with_name(f"{output.name}.joining")
