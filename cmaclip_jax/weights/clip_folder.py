@@ -1,8 +1,8 @@
-"""The folder of a converted CLIP: what it is, its parameters, and how to tell it is whole.
+"""The folder of a converted CLIP: description, parameters and fingerprint.
 
 clip.json                the two encoders' fields, the fingerprint, where it came from
 parameters.safetensors   our parameters by path, float32
-tokenizer.json           where the source had a tokenizer
+tokenizer.json           if the source had a tokenizer
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ PARAMETERS = "parameters.safetensors"
 class Weights:
     """A CLIP that was read.
 
-    folder: where its tokenizer would be. found: what it was read from, for people.
+    folder: the folder that may hold its tokenizer. found: a description of the source.
     """
 
     model: CLIP
@@ -37,9 +37,9 @@ class Weights:
 
 
 def fingerprint(model: CLIP, params) -> dict[str, Any]:
-    """The first numbers of both embeddings of one drawn picture and one made-up text.
+    """The first numbers of the embeddings of an artificial picture and an artificial text.
 
-    Computed again anywhere, they tell whether the same network with the same numbers runs.
+    Equal fingerprints show that the same network has the same weights, on any machine.
     """
     size, length = model.image.image_size, model.text.length
     ramp = np.arange(size * size * 3).reshape(1, size, size, 3)
@@ -55,7 +55,7 @@ def fingerprint(model: CLIP, params) -> dict[str, Any]:
 
 
 def write_clip_folder(folder: Path, weights: Weights) -> None:
-    """Writes description and parameters; the tokenizer is for the caller to put beside them."""
+    """Writes description and parameters. The caller adds the tokenizer."""
     save_tensors(folder / PARAMETERS, flatten_dict(weights.params, sep="/"))
     description = {
         **describe(weights.model),
@@ -66,7 +66,7 @@ def write_clip_folder(folder: Path, weights: Weights) -> None:
 
 
 def read_clip_folder(folder: Path) -> Weights:
-    """What `write_clip_folder` wrote."""
+    """Reads a folder that `write_clip_folder` wrote."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

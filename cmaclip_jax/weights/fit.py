@@ -1,4 +1,4 @@
-"""Weights of one network into another: what both have, at the size that the other wants."""
+"""Takes over the weights that a network shares with another one, resized where necessary."""
 
 import re
 from typing import Any
@@ -13,9 +13,9 @@ IMAGE_POSITIONS, TEXT_POSITIONS = "image/position_embedding", "text/position_emb
 
 
 def fit(params: dict[str, Any], shapes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The parameters that `shapes` asks for and `params` has; and lines that say what happened.
+    """The parameters of `params` that `shapes` also has, and lines that describe them.
 
-    Position tables are resized, anything else has to have the right shape.
+    Position tables are resized. All other parameters need the right shape.
     """
     have, want = flatten_dict(params, sep="/"), flatten_dict(shapes, sep="/")
     taken, lines = {}, []
@@ -34,7 +34,7 @@ def fit(params: dict[str, Any], shapes: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _by_part(leaves: dict[str, Any]) -> str:
-    """How many numbers every part of a model has: 'image 87,849,216, heads 1,595,943'."""
+    """The number of scalars of every part: 'image 87,849,216, heads 1,595,943'."""
     counts: dict[str, int] = {}
     for path, leaf in leaves.items():
         part = re.sub("^head_.*", "heads", path.split("/")[0])
@@ -61,7 +61,7 @@ def _resized(path: str, table: np.ndarray, shape: tuple[int, ...]) -> tuple[np.n
 def resize_grid(table: np.ndarray, side: int) -> np.ndarray:
     """Image positions [1+g*g,D] for a grid of `side`: [1+side*side,D].
 
-    Bicubic, smoothed where it shrinks, as OpenCLIP does it; the class token keeps its own.
+    Bicubic, with antialiasing, as in OpenCLIP. The position of the class token is unchanged.
     """
     old, width = round((len(table) - 1) ** 0.5), table.shape[1]
     grid = table[1:].reshape(old, old, width)
@@ -70,8 +70,5 @@ def resize_grid(table: np.ndarray, side: int) -> np.ndarray:
 
 
 def resize_length(table: np.ndarray, length: int) -> np.ndarray:
-    """Text positions for `length` tokens: the first ones, the last repeated beyond the end.
-
-    Tokens count from a text's beginning, so the first positions keep their meaning.
-    """
+    """Text positions for `length` tokens: the first ones, and the last one repeated if need be."""
     return table[np.minimum(np.arange(length), len(table) - 1)]

@@ -1,4 +1,4 @@
-"""Hugging Face's CLIP: its tensor names, its config.json, and folders that it loads."""
+"""Hugging Face's CLIP: the names of its tensors, and its config files."""
 
 import json
 from pathlib import Path
@@ -15,47 +15,47 @@ from cmaclip_jax.weights.layout import (
     QKV_KERNEL,
     SAME,
     TRANSPOSED,
-    Row,
+    Pairing,
     Tensors,
-    dense_rows,
-    norm_rows,
+    dense_pairings,
+    norm_pairings,
 )
 
 IGNORED = (".position_ids",)  # stored by older versions; they are 0, 1, 2, ...
-# Configs that say 2 were written before the real end token was known to them, and the model
-# then pools where the id is highest.
+# Old configs have eos_token_id=2, which is not the end token. For them, Hugging Face's model pools
+# at the highest token id.
 POOLS_AT_HIGHEST = 2
 
 
-def _tower_rows(ours: str, theirs: str) -> list[Row]:
+def _tower_pairings(ours: str, theirs: str) -> list[Pairing]:
     block, layer = f"{ours}/stack/blocks", f"{theirs}.encoder.layers.{{layer}}"
     qkv = [f"{layer}.self_attn.{which}_proj" for which in "qkv"]
     return [
-        Row(f"{block}/attention/qkv/kernel", tuple(f"{x}.weight" for x in qkv), QKV_KERNEL),
-        Row(f"{block}/attention/qkv/bias", tuple(f"{x}.bias" for x in qkv), QKV_BIAS),
-        *dense_rows(f"{block}/attention/out", f"{layer}.self_attn.out_proj", OUT_KERNEL),
-        *norm_rows(f"{block}/attention_norm", f"{layer}.layer_norm1"),
-        *norm_rows(f"{block}/mlp_norm", f"{layer}.layer_norm2"),
-        *dense_rows(f"{block}/mlp_up", f"{layer}.mlp.fc1"),
-        *dense_rows(f"{block}/mlp_down", f"{layer}.mlp.fc2"),
+        Pairing(f"{block}/attention/qkv/kernel", tuple(f"{x}.weight" for x in qkv), QKV_KERNEL),
+        Pairing(f"{block}/attention/qkv/bias", tuple(f"{x}.bias" for x in qkv), QKV_BIAS),
+        *dense_pairings(f"{block}/attention/out", f"{layer}.self_attn.out_proj", OUT_KERNEL),
+        *norm_pairings(f"{block}/attention_norm", f"{layer}.layer_norm1"),
+        *norm_pairings(f"{block}/mlp_norm", f"{layer}.layer_norm2"),
+        *dense_pairings(f"{block}/mlp_up", f"{layer}.mlp.fc1"),
+        *dense_pairings(f"{block}/mlp_down", f"{layer}.mlp.fc2"),
     ]
 
 
 VISION, TEXT = "vision_model.embeddings", "text_model.embeddings"
-ROWS = [
-    Row("logit_scale", ("logit_scale",), SAME),
-    Row("image/class_token", (f"{VISION}.class_embedding",), SAME),
-    Row("image/patch_embedding/kernel", (f"{VISION}.patch_embedding.weight",), PATCHES),
-    Row("image/position_embedding", (f"{VISION}.position_embedding.weight",), SAME),
-    *norm_rows("image/pre_norm", "vision_model.pre_layrnorm"),  # spelt so
-    *_tower_rows("image", "vision_model"),
-    *norm_rows("image/post_norm", "vision_model.post_layernorm"),
-    Row("image/projection/kernel", ("visual_projection.weight",), TRANSPOSED),
-    Row("text/token_embedding/embedding", (f"{TEXT}.token_embedding.weight",), SAME),
-    Row("text/position_embedding", (f"{TEXT}.position_embedding.weight",), SAME),
-    *_tower_rows("text", "text_model"),
-    *norm_rows("text/post_norm", "text_model.final_layer_norm"),
-    Row("text/projection/kernel", ("text_projection.weight",), TRANSPOSED),
+PAIRINGS = [
+    Pairing("logit_scale", ("logit_scale",), SAME),
+    Pairing("image/class_token", (f"{VISION}.class_embedding",), SAME),
+    Pairing("image/patch_embedding/kernel", (f"{VISION}.patch_embedding.weight",), PATCHES),
+    Pairing("image/position_embedding", (f"{VISION}.position_embedding.weight",), SAME),
+    *norm_pairings("image/pre_norm", "vision_model.pre_layrnorm"),  # their spelling
+    *_tower_pairings("image", "vision_model"),
+    *norm_pairings("image/post_norm", "vision_model.post_layernorm"),
+    Pairing("image/projection/kernel", ("visual_projection.weight",), TRANSPOSED),
+    Pairing("text/token_embedding/embedding", (f"{TEXT}.token_embedding.weight",), SAME),
+    Pairing("text/position_embedding", (f"{TEXT}.position_embedding.weight",), SAME),
+    *_tower_pairings("text", "text_model"),
+    *norm_pairings("text/post_norm", "text_model.final_layer_norm"),
+    Pairing("text/projection/kernel", ("text_projection.weight",), TRANSPOSED),
 ]
 
 
@@ -120,7 +120,7 @@ def _pixel_statistics(folder: Path) -> dict[str, Any]:
 
 
 def names_from_flax(tensors: Tensors) -> Tensors:
-    """Hugging Face's Flax names and layouts (`flax_model.msgpack`) as its PyTorch ones."""
+    """Converts Hugging Face's Flax names and layouts (`flax_model.msgpack`) to its PyTorch ones."""
     plain = {}
     for name, x in tensors.items():
         stem, _, last = name.rpartition(".")
@@ -131,7 +131,7 @@ def names_from_flax(tensors: Tensors) -> Tensors:
 
 
 def config_files(clip: CLIP) -> dict[str, Any]:
-    """What `transformers` reads beside the tensors: file name -> JSON."""
+    """The files that `transformers` reads besides the tensors: {file name: JSON}."""
     image, text = clip.image, clip.text
     end = POOLS_AT_HIGHEST if text.pooling == "argmax" else text.end_token
     config = {
@@ -157,7 +157,11 @@ def config_files(clip: CLIP) -> dict[str, Any]:
             **_config_fields(text),
         },
     }
-    preprocessor = {
+    return {"config.json": config, "preprocessor_config.json": _preprocessor(image)}
+
+
+def _preprocessor(image: ImageEncoder) -> dict[str, Any]:
+    return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
@@ -171,7 +175,6 @@ def config_files(clip: CLIP) -> dict[str, Any]:
         "image_mean": list(image.mean),
         "image_std": list(image.deviation),
     }
-    return {"config.json": config, "preprocessor_config.json": preprocessor}
 
 
 def _config_fields(tower) -> dict[str, Any]:

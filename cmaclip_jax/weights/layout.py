@@ -1,7 +1,7 @@
-"""How one CLIP lies in other people's files: rows of (our parameter, their tensors, form).
+"""The layout of a CLIP in other projects' files: (our parameter, their tensors, conversion).
 
-A row works both ways, so what is read and written back is bit for bit the same, and a
-checkpoint that does not fit is told by the names of its tensors.
+A pairing works in both directions: a checkpoint that is read and written again has the same bits.
+An error names the tensors that are missing, extra or of another shape.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP, clip_batch
 
 Tensors = dict[str, np.ndarray]
-LISTED = 12  # names of a kind in one message
+LISTED = 12  # the most names in one message
 
 
-class Form(NamedTuple):
-    """Between our array and their tensors.
+class Conversion(NamedTuple):
+    """The conversion between our array and their tensors.
 
     read: (their tensors, heads) -> ours. write: ours -> their tensors.
     """
@@ -29,12 +29,12 @@ class Form(NamedTuple):
     write: Callable[[np.ndarray], list[np.ndarray]]
 
 
-class Row(NamedTuple):
+class Pairing(NamedTuple):
     """`ours`: a parameter's path. `theirs`: tensor names, with {layer} where there are layers."""
 
     ours: str
     theirs: tuple[str, ...]
-    form: Form
+    conversion: Conversion
 
 
 def _read_patches(tensors, heads):  # [D,3,p,p] -> [p*p*3,D]
@@ -62,7 +62,7 @@ def _read_qkv_bias(tensors, heads):  # three [D] -> [3,N,H]
 
 
 def _write_qkv_bias(bias):
-    return [row.reshape(-1) for row in bias]
+    return [part.reshape(-1) for part in bias]
 
 
 def _read_out_kernel(tensors, heads):  # [D,D], rows are outputs -> [N,H,D]
@@ -74,92 +74,94 @@ def _write_out_kernel(kernel):
     return [kernel.reshape(kernel.shape[-1], kernel.shape[-1]).T]
 
 
-def _fused(form: Form) -> Form:
-    """The form of one tensor that holds the three of `form` below one another."""
-    return Form(
-        lambda tensors, heads: form.read(np.split(tensors[0], 3), heads),
-        lambda ours: [np.concatenate(form.write(ours))],
+def _fused(conversion: Conversion) -> Conversion:
+    """The conversion of one tensor that holds three tensors along its first axis."""
+    return Conversion(
+        lambda tensors, heads: conversion.read(np.split(tensors[0], 3), heads),
+        lambda ours: [np.concatenate(conversion.write(ours))],
     )
 
 
-SAME = Form(lambda tensors, heads: tensors[0], lambda ours: [ours])
-TRANSPOSED = Form(lambda tensors, heads: tensors[0].T, lambda ours: [ours.T])
-PATCHES = Form(_read_patches, _write_patches)
-QKV_KERNEL = Form(_read_qkv_kernel, _write_qkv_kernel)
-QKV_BIAS = Form(_read_qkv_bias, _write_qkv_bias)
+SAME = Conversion(lambda tensors, heads: tensors[0], lambda ours: [ours])
+TRANSPOSED = Conversion(lambda tensors, heads: tensors[0].T, lambda ours: [ours.T])
+PATCHES = Conversion(_read_patches, _write_patches)
+QKV_KERNEL = Conversion(_read_qkv_kernel, _write_qkv_kernel)
+QKV_BIAS = Conversion(_read_qkv_bias, _write_qkv_bias)
 FUSED_QKV_KERNEL, FUSED_QKV_BIAS = _fused(QKV_KERNEL), _fused(QKV_BIAS)
-OUT_KERNEL = Form(_read_out_kernel, _write_out_kernel)
+OUT_KERNEL = Conversion(_read_out_kernel, _write_out_kernel)
 
 
-def norm_rows(ours: str, theirs: str) -> list[Row]:
+def norm_pairings(ours: str, theirs: str) -> list[Pairing]:
     """A LayerNorm's scale and bias."""
     return [
-        Row(f"{ours}/scale", (f"{theirs}.weight",), SAME),
-        Row(f"{ours}/bias", (f"{theirs}.bias",), SAME),
+        Pairing(f"{ours}/scale", (f"{theirs}.weight",), SAME),
+        Pairing(f"{ours}/bias", (f"{theirs}.bias",), SAME),
     ]
 
 
-def dense_rows(ours: str, theirs: str, kernel: Form = TRANSPOSED) -> list[Row]:
+def dense_pairings(ours: str, theirs: str, kernel: Conversion = TRANSPOSED) -> list[Pairing]:
     """A linear map's kernel and bias."""
     return [
-        Row(f"{ours}/kernel", (f"{theirs}.weight",), kernel),
-        Row(f"{ours}/bias", (f"{theirs}.bias",), SAME),
+        Pairing(f"{ours}/kernel", (f"{theirs}.weight",), kernel),
+        Pairing(f"{ours}/bias", (f"{theirs}.bias",), SAME),
     ]
 
 
-def read_parameters(tensors: Tensors, rows: list[Row], clip: CLIP, ignored=()) -> dict[str, Any]:
-    """Our parameters out of their tensors, float32; takes what it reads out of `tensors`.
+def read_parameters(
+    tensors: Tensors, pairings: list[Pairing], clip: CLIP, ignored=()
+) -> dict[str, Any]:
+    """Our parameters from their tensors, float32. The tensors are removed from `tensors`.
 
-    ignored: names that carry no weights, such as stored position ids.
+    ignored: names of tensors that are no weights, such as stored position ids.
     """
     shapes = parameter_shapes(clip)
-    _check_names(tensors, rows, clip, shapes, ignored)
+    _check_names(tensors, pairings, clip, shapes, ignored)
     params = {}
-    for row in rows:
-        heads = _tower(clip, row.ours).heads
+    for pairing in pairings:
+        heads = _tower(clip, pairing.ours).heads
         layers = [
-            row.form.read([tensors.pop(name) for name in names], heads).astype(np.float32)
-            for names in _names(row, clip)
+            pairing.conversion.read([tensors.pop(name) for name in names], heads).astype(np.float32)
+            for names in _names(pairing, clip)
         ]
-        params[row.ours] = np.stack(layers).reshape(shapes[row.ours])
+        params[pairing.ours] = np.stack(layers).reshape(shapes[pairing.ours])
     return unflatten_dict(params, sep="/")
 
 
-def write_parameters(params: Mapping[str, Any], rows: list[Row], clip: CLIP) -> Tensors:
-    """Their tensors out of our parameters."""
+def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: CLIP) -> Tensors:
+    """Their tensors from our parameters."""
     flat, tensors = flatten_dict(params, sep="/"), {}
-    homeless = sorted({*flat} - {row.ours for row in rows})
+    homeless = sorted({*flat} - {pairing.ours for pairing in pairings})
     if homeless:
         raise UserError(f"that format has no place for {_listed(homeless)}; use --to=ours")
-    for row in rows:
-        ours = np.asarray(flat[row.ours])
-        layers = ours if _is_layered(row) else [ours]
-        for names, layer in zip(_names(row, clip), layers, strict=True):
-            tensors |= zip(names, row.form.write(layer), strict=True)
+    for pairing in pairings:
+        ours = np.asarray(flat[pairing.ours])
+        layers = ours if _is_layered(pairing) else [ours]
+        for names, layer in zip(_names(pairing, clip), layers, strict=True):
+            tensors |= zip(names, pairing.conversion.write(layer), strict=True)
     return tensors
 
 
 def save_tensors(file: Path, tensors: Tensors) -> None:
-    """A safetensors file that everybody may read who may read its folder."""
+    """Writes a safetensors file that has the read permissions of its folder."""
     from safetensors.numpy import save_file
 
     whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    save_file(whole, file, metadata={"format": "pt"})  # transformers asks for this mark
+    save_file(whole, file, metadata={"format": "pt"})  # transformers requires this entry
     file.chmod(0o644)
 
 
 def parameter_shapes(clip: CLIP) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by path, without making any."""
+    """{path: shape} of every parameter, without allocating them."""
     params = jax.eval_shape(clip.init, jax.random.key(0), clip_batch(clip))["params"]
     return {path: x.shape for path, x in flatten_dict(params, sep="/").items()}
 
 
-def _check_names(tensors, rows, clip, shapes, ignored) -> None:
+def _check_names(tensors, pairings, clip, shapes, ignored) -> None:
     expected = {}
-    for row in rows:
-        shape = shapes[row.ours][1:] if _is_layered(row) else shapes[row.ours]
-        theirs = [x.shape for x in row.form.write(np.zeros(shape, np.int8))]
-        for names in _names(row, clip):
+    for pairing in pairings:
+        shape = shapes[pairing.ours][1:] if _is_layered(pairing) else shapes[pairing.ours]
+        theirs = [x.shape for x in pairing.conversion.write(np.zeros(shape, np.int8))]
+        for names in _names(pairing, clip):
             expected |= zip(names, theirs, strict=True)
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected and not name.endswith(ignored)]
@@ -184,15 +186,15 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _is_layered(row: Row) -> bool:
-    return "{layer}" in row.theirs[0]
+def _is_layered(pairing: Pairing) -> bool:
+    return "{layer}" in pairing.theirs[0]
 
 
 def _tower(clip: CLIP, path: str):
     return clip.image if path.startswith("image/") else clip.text
 
 
-def _names(row: Row, clip: CLIP) -> Iterator[list[str]]:
-    """The names of a row's tensors, layer by layer."""
-    for layer in range(_tower(clip, row.ours).layers if _is_layered(row) else 1):
-        yield [name.format(layer=layer) for name in row.theirs]
+def _names(pairing: Pairing, clip: CLIP) -> Iterator[list[str]]:
+    """The names of a pairing's tensors, layer by layer."""
+    for layer in range(_tower(clip, pairing.ours).layers if _is_layered(pairing) else 1):
+        yield [name.format(layer=layer) for name in pairing.theirs]

@@ -1,4 +1,4 @@
-"""OpenCLIP's `open_clip_config.json`, in and out; its tensors have OpenAI's names."""
+"""OpenCLIP's `open_clip_config.json`, read and written. Its tensors have OpenAI's names."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,7 @@ from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, ImageEncoder,
 
 CONFIG = "open_clip_config.json"
 
-# What a config may say and still be the CLIP that this project holds: field -> the values it
-# may have, None where every value is understood.
+# {field: values that this project supports} of a config; None: every value.
 MODEL = {"embed_dim": None, "vision_cfg": None, "text_cfg": None, "quick_gelu": None,
          "custom_text": None, "init_logit_scale": None, "init_logit_bias": None}  # fmt: skip
 VISION = {"image_size": None, "layers": None, "width": None, "patch_size": None,
@@ -80,7 +79,7 @@ def _check(file: Path, section: dict[str, Any], known: dict, name: str) -> None:
 
 
 def config_files(clip: CLIP) -> dict[str, Any]:
-    """What `open_clip` reads beside the tensors: file name -> JSON."""
+    """The files that `open_clip` reads besides the tensors: {file name: JSON}."""
     image, text = clip.image, clip.text
     if image.activation != text.activation:
         raise UserError("OpenCLIP has one activation for both towers; this model has two")

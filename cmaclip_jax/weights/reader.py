@@ -1,4 +1,4 @@
-"""One way in for every kind of CLIP checkpoint: a folder, a file, or a name on the hub."""
+"""Reads every kind of CLIP checkpoint: a folder, a file, or a name on the Hugging Face hub."""
 
 import json
 import re
@@ -9,10 +9,10 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.weights import huggingface, openai, openclip
 from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, read_clip_folder
-from cmaclip_jax.weights.layout import Row, Tensors, read_parameters
+from cmaclip_jax.weights.layout import Pairing, Tensors, read_parameters
 from cmaclip_jax.weights.torch_archive import read_torch_archive
 
-# Where a folder's tensors may be, best first; an index lists the files that share them.
+# The files that may hold a folder's tensors, best first. An index lists several such files.
 FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -22,7 +22,7 @@ FILES = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
-# What else a run needs of a hub repository.
+# Other files of a hub repository that a run needs.
 BESIDE = ("*config.json", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -36,7 +36,7 @@ def read_weights(source: str, activation: str = "") -> Weights:
         return _read(source, activation)
     except UserError:
         raise
-    except Exception as error:  # strangers' files may be wrong in any way
+    except Exception as error:  # a foreign file may fail in any way
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"cannot read {source[:200]!r} as a CLIP ({what})") from error
 
@@ -51,12 +51,12 @@ def _read(source: str, activation: str) -> Weights:
         return read_clip_folder(path)
     folder, file = (path, _tensor_file(path)) if path.is_dir() else (path.parent, path)
     tensors = _plain_names(_read_tensors(file))
-    family, model, rows, ignored = _recognise(tensors, folder, file, activation)
+    family, model, pairings, ignored = _recognise(tensors, folder, file, activation)
     if activation and activation != model.image.activation:
         raise UserError(f"{folder} says {model.image.activation}; leave --activation out")
     count = len(tensors)
     try:
-        params = read_parameters(tensors, rows, model, ignored)
+        params = read_parameters(tensors, pairings, model, ignored)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     return Weights(model, params, folder, f"{family} checkpoint, {count} tensors in {file.name}")
@@ -64,8 +64,8 @@ def _read(source: str, activation: str) -> Weights:
 
 def _recognise(
     tensors: Tensors, folder: Path, file: Path, activation: str
-) -> tuple[str, CLIP, list[Row], tuple[str, ...]]:
-    """The family of a checkpoint by its tensors' names: family, network, rows, what to ignore."""
+) -> tuple[str, CLIP, list[Pairing], tuple[str, ...]]:
+    """(family, network, pairings, ignored names) of a checkpoint, by the names of its tensors."""
     image, text = (
         _has(tensors, "vision_model.", "visual."),
         _has(tensors, "text_model.", "transformer.resblocks."),
@@ -75,11 +75,11 @@ def _recognise(
         raise UserError(f"{file} has no {missing} tower of a CLIP with two transformers")
     if "vision_model.embeddings.class_embedding" in tensors:
         model = huggingface.model_of(folder)
-        return "Hugging Face", model, huggingface.ROWS, huggingface.IGNORED
+        return "Hugging Face", model, huggingface.PAIRINGS, huggingface.IGNORED
     if (folder / openclip.CONFIG).exists():
         model = openclip.model_of(folder)
-        return "OpenCLIP", model, openai.rows_of(model), openai.IGNORED
-    names = [name for row in openai.ROWS for name in row.theirs]
+        return "OpenCLIP", model, openai.pairings_of(model), openai.IGNORED
+    names = [name for pairing in openai.PAIRINGS for name in pairing.theirs]
     absent = [name for name in names if name.format(layer=0) not in tensors]
     if "visual.layer1.0.conv1.weight" in tensors:
         raise UserError(f"{file}: its image tower is a ResNet; only vision transformers are read")
@@ -93,7 +93,7 @@ def _recognise(
         )
     model = openai.model_of(tensors, activation or "quick_gelu")
     family = "OpenAI" if from_openai else "OpenCLIP"
-    return family, model, openai.rows_of(model), openai.IGNORED
+    return family, model, openai.pairings_of(model), openai.IGNORED
 
 
 def _has(tensors: Tensors, *starts: str) -> bool:
@@ -101,7 +101,7 @@ def _has(tensors: Tensors, *starts: str) -> bool:
 
 
 def _plain_names(tensors: Tensors) -> Tensors:
-    """Names without the prefixes that some of OpenCLIP's files have."""
+    """The names without the prefixes of some OpenCLIP files."""
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     if _has(tensors, "text.transformer."):
@@ -117,7 +117,7 @@ def _tensor_file(folder: Path) -> Path:
 
 
 def _read_tensors(file: Path) -> Tensors:
-    """Every tensor of a file, or of all the files that an index names."""
+    """All tensors of a file, or of all files in an index."""
     if file.name.endswith(".index.json"):
         try:
             parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
@@ -158,12 +158,12 @@ def _read_msgpack(file: Path) -> Tensors:
     try:
         tree = msgpack_restore(file.read_bytes())
         return huggingface.names_from_flax(flatten_dict(tree, sep="."))
-    except Exception as error:  # whatever msgpack stumbles over
+    except Exception as error:  # msgpack raises errors of many types
         raise UserError(f"{file} is damaged or cut short ({error}); fetch it again") from error
 
 
 def _from_hub(name: str) -> Path:
-    """The folder of a hub repository in the local cache, fetched if need be."""
+    """The folder of a hub repository in the local cache; downloaded if necessary."""
     import huggingface_hub
 
     try:

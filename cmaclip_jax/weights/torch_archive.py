@@ -1,8 +1,8 @@
-"""Tensors out of PyTorch's files, without PyTorch and without running what they ask for.
+"""Reads tensors from PyTorch files, without PyTorch and without running code from the file.
 
-Such a file is a zip of raw storages and a pickled index over them. A pickle is a small
-program; the reader here knows the few words that tensors are made of, gives harmless
-stand-ins for them, and refuses any other by name before it could be called.
+Such a file is a zip of raw storages and a pickled index of them. A pickle is a program. This reader
+replaces the few functions and classes that tensors need by harmless ones, and refuses all others
+by name before they could be called.
 """
 
 import collections
@@ -33,7 +33,7 @@ STORAGES = {
 }
 
 
-# The words that an index of tensors is written in; a file that uses others is not one.
+# The pickle opcodes that an index of tensors needs. A file with other opcodes is refused.
 OPCODES = frozenset(
     """PROTO STOP MARK GLOBAL REDUCE BUILD NEWOBJ BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET
     EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS
@@ -43,7 +43,7 @@ OPCODES = frozenset(
 
 
 class Inert:
-    """What a file may mention but not change: nothing that it says outlives its reading."""
+    """An object that a file may use but not change."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ class Inert:
 
 
 class Storage(Inert):
-    """A run of numbers in the archive."""
+    """A storage of the archive: its type and the name of its data."""
 
     __slots__ = ("dtype", "key")
 
@@ -61,7 +61,7 @@ class Storage(Inert):
 
 
 class StorageType(Inert):
-    """What stands in for torch.FloatStorage and its kin."""
+    """Replaces torch.FloatStorage and the like."""
 
     __slots__ = ("dtype",)
 
@@ -70,7 +70,7 @@ class StorageType(Inert):
 
 
 class Stored(Inert):
-    """A tensor that is still in its file: its shape is known, its numbers are not read."""
+    """A tensor whose shape is known and whose numbers are still in the file."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -82,7 +82,7 @@ class Stored(Inert):
         self.shape, self.strides = tuple(shape), tuple(strides)
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
-        """This tensor's part of its storage; one that reaches beyond it is refused."""
+        """This tensor's part of its storage; a tensor that reaches beyond it is refused."""
         if 0 in self.shape:
             return np.zeros(self.shape, numbers.dtype)
         steps = zip(self.shape, self.strides, strict=True)
@@ -94,14 +94,14 @@ class Stored(Inert):
 
 
 class Module:
-    """What stands in for any class that a TorchScript archive defines: a bag of attributes."""
+    """Replaces every class that a TorchScript archive defines; only keeps attributes."""
 
     def __setstate__(self, state):
         self.__dict__.update(state if isinstance(state, dict) else {})
 
 
 class RebuildTensor(Inert):
-    """What stands in for torch._utils._rebuild_tensor_v2."""
+    """Replaces torch._utils._rebuild_tensor_v2."""
 
     __slots__ = ()
 
@@ -112,7 +112,7 @@ class RebuildTensor(Inert):
 
 
 class First(Inert):
-    """What stands in for wrappers around a value: the value."""
+    """Replaces wrappers around a value: returns the value."""
 
     __slots__ = ()
 
@@ -135,7 +135,7 @@ WORDS = {
 
 
 class TensorReader(pickle.Unpickler):
-    """Reads an index of tensors; it never imports and never calls anything but WORDS."""
+    """Reads an index of tensors. It imports nothing, and calls nothing except WORDS."""
 
     def __init__(self, file, path: Path):
         super().__init__(file)
@@ -160,7 +160,7 @@ class TensorReader(pickle.Unpickler):
 
 
 def read_torch_archive(path: Path) -> Tensors:
-    """Every tensor of a `.bin` or `.pt` file by name, state dict or TorchScript."""
+    """{name: tensor} of a `.bin` or `.pt` file, a state dict or TorchScript."""
     try:
         with zipfile.ZipFile(path) as archive:
             index = next(
@@ -185,12 +185,12 @@ def read_torch_archive(path: Path) -> Tensors:
         raise
     except zipfile.BadZipFile as error:
         raise UserError(_why_not_a_zip(path)) from error
-    except Exception as error:  # a broken file may stumble anywhere in zip, pickle and numpy
+    except Exception as error:  # a damaged file can raise any error in zip, pickle and numpy
         raise UserError(f"{path} is damaged or no file of tensors ({error!r})") from error
 
 
 def _check_words(content: bytes) -> None:
-    """Refuses an index that is written in unusual words, or counts higher than it can."""
+    """Refuses an index with other opcodes, or with memo indices that are too high."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
             raise pickle.UnpicklingError(f"it says {opcode.name}, which no tensor needs")

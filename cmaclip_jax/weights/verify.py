@@ -1,4 +1,4 @@
-"""A converted CLIP against the network of those who published it, where PyTorch is there."""
+"""Compares a converted CLIP with Hugging Face's network, if PyTorch is installed."""
 
 import json
 
@@ -11,7 +11,7 @@ from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, fingerprint
 
 
 def verify(weights: Weights) -> str:
-    """The largest differences to what Hugging Face's own network makes of the source."""
+    """The largest differences from the outputs of Hugging Face's network."""
     described = weights.folder / DESCRIPTION
     if described.exists():
         return _compare_fingerprints(weights, json.loads(described.read_text())["fingerprint"])
@@ -52,7 +52,7 @@ def _compare_fingerprints(weights: Weights, kept: dict) -> str:
 
 
 def drawn_batch(model: CLIP, rows: int = 4) -> dict[str, np.ndarray]:
-    """Noise for pictures and texts of several lengths, always the same."""
+    """A fixed batch of random pictures, and random texts of several lengths."""
     random, empty = np.random.default_rng(0), clip_batch(model, rows)
     image = random.integers(0, 256, empty["image"].shape).astype(np.uint8)
     words = random.integers(1, model.text.end_token - 1, empty["tokens"].shape)

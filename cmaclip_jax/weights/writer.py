@@ -1,4 +1,4 @@
-"""A CLIP into a folder that others load; the tokenizer is for the caller to put beside it."""
+"""Writes a CLIP as a folder that other projects load. The caller adds the tokenizer."""
 
 import json
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from cmaclip_jax.weights.layout import save_tensors, write_parameters
 def write_huggingface(folder: Path, weights: Weights) -> None:
     """A folder that `transformers.CLIPModel.from_pretrained` loads."""
     _write_json(folder, huggingface.config_files(weights.model))
-    tensors = write_parameters(weights.params, huggingface.ROWS, weights.model)
+    tensors = write_parameters(weights.params, huggingface.PAIRINGS, weights.model)
     save_tensors(folder / "model.safetensors", tensors)
 
 
 def write_openclip(folder: Path, weights: Weights) -> None:
     """A folder that `open_clip.create_model('local-dir:FOLDER')` loads."""
     _write_json(folder, openclip.config_files(weights.model))
-    rows = openai.rows_of(weights.model)
-    tensors = write_parameters(weights.params, rows, weights.model)
+    pairings = openai.pairings_of(weights.model)
+    tensors = write_parameters(weights.params, pairings, weights.model)
     save_tensors(folder / "open_clip_model.safetensors", tensors)
 
 

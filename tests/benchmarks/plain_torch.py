@@ -91,7 +91,7 @@ def from_ours(model: CMAClip, params, length: int) -> PlainCMAClip:
     network = PlainCMAClip(model, length)
     clip = CLIP(model.image, model.text)
     of_clip = {name: params[name] for name in ("image", "text", "logit_scale")}
-    tensors = write_parameters(of_clip, huggingface.ROWS, clip)
+    tensors = write_parameters(of_clip, huggingface.PAIRINGS, clip)
     places = np.zeros((length, model.text.width), np.float32)  # beyond ours there is padding
     places[: model.text.length] = tensors[PLACES]
     tensors[PLACES] = places

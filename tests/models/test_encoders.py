@@ -9,7 +9,7 @@ from support.hugging_face import hugging_face_clip, randomised
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import CLIP, image_encoder, text_encoder
 from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, patches, unit
-from cmaclip_jax.weights.huggingface import ROWS
+from cmaclip_jax.weights.huggingface import PAIRINGS
 from cmaclip_jax.weights.layout import read_parameters
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
@@ -19,7 +19,7 @@ def parameters(model, image=None, text=None):
     """A Hugging Face network's numbers in our layout, for one tower of ours or both."""
     tensors = {name: x.numpy() for name, x in model.state_dict().items()}
     clip = CLIP(image or image_encoder("test/8"), text or text_encoder("test/8"))
-    return read_parameters(tensors, ROWS, clip)
+    return read_parameters(tensors, PAIRINGS, clip)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])

@@ -364,7 +364,7 @@ def test_every_size_of_the_presets_is_told_from_its_shapes(monkeypatch):
         clip = CLIP(image_encoder(name), text_encoder(name))
         shapes = parameter_shapes(clip)
         tensors = {}
-        for row in openai.ROWS:
+        for row in openai.PAIRINGS:
             layers = shapes[row.ours][0] if "{layer}" in row.theirs[0] else 1
             shape = shapes[row.ours][1:] if "{layer}" in row.theirs[0] else shapes[row.ours]
             like = row.form.write(np.broadcast_to(np.int8(0), shape))
