@@ -367,7 +367,7 @@ def test_every_size_of_the_presets_is_told_from_its_shapes(monkeypatch):
         for row in openai.PAIRINGS:
             layers = shapes[row.ours][0] if "{layer}" in row.theirs[0] else 1
             shape = shapes[row.ours][1:] if "{layer}" in row.theirs[0] else shapes[row.ours]
-            like = row.form.write(np.broadcast_to(np.int8(0), shape))
+            like = row.conversion.write(np.broadcast_to(np.int8(0), shape))
             for layer in range(layers):
                 tensors |= {n.format(layer=layer): x for n, x in zip(row.theirs, like, strict=True)}
         found = openai.model_of(tensors, SIZES[name].image.get("activation", "quick_gelu"))
