@@ -15,7 +15,7 @@ PLAIN = "CMACLIP_PLAIN"
 # TensorFlow only feeds us here, and has much to say when it is imported.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
-# Lets AdamW's three results leave one pass over what they are made of (see `training/cpu_adamw.py`).
+# Lets the three results of AdamW leave one pass over its inputs (see `training/cpu_adamw.py`).
 # It is no option of a single program, only of the process.
 OPTIONS, FUSED = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
 
