@@ -118,7 +118,7 @@ def test_every_usual_variant_changes_one_thing(config, tmp_path):
 HELD = """
 import sys
 from cmaclip_jax import process
-from cmaclip_jax.commands import ablate
+from cmaclip_jax.studies import framework
 from cmaclip_jax.main import main
 
 def told():
@@ -127,7 +127,7 @@ def told():
         (line,) = [line for line in file if line.startswith("RssAnon")]
     print("held", int(line.split()[1]) // 1024)
 
-ablate.give_memory_back = told
+framework.give_memory_back = told
 main(sys.argv[1:])
 """
 
