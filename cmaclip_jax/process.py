@@ -1,8 +1,7 @@
-"""What this process is set to before JAX and TensorFlow are imported; for itself alone.
+"""Settings of this process that must be made before JAX and TensorFlow are imported.
 
-What the user's environment says counts: a variable that is set stays, XLA_FLAGS is added to, and
-CMACLIP_PLAIN=1 leaves Python's collector, and the flags and the memory of a CPU, as they would be
-without us.
+The user's environment takes precedence. A variable that is set keeps its value, and XLA_FLAGS is
+extended. CMACLIP_PLAIN=1 keeps the defaults of Python's garbage collector, XLA on a CPU and malloc.
 """
 
 import ctypes
@@ -12,19 +11,20 @@ import os
 
 PLAIN = "CMACLIP_PLAIN"
 
-# TensorFlow only feeds us here, and has much to say when it is imported.
+# TensorFlow only reads data here. These variables suppress its messages at import.
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
-# Lets the three results of AdamW leave one pass over its inputs (see `training/cpu_adamw.py`).
-# It is no option of a single program, only of the process.
+# Lets XLA compute AdamW's three results in one pass over their inputs (see
+# `training/cpu_adamw.py`).
+# XLA accepts this option for a whole process only, not for one program.
 OPTIONS, FUSED = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
 
 TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 ACCELERATORS = (*TPU_FILES, "/dev/nvidia[0-9]*", "/dev/kfd")
 
-# JAX loads libtpu wherever it is installed. libtpu asks the machine what it is, and wants its TPUs
-# for itself. Where there are none, these environment variables save it the search and the
-# complaints, and let several processes load it at once.
+# JAX loads libtpu wherever it is installed. libtpu then searches the machine for TPUs and locks
+# them. On a machine without TPUs, these environment variables skip the search and its warnings, and
+# let several processes load libtpu at once.
 NO_TPU_HERE = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -35,13 +35,14 @@ NO_TPU_HERE = {
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
 KEPT_MEMORY = {-1: -1, -4: 0, -8: 1}
 
-# Importing TensorFlow and tracing a step make millions of objects that stay. Left to itself Python
-# looks for garbage whenever there are 700 more (2,000 from 3.13 on): a fifth of a start.
+# Importing TensorFlow and tracing a step make millions of objects that are never freed. By default
+# Python collects garbage after every 700 new objects (2,000 from 3.13 on), which takes a fifth of
+# the time that a command needs to start.
 COLLECTED_EVERY = (20_000, 10, 10)
 
 
 def prepare() -> None:
-    """Sets everything; to be called once, before JAX is imported."""
+    """Makes all settings. Call it once, before JAX is imported."""
     quiet = QUIET_TENSORFLOW if may_have_tpus() else QUIET_TENSORFLOW | NO_TPU_HERE
     for name, value in (quiet | kept_programs()).items():
         os.environ.setdefault(name, value)
@@ -56,9 +57,10 @@ def prepare() -> None:
 
 
 def kept_programs() -> dict[str, str]:
-    """Where JAX keeps what it has compiled, for this user's next run; nowhere if that is no place.
+    """The variable that names the folder where JAX caches compiled programs for this user.
 
-    The environment variable decides, if it is set; empty, it keeps nothing.
+    Empty if the folder cannot be made. The user's own JAX_COMPILATION_CACHE_DIR takes precedence;
+    if it is set and empty, JAX caches nothing.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.path.join(home, "cmaclip_jax", "compiled")
@@ -70,22 +72,22 @@ def kept_programs() -> dict[str, str]:
 
 
 def may_have_tpus() -> bool:
-    """Whether a TPU is in this machine, or the user's environment says that JAX will find one."""
+    """Whether this machine has a TPU, or the environment tells JAX to look for one."""
     said = "JAX_FORCE_TPU_INIT" in os.environ or "tpu" in os.environ.get("JAX_PLATFORMS", "")
     return said or any(map(glob.glob, TPU_FILES))
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX will compute on the CPU here, as far as can be told without asking it."""
+    """Whether JAX will compute on the CPU, judged without importing JAX."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     return wanted == "cpu" or not (wanted or any(map(glob.glob, ACCELERATORS)))
 
 
 def keep_memory() -> None:
-    """Makes malloc keep what is freed: a step's temporaries lie where those of the last one lay.
+    """Makes malloc keep freed memory, so that the next step reuses it for its temporaries.
 
-    Else every step of a large model gives a gigabyte back and has it cleared and mapped anew.
-    Only glibc can be told.
+    Otherwise every step of a large model returns a gigabyte to the system, which has to clear and
+    map it again. Only glibc has these options.
     """
     malloc_option = _of_malloc("mallopt")
     for option, value in KEPT_MEMORY.items() if malloc_option else ():
@@ -93,9 +95,9 @@ def keep_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Gives the system what finished work has left: Python's garbage, and what malloc keeps.
+    """Collects Python's garbage and returns the memory that malloc keeps to the system.
 
-    For the pause between two pieces of work that share no temporaries, as two runs of a study.
+    Call it between two pieces of work that share no temporaries, such as two runs of a study.
     """
     gc.collect()
     if trim := _of_malloc("malloc_trim"):
@@ -103,5 +105,5 @@ def give_memory_back() -> None:
 
 
 def _of_malloc(name: str):
-    """A function of the C library; None where it has no such function."""
+    """A function of the C library; None if the library does not have it."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

@@ -1,4 +1,4 @@
-"""cmaclip evaluate: how well a model does that was trained already."""
+"""cmaclip evaluate: the accuracy of a trained run, or of CLIP alone."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ HELP = """\
 Evaluates a trained run on a split of its data:
 
   --workdir=DIR [--split=test] [--config.FIELD=VALUE]
-                           writes DIR/evaluation/SPLIT.json, and every answer to SPLIT.npz
-  --precision=0.95         chooses for every task the threshold from which its answers are accepted,
-                           so that they are right so often, on the split `--calibrate`; writes
-                           DIR/thresholds.json and says what they reach on the other split
+                           writes figures to DIR/evaluation/SPLIT.json and answers to SPLIT.npz
+  --precision=0.95         chooses a threshold for every task on the split `--calibrate`, so that
+                           this share of the accepted answers is right; writes
+                           DIR/thresholds.json and prints what the thresholds reach on SPLIT
 
-Or evaluates CLIP without any training of ours: every class is described by the sentences of
-config.eval.prompts, and the class whose sentences lie nearest wins. Nothing is learned.
+Or evaluates CLIP without training: the sentences of config.eval.prompts describe every class, and
+the answer is the class whose sentences are most similar to the pair.
 
   --zero-shot --source=CLIP --config=FILE [--config.FIELD=VALUE]
-                           model.inputs='image' looks at pictures alone; what is said above of
-                           splits and thresholds is said of this as well
+                           model.inputs='image' uses pictures alone; splits and thresholds work
+                           as above
 """
 
 
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _check(options) -> None:
-    """Refuses arguments that have nothing to say together."""
+    """Raises UserError for arguments that do not go together."""
     if options.zero_shot:
         if not options.source:
             raise UserError("--zero-shot needs --source=CLIP and --config=FILE")

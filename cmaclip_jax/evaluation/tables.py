@@ -10,9 +10,9 @@ from cmaclip_jax.evaluation.thresholds import TaskThresholds
 
 
 def score_table(figures: dict) -> Table:
-    """One line per task: of the scored pairs, and the accuracy of what lacks a modality.
+    """One line per task: figures of the scored pairs, and accuracies of incomplete pairs.
 
-    Each accuracy stands with the number of pairs whose label is known, by which it was measured.
+    The number beside an accuracy counts the pairs with a known label, on which it was measured.
     """
     table = Table(
         box=None,
@@ -38,7 +38,7 @@ def score_table(figures: dict) -> Table:
 
 
 def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict]) -> Table:
-    """One line per task: from where its answers are accepted, and what that reaches."""
+    """One line per task: its threshold, and the precision and recall that it reaches."""
     table = Table(box=None, pad_edge=False)
     table.add_column("task")
     for column in ("threshold", "accepted", "precision", "recall"):
@@ -53,7 +53,7 @@ def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict
 
 
 def text_table(lines: Iterable[list[str]], title: str) -> Table:
-    """Lines of text as a table: a head, then rows whose first cell names them."""
+    """A table of text: the header first, then rows that begin with their name."""
     head, *body = lines
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for number, name in enumerate(head):
@@ -64,7 +64,7 @@ def text_table(lines: Iterable[list[str]], title: str) -> Table:
 
 
 def abstentions(thresholds: Sequence[TaskThresholds]) -> str:
-    """Which tasks accept nothing, and what would help; '' where all accept something."""
+    """The tasks whose thresholds accept nothing, and a remedy; '' if there are none."""
     silent = [
         task.task.name
         for task in thresholds
