@@ -1,7 +1,8 @@
 """The command: `python -m cmaclip_jax.main [VERB] ...`, and `cmaclip` on the PATH.
 
-`train` is the verb when none is named. A user's mistake ends in one line that says what to do, and
-so does a lack of memory or disk space. The status is then 2; `--debug` shows the traceback.
+`train` is the verb when none is named. An error that a user can cure, a lack of memory or
+disk space included, ends in one line that says what to do. The status is then 2; `--debug` shows
+the traceback.
 """
 
 import contextlib

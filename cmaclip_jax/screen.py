@@ -46,7 +46,7 @@ class Screen:
         self.console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
     def bar(self, *columns: Any) -> Progress:
-        """A progress bar with more columns than `track` needs; it is shown on a terminal only."""
+        """A progress bar with the caller's columns, which is shown on a terminal only."""
         return Progress(*columns, console=self.console, disable=not self.is_live)
 
     def track(

@@ -1,4 +1,4 @@
-"""A run's assembly from its config: every part of the product that runs a model asks here."""
+"""A run's assembly from its config, for training, evaluating, answering, planning and measuring."""
 
 from collections.abc import Sequence
 from typing import Any

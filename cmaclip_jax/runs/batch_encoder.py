@@ -20,8 +20,8 @@ from cmaclip_jax.runs.towers import Towers, run_tokenizer, with_sizes
 from cmaclip_jax.tasks import Task, read_tasks, select_tasks, write_tasks
 
 TASKS, TOKENIZER = "tasks.json", "tokenizer.json"
-SAMPLED_TEXTS = 20_000  # that a tokenizer is trained on and a text length measured by
-LONGEST = 77  # tokens that `data.text_length=-1` takes from scratch at most, as CLIP does
+SAMPLED_TEXTS = 20_000  # texts that train a tokenizer and determine the text length
+LONGEST = 77  # the most tokens that `data.text_length=-1` chooses without pretrained weights
 
 
 def kept_encoder(config: ConfigDict, workdir: Path, towers: Towers) -> BatchEncoder:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class RunData:
     """The records of a run. `bad` lists those that could not be used as they were.
 
-    rows: from a batch size to the rows of a batch that this host makes.
-    longest: the tokens that a text may have by pretrained weights; 0 from scratch.
+    rows: a function from a batch size to the rows of the batch that this host makes.
+    longest: the most tokens that the pretrained text encoder takes; 0 without pretrained weights.
     """
 
     config: ConfigDict
@@ -50,7 +50,8 @@ class RunData:
         return self.encode.tasks
 
     def over(self, mesh: Mesh) -> "RunData":
-        """The same data for the devices of a mesh: this host makes the rows that its own hold.
+        """The same data for the devices of a mesh: this host makes the rows that its own devices
+        hold.
 
         A batch of an evaluation that does not divide over the devices becomes a smaller one,
         which changes no figure.
@@ -77,7 +78,7 @@ class RunData:
         return Loader(self.source(split), split, self.encode, self.bad, view, limited=training)
 
     def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
-        """This host's batches for step `start` and all that follow, whatever the parameters."""
+        """This host's batches for step `start` and all that follow."""
         from cmaclip_jax.data.pipeline import train_batches  # imports TensorFlow
 
         return train_batches(
@@ -114,7 +115,7 @@ class RunData:
         return Order(len(source), self.config.seed, weights, chunks)
 
     def view(self, training: bool) -> View:
-        """Augmentation and noise: random in training, CLIP's exact transform in evaluation."""
+        """Augmentation (in training only) and noise (where data.noise says so) of the records."""
         augment, noise = self.config.data.augment, self.config.data.noise
         noisy = noise.train if training else noise.evaluate
         return View(
@@ -145,7 +146,7 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> RunDa
 
 
 def check_kinds(tasks: tuple[Task, ...], source: Source) -> None:
-    """Raises UserError where a task has one label a pair in the run and several in the source."""
+    """Raises UserError where run and source disagree on whether a pair has several labels."""
     names = [task.name for task in tasks]
     for task, here in zip(tasks, select_tasks(source.tasks, names), strict=True):
         if task.many != here.many:

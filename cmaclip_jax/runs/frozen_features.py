@@ -168,7 +168,7 @@ def _reserved(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
 def with_features(
     data: RunData, assembly: Assembly, folder: Path, track: Callable
 ) -> tuple[RunData | Features, str]:
-    """Where a run reads its batches, and a line with the reason; '' if no encoder is frozen."""
+    """Where a run reads its batches, and a line with the reason; '' if not both are frozen."""
     objective, settings = assembly.objective, assembly.config.train
     if not isinstance(objective, Classification) or not settings.freeze:
         return data, ""
@@ -191,7 +191,7 @@ def _why_not_kept(data: RunData) -> str:
     if data.config.model.tower_dropout:
         return "model.tower_dropout drops something else each time"
     if (view.noise, data.view(training=False).noise) != (NO_NOISE, NO_NOISE):
-        return "data.noise shows pairs differently each time, or in training and evaluation"
+        return "data.noise changes what the encoders see"
     return "there are several hosts" if jax.process_count() > 1 else ""
 
 

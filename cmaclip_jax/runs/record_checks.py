@@ -11,7 +11,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs.batch_encoder import SAMPLED_TEXTS, some_texts
 from cmaclip_jax.runs.data import RunData
 
-TEXTS_MEASURED = 1_000  # by which the share of texts that are cut is told
+TEXTS_MEASURED = 1_000  # texts from which the share of cut texts is estimated
 
 
 def check_records(data: RunData) -> list[str]:
@@ -32,7 +32,7 @@ def check_records(data: RunData) -> list[str]:
 
 
 def _check_something(data: RunData) -> None:
-    """Raises UserError where no record (of many) has what this run learns from."""
+    """Raises UserError where none of the sampled records has what this run learns from."""
     config, encode = data.config, data.encode
     split, source = config.data.split, data.source(config.data.split)
     learns_from_pairs = config.train.objective != "classification"
@@ -93,9 +93,9 @@ def describe_data(data: RunData) -> list[str]:
 
 
 def texts_cut(data: RunData) -> str:
-    """The share of training texts that are cut to `data.text_length`, and the flag that takes more.
+    """A line on the share of training texts that are cut, with the flag for longer texts.
 
-    '' where none is.
+    '' where no text is cut.
     """
     texts = list(some_texts(data.source(data.config.data.split), TEXTS_MEASURED))
     tokenizer, length = data.encode.tokenizer, data.encode.text_length

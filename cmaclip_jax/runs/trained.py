@@ -21,8 +21,9 @@ from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """
-    step: of the checkpoint whose parameters these are, laid out to answer.
+    """A trained run that is ready to answer.
+
+    step: of the checkpoint. params: its parameters, in the layout that answering uses.
     """
 
     workdir: Path

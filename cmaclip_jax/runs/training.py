@@ -77,7 +77,7 @@ class Run:
         return collect(self.assembly.predict_step, params, batches, self.assembly.mesh)
 
     def _evaluate(self, state: TrainState, step: int, stoppable: Stoppable) -> float | None:
-        """Evaluates during training, and returns the score that the best checkpoint has most of."""
+        """Evaluates during training; returns the score by which the best checkpoint is chosen."""
         split, wanted = self.config.eval.watch, self.config.eval
         outcome = self.outcome(state, split, stoppable)
         how = wanted.precisions, wanted.top_k, self.config.model.inputs
@@ -103,7 +103,7 @@ def _batch_source(
 
 
 def open_run(config: ConfigDict, workdir: Path) -> Run:
-    """Opens everything that a config names, and takes the folder; cheap checks come first."""
+    """Opens everything that a config names; cheap checks come first."""
     workdir = Path(workdir)
     mesh = checked_mesh(config)
     with leader_first("opening the run's folder and data"):

@@ -22,7 +22,9 @@ from cmaclip_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assembly:
-    """What training, evaluating, planning and measuring share of a run. Nothing is allocated.
+    """What training, evaluating, planning and measuring share of a run.
+
+    Parts are shapes and functions. Only `create_state` and `to_answer` allocate arrays.
 
     config: of the whole run.
     example: a batch of one row, from which the shapes of the parameters follow.

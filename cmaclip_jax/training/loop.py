@@ -100,7 +100,7 @@ def _updates(
 
 
 def _log(config, progress, checkpoints, step: int, figures, waited: float) -> bool:
-    """Logs an interval of steps where one ends; False if an earlier interval had a bad step."""
+    """Ends an interval of steps every `log_every` steps; False if the one before had a bad step."""
     progress.add(figures)
     if step % config.train.log_every and step != config.train.steps:
         return True
@@ -139,7 +139,7 @@ class _Saving:
         self._stop_asked = False
 
     def complete(self, state: TrainState, start: int) -> None:
-        """Scores the checkpoint that a run continues from, if a stop cut its evaluation short."""
+        """Evaluates a run that continues at a step whose evaluation was cut short by a stop."""
         if not (start and self._is_evaluated(start)) or self._checkpoints.scored(start):
             return
         score = self._score(state, start)

@@ -44,7 +44,7 @@ class TrainingProgress:
         self._log = MetricsLog(workdir) if leads else None
         self._steps, self._batch_size = steps, batch_size
         self._last_step = self._waited = self._quiet_until = 0
-        self._began = time.perf_counter()  # of the interval that is shown next
+        self._began = time.perf_counter()  # start of the interval that is shown next
         self._clock = ThreadPoolExecutor(1, "clock")
         self._collected: list[Any] = []
         self._pending: Interval | None = None
@@ -58,7 +58,7 @@ class TrainingProgress:
             self._task = self._bar.add_task("compiling the first step ...", total=steps)
 
     def resume(self, step: int, waited: float) -> None:
-        """Training continues from `step`: time since the last interval was not spent on steps."""
+        """Training continues from `step`: the next interval begins now."""
         self._last_step, self._waited, self._began = step, waited, time.perf_counter()
 
     def add(self, figures) -> None:

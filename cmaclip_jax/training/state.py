@@ -21,7 +21,7 @@ from cmaclip_jax.weights.fit import fit
 @flax.struct.dataclass
 class TrainState:
     """
-    step: updates made so far, and the number of the next batch.
+    step: updates made so far; batches are counted from 0, so also the number of the next batch.
     ema: averaged parameters, or None where no average is kept.
     loss_average: a running mean of the loss, against which spikes are detected.
     bad: a loss spiked or was not finite. From that step on nothing else in the state changes, so
@@ -59,14 +59,14 @@ def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int)
 
 
 def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
-    """The state with pretrained parameters instead of drawn ones; and a line for each of them."""
+    """The state with pretrained parameters instead of random ones; and lines that describe them."""
     params, lines = replace_parameters(state.params, pretrained)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema=ema), lines
 
 
 def replace_parameters(params, pretrained):
-    """`params` with the values of `pretrained` in their own layout; and a line for each of them."""
+    """`params` with the values of `pretrained`; and lines on what was taken and what was not."""
     taken, lines = fit(pretrained, params)
     placed = flatten_dict(params)
     for path, value in flatten_dict(taken).items():

@@ -16,7 +16,7 @@ from cmaclip_jax.training.state import TrainState
 
 MEMORY = 0.98  # decay of the running mean of the loss, against which a spike is measured
 SETTLED = 50  # steps before a large loss counts as a spike
-LEAST = 0.1  # a smaller mean counts as this much: at a loss near 0 one wrong answer is no spike
+LEAST = 0.1  # the least mean to compare with: at a loss near 0 one wrong answer is no spike
 
 
 def make_train_step(
@@ -29,7 +29,8 @@ def make_train_step(
 ):
     """`(state, batch) -> (state, figures)`, jitted over the mesh; the old state is donated.
 
-    figures: `sums`, the objective's; `grad_norm`; `bad`. Randomness is a function of (seed, step).
+    figures: `sums` (of the objective), `grad_norm` and `bad`. Randomness is a function of seed
+    and step.
     """
     frozen = frozen_parameters(settings, shapes.params)
 

@@ -11,7 +11,6 @@ from cmaclip_jax.errors import UserError
 
 # Each is a module here with `open_splits(data, bad) -> {split: Source}`. If its texts need special
 # cleaning, it also has `cleaning_of(data)`, which returns a name in CLEANINGS of data/text.py.
-KINDS = ("shop", "table", "food101", "fashion_gen", "tfds")
 
 
 def open_sources(data: ConfigDict, bad: BadRecords) -> Sources:
