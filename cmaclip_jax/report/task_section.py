@@ -137,7 +137,14 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
             " These are the model's own confidences; its thresholds, and the probabilities of "
             f"single answers, go by confidences at temperature {thresholds.temperature:.2f}."
         )
-    numbers = table(
+    return chart(
+        plot.svg(said, ideal, *bars, *dots), said, folded("The bins as a table", _bin_table(bins))
+    )
+
+
+def _bin_table(bins) -> Html:
+    """The bins of the calibration as a table."""
+    return table(
         "Calibration bins",
         ["confidence", "answers", "mean confidence", "right"],
         [
@@ -150,7 +157,6 @@ def _calibration_chart(found, error: float, thresholds: TaskThresholds | None) -
             for p in bins
         ],
     )
-    return chart(plot.svg(said, ideal, *bars, *dots), said, folded("The bins as a table", numbers))
 
 
 def _classes(results: RunResults, task: Task, scored: dict) -> Html:
