@@ -96,6 +96,7 @@ def test_a_step_in_bfloat16_asks_a_cpu_alone_for_float32():
     tasks, last = (Task("a", ("b", "c")),), "(f32, f32) -> f32"  # logits are float32 everywhere
     on_cpu = plan_run(config, tasks, jax.devices()[:1])
     assert products_of_weights(on_cpu) == {"(bf16, bf16) -> f32", last}
+    pytest.importorskip("libtpu", reason="the TPUs' compiler; pip install 'jax[tpu]'")
     on_tpu = plan_run(config, tasks, open_topology("v5e:2x2").devices)
     assert products_of_weights(on_tpu) == {"(bf16, bf16) -> bf16", last}
 
