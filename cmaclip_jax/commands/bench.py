@@ -14,19 +14,19 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Measures the steps of a config on the devices of this machine: pairs a second, how much of the
-devices' peak that is, memory, and compiling. The batches are noise: no data is read, and tasks are
-assumed unless they are said.
+Measures the steps of a config on the devices of this machine: pairs a second, the share of the
+devices' peak, memory and compile time. The batches are random and no data is read; without --tasks
+one task of 100 classes is assumed.
 
   --config=FILE            the run's config, for example configs/food101.py
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
 
-train        an update of train.batch_size pairs, which lie on the device already
-evaluation   answers for eval.batch_size pairs, which lie on the device and stay there
-inference    the same from the host's arrays to the host's arrays
-one-pair     the same for one pair, on one device: how long an answer takes
-input        the input pipeline alone, on the config's own data: what each stage costs a core
-             (examples a second of a core times the cores is what a host can feed)
+train        an update of train.batch_size pairs that are on the device
+evaluation   answers to eval.batch_size pairs that are on the device; the answers stay there
+inference    the same, from arrays on the host to arrays on the host
+one-pair     the same for one pair on one device: the latency of an answer
+input        the input pipeline alone, on the config's own data: the cost of each stage on one core
+             (examples a second of a core, times the cores, is what a host can feed)
 """
 STEPS = ("train", "evaluation", "inference", "one-pair")
 INPUT = "input"
@@ -57,21 +57,18 @@ def run(arguments: list[str]) -> None:
 
 
 def bench_steps(config, wanted: list[str], options) -> dict:
-    """Measures these parts, shows them, and returns their figures."""
-    import jax
+    """Measures these parts, shows the figures, and returns them."""
+    import jax  # this and what is below takes seconds to import
 
-    # what is below takes seconds to import
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
     from cmaclip_jax.runs.towers import compute_dtype
+    from cmaclip_jax.screen import Screen
 
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
     dtype = compute_dtype(config.model.dtype).name
     config = with_changes(config, {"model.dtype": dtype})
-    from cmaclip_jax.screen import Screen
-
     result, screen = Screen(sys.stdout), Screen()
-
     for line in assumptions(config, options.tasks):
         screen.say(line)
     figures = measure_steps(config, named_tasks(options.tasks), wanted, options.seconds, screen.say)
@@ -82,7 +79,7 @@ def bench_steps(config, wanted: list[str], options) -> dict:
 
 
 def bench_input(config, options) -> dict:
-    """Measures the pipeline as it is in training and in evaluation, shows it, returns figures."""
+    """Measures the input pipeline of training and of evaluation; shows and returns the figures."""
     # what is below takes seconds to import
     from cmaclip_jax.measuring.input import pipeline
     from cmaclip_jax.runs.data import open_data

@@ -63,7 +63,6 @@ def plan(config, name: str, options) -> list:
     from cmaclip_jax.screen import Screen
 
     say = Screen().say
-
     for line in assumptions(config, options.tasks, bool(options.sizes)):
         say(line)
     topologies = [open_topology(x, options.slices) for x in options.topology.split(",")]
@@ -86,7 +85,7 @@ def plan(config, name: str, options) -> list:
 
 
 def _check(wanted: list) -> None:
-    """Raises UserError for what cannot be laid out so, before the first minute is spent."""
+    """Raises UserError for batches that do not divide, before the first minute is spent."""
     from cmaclip_jax.runs.assembly import checked_mesh
 
     for label, config, topology in wanted:
@@ -115,15 +114,14 @@ def _judged(config, topology, options, say, counts: dict):
 
 
 def _show(verdicts: list, figures: bool) -> None:
-    """What was found, on standard output: for scripts, as a table, or one plan part by part."""
-    from cmaclip_jax.planning import text as plan_text
+    """Prints the verdicts on standard output: as JSON, as a table, or one plan part by part."""
+    from cmaclip_jax.planning import text as plan_text  # takes seconds to import
+    from cmaclip_jax.screen import Screen
 
     if figures:
         json.dump([v.figures() | {"name": n} for n, v in verdicts], sys.stdout, indent=2)
         print()
         return
-    from cmaclip_jax.screen import Screen
-
     screen = Screen(sys.stdout)
     parts = plan_text.whole(*verdicts[0]) if len(verdicts) == 1 else plan_text.several(verdicts)
     for part in parts:

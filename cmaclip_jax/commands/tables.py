@@ -7,7 +7,7 @@ from cmaclip_jax.config import base_config
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table to be answered, by a run, and which of its columns is what."""
+    """Adds the arguments for a run, a table and the table's columns."""
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     add_checkpoint_argument(parser)
     parser.add_argument("--input", required=True, help="a .csv, .tsv, .jsonl or .parquet")
@@ -20,9 +20,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_named_table(options: argparse.Namespace):
-    """The table that those arguments name, with the columns that the run was trained on.
+    """Opens the table that the arguments name, with the columns that the run was trained on.
 
-    A run without pictures in it is not told of those that cannot be opened.
+    Pictures are checked only if the run reads pictures.
     """
     from cmaclip_jax.serving.labelling import open_table  # takes seconds to import
     from cmaclip_jax.training.workdir import saved_config

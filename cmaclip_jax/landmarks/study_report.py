@@ -149,7 +149,7 @@ def write_report(folder: Path, rows: list[Row]) -> list[Path]:
     """Writes study.md, study.json and study.png into the study's folder."""
     numbers = json.dumps([_plain(row) for row in rows], indent=1) + "\n"
     write_numbers = {".json": lambda path: write_text(path, numbers)}
-    return framework.write_report(folder / "study", markdown(rows), draw(rows), write_numbers)
+    return framework.write_files(folder / "study", markdown(rows), draw(rows), write_numbers)
 
 
 def markdown(rows: list[Row]) -> str:

@@ -16,6 +16,7 @@ from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
+from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.training.assembly import Assembly
@@ -66,7 +67,9 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
     assembly = Assembly(config, mesh, objective, example)
     with (workdir / "train.log").open("a", buffering=1) as log:
-        progress = TrainingProgress(workdir, config.train.steps, size, Screen(log, width=100))
+        progress = TrainingProgress(
+            workdir, config.train.steps, size, Screen(log, quiet=not leads(), width=100)
+        )
         with contextlib.closing(progress):
             state = train(assembly, batches, workdir, progress, pretrained=pretrained)
     return Trained(objective, state.best_params)

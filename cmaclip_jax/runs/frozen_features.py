@@ -170,7 +170,7 @@ def with_features(
 ) -> tuple[RunData | Features, str]:
     """Where a run reads its batches, and a line with the reason; '' if not both are frozen."""
     objective, settings = assembly.objective, assembly.config.train
-    if not isinstance(objective, Classification) or not settings.freeze:
+    if not isinstance(objective, Classification):
         return data, ""
     shapes = assembly.parameter_shapes
     frozen = flatten_dict(frozen_parameters(settings, shapes))

@@ -7,12 +7,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cmaclip_jax.evaluation.evaluator import Outcome, collect
-from cmaclip_jax.parallel.mesh import make_mesh
-from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import kept_towers
-from cmaclip_jax.runs.trained import TrainedRun
-from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
+from cmaclip_jax.runs.trained import TrainedRun, open_trained
+from cmaclip_jax.training.checkpoints import NEWEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +32,7 @@ class JudgedRun(TrainedRun):
 def open_judged(
     workdir: str | Path, config: ConfigDict, devices=None, checkpoint: str | int = NEWEST
 ) -> JudgedRun:
-    """The same as `open_trained`, with the data that the config names."""
-    workdir = Path(workdir)
-    mesh = make_mesh(devices=devices)
-    step, params = read_parameters(workdir, checkpoint)
-    towers = kept_towers(config, workdir)
-    data = open_data(config, workdir, towers).over(mesh)
-    assembly = assemble(config, mesh, data.encode, towers)
-    return JudgedRun(workdir, step, data.encode, assembly, assembly.to_answer(params), data)
+    """Like `open_trained`, with the data that the config names."""
+    run = open_trained(workdir, config, devices, checkpoint)
+    data = open_data(config, run.workdir, kept_towers(config, run.workdir)).over(run.mesh)
+    return JudgedRun(run.workdir, run.step, run.encode, run.assembly, run.params, data)

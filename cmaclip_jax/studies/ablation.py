@@ -159,4 +159,4 @@ def _alone(config: ConfigDict, task: str) -> ConfigDict:
 def _build(arm: Arm, data: RunData, towers) -> None:
     """Raises UserError where an arm's model or its rules cannot be built."""
     encode = data.encode.for_tasks(select_tasks(data.tasks, arm.config.data.labels))
-    assemble(arm.config, make_mesh(), encode, towers).optimizer  # noqa: B018
+    assemble(arm.config, make_mesh(), encode, towers).check()

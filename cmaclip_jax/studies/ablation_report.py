@@ -12,7 +12,7 @@ from cmaclip_jax.studies.framework import (
     markdown_table,
     with_deviation,
     write_csv,
-    write_report,
+    write_files,
 )
 from cmaclip_jax.studies.variants import ABOUT
 
@@ -42,7 +42,7 @@ def table_rows(study: Study) -> list[dict]:
 def write_table(study: Study, rows: list[dict]) -> list[Path]:
     """Writes ablation.md, ablation.csv and ablation.png into the study's folder."""
     flat = [row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows]
-    return write_report(
+    return write_files(
         study.workdir / "ablation",
         markdown(study, rows),
         draw(study, rows),

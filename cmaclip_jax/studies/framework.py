@@ -62,10 +62,10 @@ def make_run(arm: Arm, seed: int, config: ConfigDict, workdir: Path) -> StudyRun
 
 
 def train_one(run: StudyRun, train: Callable[[], Any], same_programs: bool = False) -> Any:
-    """What `train` returns. An error names the run; memory goes back to the system afterwards.
+    """Calls `train` and returns its result; an error names the run.
 
-    same_programs: whether the next runs compute with the same shapes, so that compiled programs
-        are kept for them.
+    Memory goes back to the system afterwards. Compiled programs are dropped as well, unless
+    `same_programs` says that the next runs compute with the same shapes.
     """
     try:
         result = train()
@@ -104,10 +104,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
         writer.writerows(rows)
 
 
-def write_report(stem: Path, text: str, figure: Any, write_numbers: dict[str, Callable]) -> list:
-    """Writes STEM.md, the numbers and STEM.png; returns the paths.
+def write_files(
+    stem: Path, text: str, figure: Any, write_numbers: dict[str, Callable]
+) -> list[Path]:
+    """Writes the report of a study: STEM.md, the numbers and STEM.png; returns the paths.
 
-    write_numbers: from the suffix of a file, '.csv', to what writes it, given its path.
+    write_numbers: {suffix: function}. The function writes the numbers to the path that it is given.
     """
     paths = [stem.with_suffix(suffix) for suffix in (".md", *write_numbers, ".png")]
     write_text(paths[0], text)

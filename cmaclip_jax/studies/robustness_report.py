@@ -34,7 +34,7 @@ def write_report(
     """Writes STEM.md, STEM.csv and STEM.png; steps: of every run, which checkpoint was judged."""
     numbers = {".csv": lambda path: write_csv(path, (*COLUMNS, *FIGURES), csv_rows(findings))}
     text = markdown(split, findings, steps)
-    return framework.write_report(stem, text, draw(split, findings), numbers)
+    return framework.write_files(stem, text, draw(split, findings), numbers)
 
 
 def csv_rows(findings: Sequence[Finding]) -> Iterator[dict]:

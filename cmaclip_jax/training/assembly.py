@@ -45,6 +45,14 @@ class Assembly:
         """The optimizer; UserError where a rule of config.train matches no parameter."""
         return make_optimizer(self.config.train, self.parameter_shapes)
 
+    def check(self) -> None:
+        """Builds the shapes and the optimizer, so that a config that cannot train fails early.
+
+        Raises:
+          UserError: the model cannot be built, or a rule of config.train matches no parameter.
+        """
+        _ = self.optimizer
+
     @functools.cached_property
     def _template(self) -> tuple[Callable[[], TrainState], TrainState]:
         averages = self.config.train.ema > 0

@@ -185,7 +185,7 @@ class _Saving:
 def _describe_parameters(assembly: Assembly, workdir: Path, progress: TrainingProgress) -> None:
     """Writes parameters.txt: rate, decay and layout of every parameter; shows a summary."""
     shapes, mesh = assembly.parameter_shapes, assembly.mesh
-    assembly.optimizer  # noqa: B018 - rules that match no parameter are an error before any line
+    assembly.check()  # an error in the rules comes before the first line
     rows = parameter_rows(assembly.config.train, shapes, tree_shardings(shapes, mesh))
     if leads():
         write_parameter_table(workdir / "parameters.txt", rows)

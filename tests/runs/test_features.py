@@ -92,9 +92,9 @@ def test_an_interrupted_encoding_is_made_again_and_a_whole_one_is_read(
         ({"data.augment.flip": True}, "data.augment shows every pair differently"),
         (
             {"data.noise.train": True, "data.noise.text": "drop"},
-            "data.noise shows pairs",
+            "data.noise changes what the encoders see",
         ),
-        ({"data.noise.text": "blank"}, "data.noise shows pairs"),
+        ({"data.noise.text": "blank"}, "data.noise changes what the encoders see"),
         ({"model.tower_dropout": 0.9}, "model.tower_dropout drops something else each time"),
         ({"train.freeze": ("image/.*",)}, None),
     ],
