@@ -117,7 +117,7 @@ def cluster_option(arguments: list[str]) -> tuple[str, list[str]]:
 
 def join_cluster(cluster: str) -> None:
     """Joins the other hosts, which must happen before JAX looks for devices."""
-    from cmaclip_jax.parallel.cluster import join, place  # imports JAX
+    from cmaclip_jax.parallel.joining import join, place  # imports JAX
 
     address, number, count = place(cluster)
     if number == 0 and count > 1:
@@ -129,7 +129,7 @@ def end(line: str, joined: bool) -> int:
     """Prints the line of an error that a user can cure; returns status 2."""
     print(f"cmaclip: {line}", file=sys.stderr, flush=True)
     if joined:
-        from cmaclip_jax.parallel.cluster import end_with_others  # imports JAX
+        from cmaclip_jax.parallel.lost_hosts import end_with_others  # imports JAX
 
         end_with_others(2)
     return 2
@@ -140,7 +140,7 @@ def leave_without(error: BaseException) -> None:
 
     In an orderly exit JAX would wait for the lost process, and then abort.
     """
-    from cmaclip_jax.parallel.cluster import lost_peer, missing_hosts  # imports JAX
+    from cmaclip_jax.parallel.lost_hosts import lost_peer, missing_hosts  # imports JAX
 
     lost = lost_peer(error)
     if not lost:

@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
 def check(config, options) -> int:
     """Joins, makes all checks, and says what they came to; returns the exit status."""
     from cmaclip_jax.doctor.hosts import Finding, examine
-    from cmaclip_jax.parallel.cluster import join, place  # imports JAX
+    from cmaclip_jax.parallel.joining import join, place  # imports JAX
 
     report, start = Report(), time.monotonic()
     address, number, count = place(options.cluster)

@@ -31,7 +31,7 @@ from cmaclip_jax.doctor.samples import read_some
 from cmaclip_jax.doctor.shared_folder import SharedFolder
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
-from cmaclip_jax.parallel.cluster import place
+from cmaclip_jax.parallel.joining import place
 from cmaclip_jax.parallel.rendezvous import meet
 
 SMALL = [QUICKSTART, "--config.data.shop.train_size=50", "--config.data.shop.val_size=20"]
@@ -109,11 +109,11 @@ def test_a_host_that_ends_on_the_way_is_named_and_nobody_waits_for_it():
     """Host 1 joins as the doctor does, and then says nothing."""
     address = f"localhost:{free_port()}"
     silent = (
-        "from cmaclip_jax.parallel.cluster import join; import os\n"
+        "from cmaclip_jax.parallel.joining import join; import os\n"
         f"join('{address},1/2', silence=600); os._exit(0)"
     )
     first = (
-        "from cmaclip_jax.parallel.cluster import join; import os\n"
+        "from cmaclip_jax.parallel.joining import join; import os\n"
         "from cmaclip_jax.doctor.hosts import Check, Finding, examine\n"
         f"join('{address},0/2', silence=600)\n"
         "check = Check('test', lambda: 1, lambda facts: Finding(True, ''), seconds=1)\n"

@@ -19,7 +19,8 @@ from support.commands import LOCAL_POD, QUICKSTART, ROOT, environment
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.evaluator import read_outcome
 from cmaclip_jax.main import cluster_option, main
-from cmaclip_jax.parallel.cluster import _parsed, lost_peer
+from cmaclip_jax.parallel.joining import _parsed
+from cmaclip_jax.parallel.lost_hosts import lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.checkpoints import read_parameters
 from cmaclip_jax.training.lock import holding
@@ -257,7 +258,7 @@ def test_what_the_first_host_finds_wrong_ends_all_hosts_at_once(tmp_path):
 
 
 def test_hosts_that_do_not_come_are_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("cmaclip_jax.parallel.cluster.SECONDS_TO_JOIN", 1)
+    monkeypatch.setattr("cmaclip_jax.parallel.joining.SECONDS_TO_JOIN", 1)
     address = f"localhost:{free_port()}"
     assert main([f"--cluster={address},0/3", QUICKSTART, f"--workdir={tmp_path}"]) == 2
     said = capsys.readouterr().err.splitlines()
