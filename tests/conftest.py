@@ -17,12 +17,11 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "64"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.update(NO_TPU_HERE)
-# What one test has compiled, the others read, those in processes of their own as well.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = (
-    os.environ["JAX_COMPILATION_CACHE_DIR"]
-    if "PYTEST_XDIST_WORKER" in os.environ  # works for the process that made the folder
-    else tempfile.mkdtemp(prefix="compiled")
-)
+# Tests read the programs that other tests have compiled, in any process. If the variable is set,
+# the folder stays, and the next run of the tests reads it too.
+OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWN_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -36,7 +35,7 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.runs.training import train_and_evaluate
 
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if OWN_CACHE:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
