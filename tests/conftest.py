@@ -19,9 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.update(NO_TPU_HERE)
 # Tests read the programs that other tests have compiled, in any process. If the variable is set,
 # the folder stays, and the next run of the tests reads it too.
-OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
-if OWN_CACHE:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR"
+) or tempfile.mkdtemp(prefix="compiled-by-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -35,8 +35,9 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.runs.training import train_and_evaluate
 
-if OWN_CACHE:
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
+CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
+if "compiled-by-tests-" in CACHE and "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, CACHE)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,5 +20,6 @@ def mistake(capsys, *arguments) -> str:
 
 
 def environment():
-    """As a user has it: no fake devices but those that are asked for."""
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    """As a user has it: no fake devices. Only programs are compiled in less time."""
+    flags = "--xla_backend_optimization_level=0"
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}

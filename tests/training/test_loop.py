@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from support.commands import ROOT
+from support.commands import ROOT, environment
 from support.line import Line, line_batch, stream, train_line
 from support.small import initial, make_batch, make_objective
 
@@ -291,8 +291,10 @@ def test_a_second_signal_is_not_held_back():
 TINY = [
     *("--config=configs/quickstart.py", "--config.data.shop.train_size=64"),
     *("--config.data.shop.val_size=16", "--config.data.shop.test_size=16"),
-    *("--config.train.steps=60", "--config.train.log_every=5", "--config.train.batch_size=8"),
-    *("--config.checkpoint.every=10", "--config.eval.every=0", "--config.eval.batch_size=16"),
+    *("--config.train.steps=200", "--config.train.log_every=5", "--config.train.batch_size=8"),
+    *("--config.model.image=test/8", "--config.model.text=test/8", "--config.data.image_size=16"),
+    "--config.model.sequence_heads=2",
+    *("--config.checkpoint.every=50", "--config.eval.every=0", "--config.eval.batch_size=16"),
 ]
 
 
@@ -302,11 +304,10 @@ def command(workdir, *more):
 
 def final_params(workdir):
     manager = __import__("orbax.checkpoint").checkpoint.CheckpointManager(workdir / "checkpoints")
-    return manager.restore(60)["params"]
+    return manager.restore(200)["params"]
 
 
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
-QUIET = {"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True}
+QUIET = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +323,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_command_killed_at_a_random_step_ends_bit_equal(tmp_path, whole, how):
     process = subprocess.Popen(
-        command(tmp_path / "parts"), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        command(tmp_path / "parts"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
     )
     checkpoints = tmp_path / "parts" / "checkpoints"
     while not any(path.name.isdigit() for path in checkpoints.glob("*")):
