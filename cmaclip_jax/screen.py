@@ -32,7 +32,11 @@ class Screen:
 
     def say(self, line: str = "") -> None:
         """Prints a line as it is: rich neither wraps it nor interprets it."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def entry(self, name: str, value: object) -> None:
+        """Prints a named value; the values of several entries stand in one column."""
+        self.say(f"{name:11} {value}")
 
     def show(self, content: RenderableType) -> None:
         """Prints a table or another object that rich can render; a string as a line."""

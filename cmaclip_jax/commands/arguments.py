@@ -1,4 +1,4 @@
-"""What the arguments of all verbs have in common."""
+"""Arguments that several verbs share."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,6 +9,10 @@ from ml_collections import ConfigDict
 from cmaclip_jax.config import read_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
+
+CONFIG_HELP = """\
+  --config=FILE            the run's config, for example configs/food101.py
+  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all"""
 
 
 def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
@@ -34,7 +38,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tasks_argument(parser: argparse.ArgumentParser) -> None:
-    """The tasks of a run whose data is not looked at."""
+    """The tasks of a verb that reads no data."""
     parser.add_argument("--tasks", default="", help="NAME:CLASSES,... (default: label:100)")
 
 
@@ -50,21 +54,21 @@ def named_tasks(text: str) -> list[Task]:
 
 
 def assumptions(config: ConfigDict, tasks: str, sized: bool = False) -> Iterator[str]:
-    """What is taken for granted where no data is looked at; each with the way to say it.
+    """The assumptions of a verb that reads no data, each with the flag that replaces it.
 
-    sized: whether the encoders' size was said apart from the config.
+    sized: whether --sizes gives the size of the encoders.
     """
     if not tasks:
-        yield "assumed: one task of 100 classes; say yours with --tasks=NAME:CLASSES,..."
+        yield "assumed: one task of 100 classes; set yours with --tasks=NAME:CLASSES,..."
     if config.data.text_length == -1:
         yield (
-            "assumed: texts as long as the encoder takes them; say what your data needs with "
+            "assumed: texts as long as the encoder takes them; set the length of your data with "
             "--config.data.text_length=32"
         )
     if config.model.pretrained and not sized:
         yield (
             f"assumed: {config.model.pretrained} is of the size model.image={config.model.image}, "
-            "where it does not lie on this disk"
+            "if it is not on this disk"
         )
 
 

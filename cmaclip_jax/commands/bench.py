@@ -1,9 +1,10 @@
-"""cmaclip bench: how fast the parts of a run are, on this machine."""
+"""cmaclip bench: how fast the steps of a run are on this machine."""
 
 import json
 import sys
 
 from cmaclip_jax.commands.arguments import (
+    CONFIG_HELP,
     add_tasks_argument,
     assumptions,
     make_parser,
@@ -13,20 +14,19 @@ from cmaclip_jax.commands.arguments import (
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 
-HELP = """\
-Measures the steps of a config on the devices of this machine: pairs a second, the share of the
-devices' peak, memory and compile time. The batches are random and no data is read; without --tasks
-one task of 100 classes is assumed.
+HELP = f"""\
+Measures the steps of a config on the devices of this machine: pairs per second, the share of the
+devices' peak, memory and compile time. The batches are random; no data is read, except by `input`.
 
-  --config=FILE            the run's config, for example configs/food101.py
-  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+{CONFIG_HELP}
 
-train        an update of train.batch_size pairs that are on the device
-evaluation   answers to eval.batch_size pairs that are on the device; the answers stay there
-inference    the same, from arrays on the host to arrays on the host
-one-pair     the same for one pair on one device: the latency of an answer
-input        the input pipeline alone, on the config's own data: the cost of each stage on one core
-             (examples a second of a core, times the cores, is what a host can feed)
+parts:
+  train        one update with train.batch_size pairs that are already on the device
+  evaluation   answers to eval.batch_size pairs that are already on the device, and stay there
+  inference    answers to eval.batch_size pairs, from host arrays to host arrays
+  one-pair     answers to one pair on one device, from host to host: the latency
+  input        the input pipeline alone, on the config's data: the cost of each stage on one core
+               (a host can feed its cores times the examples per second of one core)
 """
 STEPS = ("train", "evaluation", "inference", "one-pair")
 INPUT = "input"
@@ -35,11 +35,15 @@ INPUT = "input"
 def run(arguments: list[str]) -> None:
     """Reads the arguments and measures."""
     parser = make_parser("bench", HELP)
-    parser.add_argument("--parts", default=",".join(STEPS), help="default: %(default)s")
-    parser.add_argument("--input", action="store_true", help="the input pipeline, too")
+    parser.add_argument(
+        "--parts", default=",".join(STEPS), help="which, divided by commas (default: %(default)s)"
+    )
+    parser.add_argument("--input", action="store_true", help="add the part input")
     add_tasks_argument(parser)
-    parser.add_argument("--seconds", type=float, default=10, help="how long each is measured")
-    parser.add_argument("--json", action="store_true", help="print figures for scripts")
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="how long each part is measured (10)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options, rest = parser.parse_known_args(arguments)
     wanted = options.parts.split(",") + [INPUT] * options.input
     for part in wanted:
@@ -52,54 +56,41 @@ def run(arguments: list[str]) -> None:
     if INPUT in wanted:
         figures[INPUT] = bench_input(config, options)
     if options.json:
-        json.dump(figures, sys.stdout, indent=2)
-        print()
+        print(json.dumps(figures, indent=2))
 
 
 def bench_steps(config, wanted: list[str], options) -> dict:
-    """Measures these parts, shows the figures, and returns them."""
-    import jax  # this and what is below takes seconds to import
+    """Measures the wanted parts; shows and returns the figures."""
+    import jax  # what is below takes seconds to import
 
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
     from cmaclip_jax.runs.towers import compute_dtype
     from cmaclip_jax.screen import Screen
 
-    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured as well
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # or compile times would be those of the cache
     dtype = compute_dtype(config.model.dtype).name
     config = with_changes(config, {"model.dtype": dtype})
-    result, screen = Screen(sys.stdout), Screen()
+    screen = Screen()
     for line in assumptions(config, options.tasks):
         screen.say(line)
     figures = measure_steps(config, named_tasks(options.tasks), wanted, options.seconds, screen.say)
     if not options.json:
         for part in bench_text.steps(figures):
-            result.show(part)
+            Screen(sys.stdout).show(part)
     return figures
 
 
 def bench_input(config, options) -> dict:
     """Measures the input pipeline of training and of evaluation; shows and returns the figures."""
     # what is below takes seconds to import
-    from cmaclip_jax.measuring.input import pipeline
-    from cmaclip_jax.runs.data import open_data
-    from cmaclip_jax.runs.record_checks import describe_data
-    from cmaclip_jax.runs.towers import open_towers
+    from cmaclip_jax.measuring import text as bench_text
+    from cmaclip_jax.measuring.input import measure_input
     from cmaclip_jax.screen import Screen
 
-    screen = Screen()
-    data = open_data(config, None, open_towers(config, None))
-    for line in describe_data(data):
-        screen.say(line)
-    size, length = data.encode.image_size, data.encode.text_length
+    figures = measure_input(config, options.seconds, Screen().say)
     if not options.json:
-        print(f"pictures of {size} x {size}, texts of {length} tokens")
-        print(f"{'':26}{'microseconds':>14}{'examples/s':>12}   of one core")
-    figures = {}
-    for name, training in (("training", True), ("evaluation", False)):
-        figures[name] = pipeline(data, training, options.seconds)
-        for stage, spent in figures[name].items() if not options.json else ():
-            print(f"{name:12}{stage:14}{spent * 1e6:14.0f}{1 / spent:12,.0f}")
-    if data.bad.reasons:
-        screen.say(f"not used as they were: {data.bad.summary()}")
+        Screen(sys.stdout).show(bench_text.pipelines(figures))
     return figures

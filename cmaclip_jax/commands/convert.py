@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,26 +45,29 @@ def convert(options: argparse.Namespace) -> None:
     # what is below takes seconds to import
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.weights.verify import verify
+    from cmaclip_jax.weights.writer import check_new_folder
 
-    prepare(options.output)
-    say("reading", options.source)
+    screen = Screen(sys.stdout)
+    check_new_folder(options.output)
+    screen.entry("reading", options.source)
     weights = read_clip(options.source, options.activation)
     tokenizer = clip_tokenizer(weights, options.tokenizer)
     if options.tokenizer and tokenizer is None:
         raise UserError(f"{options.tokenizer} has no tokenizer.json, nor vocab.json and merges.txt")
-    say("found", weights.found)
+    screen.entry("found", weights.found)
     for line in tower_lines(weights.model):
-        say(*line)
-    say("parameters", f"{parameter_count(weights.params):,}")
+        screen.entry(*line)
+    screen.entry("parameters", f"{parameter_count(weights.params):,}")
     missing = "none beside the weights; texts will need --tokenizer=FOLDER"
-    say("tokenizer", f"{tokenizer.vocabulary:,} tokens" if tokenizer else missing)
+    screen.entry("tokenizer", f"{tokenizer.vocabulary:,} tokens" if tokenizer else missing)
     if options.verify:
-        say("verified", verify(weights))
-    say("writing", options.output)
+        screen.entry("verified", verify(weights))
+    screen.entry("writing", options.output)
     write(options, weights, tokenizer)
     files = ", ".join(sorted(path.name for path in options.output.iterdir()))
-    say("written", f"{options.output}: {files}")
+    screen.entry("written", f"{options.output}: {files}")
 
 
 def write(options: argparse.Namespace, weights, tokenizer) -> None:
@@ -83,23 +87,6 @@ def write(options: argparse.Namespace, weights, tokenizer) -> None:
         if options.output.exists():
             options.output.rmdir()
         shutil.move(folder, options.output)
-
-
-def prepare(output: Path) -> None:
-    """Checks that the folder can be written, before anything is read."""
-    try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"{output} is there already; name another --output")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".converting-"):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {output} ({error.strerror}); name another") from error
-
-
-def say(what: str, *value) -> None:
-    """Prints one line of the report."""
-    print(f"{what:11}", *value, flush=True)
 
 
 def tower_lines(model) -> list[tuple[str, str]]:

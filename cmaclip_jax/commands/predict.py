@@ -7,12 +7,15 @@ from cmaclip_jax.commands.tables import add_table_arguments, open_named_table
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Answers every row of a table, in its order, with every task of a run. For TASK there are the columns
-TASK (the class), TASK_probability, TASK_accepted (by the run's thresholds; empty without any)
-and TASK_image_weight; `note` says what a row lacked. Where a run has thresholds, a probability is
-scaled by the temperature that was chosen with them: an answer is accepted where it reaches the
-threshold. The same command goes on where it was stopped; a finished file is not replaced without
---overwrite. Started once per host on a shared disk, the hosts share the rows.
+Answers every row of a table with every task of a run, and keeps the order of the rows. For each
+task TASK it writes the columns TASK (the class), TASK_probability, TASK_accepted (by the run's
+thresholds; empty if the run has none) and TASK_image_weight. `note` says what a row lacked.
+
+If a run has thresholds, its probabilities are scaled by the temperature that was chosen with them;
+an answer is accepted if its probability reaches the threshold.
+
+The same command continues where it was stopped. A finished file is replaced only with --overwrite.
+Several hosts with a shared disk divide the rows: start the command once on each of them.
 """
 
 
@@ -22,8 +25,10 @@ def run(arguments: list[str]) -> None:
     add_table_arguments(parser)
     parser.add_argument("--output", required=True, help="a .csv, .jsonl or .parquet to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file at --output")
-    parser.add_argument("--host", type=int, help="this process's number (default: JAX knows)")
-    parser.add_argument("--hosts", type=int, help="how many processes share the rows")
+    parser.add_argument("--host", type=int, help="the number of this process (default: from JAX)")
+    parser.add_argument(
+        "--hosts", type=int, help="how many processes divide the rows (default: from JAX)"
+    )
     predict(parser.parse_args(arguments))
 
 
@@ -41,13 +46,13 @@ def predict(options) -> None:
     screen = Screen()
     screen.say(str(table))
     classifier = open_classifier(options.workdir, jax.local_devices(), options.checkpoint)
-    said = f"answers of step {classifier.trained.step:,}; " + (
+    probabilities = (
         "probabilities are scaled by each task's temperature, as thresholds.json tests them"
         if classifier.thresholds
         else "this run has no thresholds, so nothing is called accepted; they are made by `cmaclip "
         f"evaluate --workdir={options.workdir} --precision=0.95`"
     )
-    screen.say(said)
+    screen.say(f"answers of step {classifier.trained.step:,}; {probabilities}")
     hosts = jax.process_count() if options.hosts is None else options.hosts
     host = jax.process_index() if options.host is None else options.host
     if not 0 <= host < hosts:
@@ -56,32 +61,10 @@ def predict(options) -> None:
     share = table.rows // hosts
     counts = labelling.run(lambda rows: screen.track(rows, "answered", share, "rows", int))
     if counts is None:
-        screen.say("done here; the file is there once all hosts are done")
+        screen.say("this host is done; the file appears when all hosts are")
         return
-    _summarise(counts, classifier, screen)
+    for line in counts.lines(list(classifier.thresholds)):
+        screen.say(line)
+    if warning := counts.picture_warning():
+        screen.warn(warning)
     screen.say(f"written to {options.output}")
-
-
-def _summarise(counts, classifier, screen) -> None:
-    """What became of the rows, on the screen."""
-    from cmaclip_jax.data.named_pictures import OUTSIDE  # takes seconds to import
-    from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING
-
-    if classifier.thresholds:
-        shares = (
-            f"{name} {counts.accepted[name] / counts.rows:.1%}" for name in classifier.thresholds
-        )
-        screen.say("accepted: " + ", ".join(shares))
-    notes = ", ".join(f"{count:,} {note}" for note, count in counts.notes.most_common(5))
-    screen.say(f"{counts.rows:,} rows" + (f"; notes: {notes}" if notes else ""))
-    lost = sum(
-        count
-        for note, count in counts.notes.items()
-        if "picture" in note and not note.startswith((NO_PICTURE, NOTHING))
-    )
-    if lost:
-        hint = "; --outside allows those outside" if OUTSIDE in "".join(counts.notes) else ""
-        screen.warn(
-            f"attention: {lost:,} of {counts.rows:,} rows name a picture that could not be used, "
-            f"and were answered by their words alone{hint}"
-        )

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.commands.arguments import CONFIG_HELP, make_parser, read_named_config
 
-HELP = """\
+HELP = f"""\
 Trains a model and evaluates it; the same command again continues a run that was stopped.
 
-  --config=FILE            the run's config, for example configs/quickstart.py
-  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+{CONFIG_HELP}
 """
 
 

@@ -2,12 +2,33 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.data.loading import Loader
 from cmaclip_jax.data.pipeline import eval_batches, train_batches
-from cmaclip_jax.runs.data import RunData
+from cmaclip_jax.runs.data import RunData, open_data
+from cmaclip_jax.runs.record_checks import describe_data
+from cmaclip_jax.runs.towers import open_towers
+
+
+def measure_input(
+    config: ConfigDict, seconds: float, say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Measures the input pipeline of training and of evaluation, each for so many seconds."""
+    data = open_data(config, None, open_towers(config, None))
+    size, length = data.encode.image_size, data.encode.text_length
+    for line in (*describe_data(data), f"pictures of {size} x {size}, texts of {length} tokens"):
+        say(line)
+    figures = {
+        name: pipeline(data, training, seconds)
+        for name, training in (("training", True), ("evaluation", False))
+    }
+    if data.bad.reasons:
+        say(f"not used as they were: {data.bad.summary()}")
+    return figures
 
 
 def pipeline(data: RunData, training: bool, seconds: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What bench found, on the screen."""
+"""The measurements on the screen."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,13 +8,13 @@ from rich.table import Table
 from cmaclip_jax.evaluation.tables import text_table
 
 READING = """\
-ms: the median of ten blocks of steps; spread: half of what the middle five of them span, of the
-median. Operations: those of matrix products that the model asks for, by our own count, without
-what is computed again to save memory. GiB: what the compiler lays out for a step, of a device."""
+ms: the median of ten blocks of steps. spread: half of their interquartile range, as a share of the
+median. TFLOP/s: the matrix products of the model by our own count, without recomputation. GiB: the
+memory of a step on a device, by the compiler's analysis."""
 
 
 def steps(figures: dict[str, Any]) -> Iterator[str | Table]:
-    """The machine, and a line a part."""
+    """The machine, and a line for every part."""
     peak, size = figures["peak"], figures["image_size"]
     cores = f", {figures['cores']} cores" if figures["device"] == "cpu" else ""
     yield (
@@ -29,6 +29,15 @@ def steps(figures: dict[str, Any]) -> Iterator[str | Table]:
     head = ["", "pairs", "ms", "spread", "pairs/s", "TFLOP/s", "of peak", "GiB", "compiling"]
     yield text_table([head, *map(_row, figures["parts"].items())], "")
     yield "\n" + READING
+
+
+def pipelines(figures: dict[str, dict[str, float]]) -> str:
+    """A line for every stage of the input pipeline."""
+    lines = [f"{'':30}{'microseconds':>14}{'examples/s':>12}   of one core"]
+    for name, stages in figures.items():
+        for stage, spent in stages.items():
+            lines.append(f"{name:12}{stage:18}{spent * 1e6:14.0f}{1 / spent:12,.0f}")
+    return "\n".join(lines)
 
 
 def _row(named: tuple[str, dict[str, float]]) -> list[str]:

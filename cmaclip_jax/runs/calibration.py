@@ -4,8 +4,51 @@ import dataclasses
 from collections.abc import Callable
 
 from cmaclip_jax.evaluation.evaluator import Outcome, halves
-from cmaclip_jax.evaluation.thresholds import TaskThresholds, calibrate, reached
+from cmaclip_jax.evaluation.tables import abstentions, threshold_table
+from cmaclip_jax.evaluation.thresholds import (
+    THRESHOLDS,
+    TaskThresholds,
+    calibrate,
+    reached,
+    write_thresholds,
+)
+from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun
+from cmaclip_jax.screen import Screen
+
+
+def write_chosen(
+    run: JudgedRun,
+    outcome: Outcome,
+    split: str,
+    calibrated: str,
+    precision: float,
+    confidence: float | None,
+    per_class: bool,
+    screen: Screen,
+) -> None:
+    """Chooses thresholds, writes them into the run's folder, and shows what they reach on `split`.
+
+    The arguments are those of `choose_thresholds`.
+    """
+    if calibrated == split:
+        screen.say(f"thresholds are chosen on one half of {split} and tested on the other")
+    wanted = precision, confidence, per_class
+    thresholds, figures = choose_thresholds(
+        run, outcome, split, calibrated, *wanted, track=screen.track
+    )
+    path = run.workdir / THRESHOLDS
+    if leads():
+        write_thresholds(path, thresholds)
+    promise = f" in {confidence:.0%} of such choices" if confidence else ""
+    screen.say(
+        f"accepted answers are to be right {precision:.4g} of the time{promise}; chosen on "
+        f"{calibrated}, reached on {split}, both at step {run.step:,}:"
+    )
+    screen.show(threshold_table(thresholds, figures))
+    if line := abstentions(thresholds):
+        screen.say(line)
+    screen.say(f"written to {path}")
 
 
 def choose_thresholds(

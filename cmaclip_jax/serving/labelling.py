@@ -22,13 +22,14 @@ from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.columns import NONE, choose_inputs, shown
 from cmaclip_jax.data.named_pictures import (
     LOOKED_FOR,
+    OUTSIDE,
     Flags,
     any_there,
     check_places,
     evenly,
     locate,
 )
-from cmaclip_jax.data.pairs import Pair
+from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING, Pair
 from cmaclip_jax.data.sources.table import joined_text
 from cmaclip_jax.data.tables import LOOKED_AT, NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
@@ -146,6 +147,28 @@ class Counts:
             stands = answer.accepted
             self.accepted[name] += bool(any(stands) if isinstance(stands, tuple) else stands)
 
+    def lines(self, tasks: Sequence[str]) -> list[str]:
+        """The share of accepted answers of these tasks, the rows, and the most frequent notes."""
+        shares = ", ".join(f"{name} {self.accepted[name] / self.rows:.1%}" for name in tasks)
+        notes = ", ".join(f"{count:,} {note}" for note, count in self.notes.most_common(5))
+        rows = f"{self.rows:,} rows" + (f"; notes: {notes}" if notes else "")
+        return [f"accepted: {shares}", rows] if tasks else [rows]
+
+    def picture_warning(self) -> str:
+        """How many rows name a picture that could not be used; '' if none does."""
+        unused = sum(
+            count
+            for note, count in self.notes.items()
+            if "picture" in note and not note.startswith((NO_PICTURE, NOTHING))
+        )
+        if not unused:
+            return ""
+        hint = "; --outside allows those outside" if OUTSIDE in "".join(self.notes) else ""
+        return (
+            f"attention: {unused:,} of {self.rows:,} rows name a picture that could not be used, "
+            f"and were answered by their words alone{hint}"
+        )
+
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
             self.rows + other.rows, self.notes + other.notes, self.accepted + other.accepted
@@ -259,9 +282,9 @@ class Labelling:
             join_parts(parts, self._schema, unfinished)
         counts = Counts()
         for part in parts:
-            told = json.loads(part.with_suffix(".counts").read_text())
-            notes, accepted = (collections.Counter(told[name]) for name in ("notes", "accepted"))
-            counts += Counts(told["rows"], notes, accepted)
+            saved = json.loads(part.with_suffix(".counts").read_text())
+            notes, accepted = (collections.Counter(saved[name]) for name in ("notes", "accepted"))
+            counts += Counts(saved["rows"], notes, accepted)
         shutil.rmtree(self._joining)
         return counts
 

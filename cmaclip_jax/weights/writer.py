@@ -1,13 +1,27 @@
 """Writes a CLIP as a folder that other projects load. The caller adds the tokenizer."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.weights import huggingface, openai, openclip
 from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
 from cmaclip_jax.weights.layout import save_tensors, write_parameters
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError if a new folder cannot be written there."""
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is there already; name another --output")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}); name another") from error
 
 
 def write_huggingface(folder: Path, weights: Weights) -> None:

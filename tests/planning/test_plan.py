@@ -304,7 +304,7 @@ def test_a_wrong_field_is_not_taken_for_a_layout_that_does_not_fit(capsys):
 
 def test_a_plan_for_nothing_that_fits_ends_with_status_1(capsys, monkeypatch):
     compiler = Compiler(dict.fromkeys(ROOM, 0))
-    monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", compiler)
+    monkeypatch.setattr("cmaclip_jax.planning.candidates.judge", compiler)
     assert main(["plan", QUICKSTART, *SMALL, "--topology=v5e:2x2"]) == 1
     assert "The train step does not fit: it needs" in capsys.readouterr().out
 
@@ -339,7 +339,7 @@ def test_parameters_that_do_not_fit_are_not_compiled(monkeypatch):
 
 
 def test_sizes_carry_fields_and_the_batch_grows_with_the_chips(capsys, monkeypatch):
-    monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", Compiler(dict.fromkeys(ROOM, 4)))
+    monkeypatch.setattr("cmaclip_jax.planning.candidates.judge", Compiler(dict.fromkeys(ROOM, 4)))
     command = ["plan", QUICKSTART, "--tasks=a:3", "--topology=v5e:1x1,v5e:2x2"]
     command += ["--config.model.sequence_heads=2", "--config.train.batch_size=64"]
     command += ["--config.train.steps=100", "--pairs-per-chip=4"]
@@ -418,7 +418,7 @@ def test_the_screen_and_the_table(capsys, monkeypatch):
     without_tasks = [argument for argument in SMALL if not argument.startswith("--tasks")]
     assert main(["plan", QUICKSTART, *without_tasks, "--topology=v5e:2x2"]) == 0
     shown = capsys.readouterr()
-    monkeypatch.setattr("cmaclip_jax.planning.verdict.judge", Compiler(ROOM | {"none": 64}))
+    monkeypatch.setattr("cmaclip_jax.planning.candidates.judge", Compiler(ROOM | {"none": 64}))
     assert main(["plan", QUICKSTART, *SMALL, "--topology=v5e:1x1,v6e:1x1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(" v5e:1x1 " in line or " v6e:1x1 " in line for line in lines) == 2
