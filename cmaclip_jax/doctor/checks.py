@@ -58,7 +58,7 @@ class RunNeeds:
         weights = Check("weights", self.weights, lambda facts: Finding(True, facts[0]), 600)
         return [
             *([weights] if self._config.model.pretrained else []),
-            Check("data", self.data, judge_data, 300, "see data.source and data.path"),
+            Check("data", self.data, judge_data, 300, "check data.source and data.path"),
             Check("model", self.model, lambda facts: Finding(True, facts[0]), 180),
         ]
 
@@ -105,7 +105,7 @@ class RunNeeds:
     def model(self) -> str:
         """Builds the model without numbers, and computes the size of a checkpoint."""
         if not self._tasks:
-            raise UserError("not looked at: its tasks are in the data")
+            raise UserError("not checked: it needs the tasks, and the data could not be read")
         planned = plan_run(self._config, self._tasks, jax.devices(), self._towers)
         leaves = jax.tree.leaves(planned.state_shapes)
         self._state_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
@@ -163,7 +163,7 @@ def judge_data(facts: list[dict]) -> Finding:
     number, first = next((k, fact) for k, fact in enumerate(facts) if fact["bad"])
     said += f", for example {hosts([number], count)}{first['wrong'][0]}"
     worst = max(fact["bad"] / max(fact["read"], 1) for fact in facts)
-    do = f"more than data.max_bad={first['most']:g} allows: mend the data or raise it"
+    do = f"more than data.max_bad={first['most']:g} allows: repair the data or raise the limit"
     return Finding(worst <= first["most"], said, do)
 
 
@@ -171,9 +171,9 @@ def judge_room(facts: list[dict]) -> Finding:
     """Good if every host has the room that the run needs."""
     said, short = [], []
     for name, do in (
-        ("workdir", "checkpoint.keep is how many stay"),
-        ("/tmp", "clear it"),
-        ("memory", "end what else runs there"),
+        ("workdir", "make room, or keep fewer checkpoints with checkpoint.keep"),
+        ("/tmp", "delete files there"),
+        ("memory", "end other programs there"),
     ):
         free = [fact[name] for fact in facts]
         if None in free:

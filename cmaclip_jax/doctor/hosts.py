@@ -27,9 +27,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cmaclip_jax.parallel.cluster import exchange, wait_for_all
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu", "cmaclip_jax")
-CLOCKS_APART = 5.0  # seconds of difference that do no harm
+CLOCKS_APART = 5.0  # seconds of difference that are allowed
 SUMMED_BYTES = 16 * 2**20  # summed by each device
-AGAIN = "see what it says there, and start the doctor again on every host"
+AGAIN = "read the output of that host, then start the doctor again on every host"
 SKEW = 10.0  # seconds by which a host may start a check later than others
 # Device files of accelerators in /dev, whether JAX uses them or not.
 CHIPS = ("accel[0-9]*", "nvidia[0-9]*", "vfio/[0-9]*")
@@ -84,7 +84,7 @@ def judged(check: Check, results: list[dict | None]) -> Finding:
     count, failures = len(results), collections.defaultdict(list)
     for number, result in enumerate(results):
         if result is None:
-            failures["said nothing in time: it is gone, or hangs"].append(number)
+            failures["did not answer in time: it has ended or hangs"].append(number)
         elif "fact" not in result:
             failures[result["failed"]].append(number)
     if not failures:
@@ -117,7 +117,7 @@ def _limited(look: Callable[[], Any], seconds: float) -> dict:
     try:
         return results.get(timeout=seconds)
     except queue.Empty:
-        return {"failed": f"no end after {seconds:g} s", "late": True}
+        return {"failed": f"not finished after {seconds:g} s", "late": True}
 
 
 def host_checks(count: int) -> list[Check]:
@@ -206,19 +206,18 @@ def judge_devices(facts: list[dict]) -> Finding:
     said = f"{total} in all: "
     if len(alike) > 1:
         said += "; ".join(f"{hosts(who, count)}{what}" for what, who in alike.items())
-        return Finding(False, said, "every host has to bring as many devices of the same kind")
+        return Finding(False, said, "every host needs the same number and kind of devices")
     said += next(iter(alike)) + (f" on each of {count} hosts" if count > 1 else "")
     idle = [number for number, fact in enumerate(facts) if fact["idle"]]
     if idle:
-        said += f"; {hosts(idle, count)}accelerators in /dev that JAX does not use"
+        said += f"; {hosts(idle, count)}JAX does not use the accelerators in /dev"
         return Finding(
             False,
             said,
-            "pip install 'cmaclip_jax[tpu]' (or [cuda]); JAX_PLATFORMS=cpu says that the CPU is "
-            "meant",
+            "pip install 'cmaclip_jax[tpu]' (or [cuda]); to use the CPU, set JAX_PLATFORMS=cpu",
         )
     whole = total == sum(fact["number"] for fact in facts)
-    return Finding(whole, said, "" if whole else "JAX sees devices of hosts that are not here")
+    return Finding(whole, said, "" if whole else "JAX sees devices of hosts that did not join")
 
 
 def _sum_over_all() -> dict:
@@ -250,7 +249,7 @@ def judge_sums(facts: list[dict]) -> Finding:
     devices, expected = facts[0]["devices"], facts[0]["expected"]
     if wrong:
         said = f"{hosts(wrong, len(facts))}a sum over {devices} devices is not {expected:g}"
-        return Finding(False, said, "do not train on these devices: give them back")
+        return Finding(False, said, "do not train on these devices: replace them")
     said = f"{expected:g} from {devices} device(s), exact; {SUMMED_BYTES >> 20} MiB of each in "
     said += f"{slowest * 1e3:.1f} ms"
     if devices > 1:  # an all-reduce sends and receives (N-1)/N of the array, twice
@@ -275,6 +274,4 @@ def judge_clocks(facts: list[float]) -> Finding:
         return Finding(True, f"at most {apart:.2f} s apart")
     wrong = [f"host {k} by {t - middle:+.0f} s" for k, t in enumerate(facts)]
     wrong = [text for text, t in zip(wrong, facts, strict=True) if abs(t - middle) > CLOCKS_APART]
-    return Finding(
-        False, f"{apart:.0f} s apart: {', '.join(wrong)}", "switch NTP (chrony) on there"
-    )
+    return Finding(False, f"{apart:.0f} s apart: {', '.join(wrong)}", "turn on NTP (chrony) there")

@@ -22,7 +22,7 @@ class SharedFolder:
     def __init__(self, path: str, count: int, patience: float = 30.0):
         self._folder, self._count = Path(path), count
         self._patience = patience
-        self._made: list = []  # folders that were not there before, the innermost first
+        self._new_folders: list = []  # folders that were not there before, the innermost first
         self._words: list[str] = []  # of every host
         self._file: Path | None = None
 
@@ -36,13 +36,13 @@ class SharedFolder:
     def write(self) -> str:
         """Writes this host's file; returns its word."""
         word = secrets.token_hex(8)
-        self._made = [p for p in [self._folder, *self._folder.parents] if not p.exists()]
+        self._new_folders = [p for p in [self._folder, *self._folder.parents] if not p.exists()]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = self._folder / f".doctor-{word}"
             self._file.write_text(word)
             if self._file.read_text() != word:
-                raise UserError(f"{self._folder} does not give back what was written")
+                raise UserError(f"{self._folder} returns other data than was written")
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"cannot write to {self._folder} ({reason})") from error
@@ -57,7 +57,7 @@ class SharedFolder:
     def read(self) -> list[int]:
         """The numbers of the hosts whose file cannot be seen from here."""
         if not self._words:
-            raise UserError("not everybody could write there")
+            raise UserError("not every host could write there")
         deadline = time.monotonic() + self._patience
         unseen = dict(enumerate(self._words))
         while True:
@@ -88,7 +88,7 @@ class SharedFolder:
             if self._file:
                 self._file.unlink(missing_ok=True)
             exchange("doctor/cleared", "", SECONDS_TO_CLEAR)
-            for folder in self._made:
+            for folder in self._new_folders:
                 folder.rmdir()  # fails unless it is empty
 
     def _sees(self, word: str) -> bool:

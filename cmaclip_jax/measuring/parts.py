@@ -1,4 +1,4 @@
-"""The steps of a run whose speed is measured, each compiled and ready to be repeated."""
+"""The steps of a run whose speed is measured, each compiled."""
 
 import dataclasses
 import time
@@ -19,7 +19,7 @@ from cmaclip_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class MeasuredStep:
     """A compiled step to be measured.
 
     turns: repeats the step so many times, and returns when the last one is done.
@@ -34,7 +34,7 @@ class Part:
     memory: int
 
 
-def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> MeasuredStep:
     """An update of a batch that is on the device: the speed that the input pipeline must match."""
     run = plan_run(config, tasks, devices)
     step, compiling = _compiled(run.lower_train)
@@ -48,10 +48,10 @@ def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
         jax.block_until_ready(figures)
 
     operations = sum(run.arithmetic().values())
-    return Part(turns, config.train.batch_size, operations, compiling, _memory(step))
+    return MeasuredStep(turns, config.train.batch_size, operations, compiling, _memory(step))
 
 
-def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
+def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> MeasuredStep:
     """Answers to a batch of `eval.batch_size` on the device; the answers stay there."""
     run, step, compiling, params = _evaluation(config, tasks, devices)
     batch = _placed(run, config.eval.batch_size)
@@ -64,8 +64,8 @@ def evaluation_step(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
     return _forward(run, turns, step, compiling)
 
 
-def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """The same from arrays on the host to arrays on the host, one batch after the other."""
+def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> MeasuredStep:
+    """Answers to `eval.batch_size` pairs, from arrays on the host to arrays on the host."""
     run, step, compiling, params = _evaluation(config, tasks, devices)
     batch, sharding = made_up(run.encode, config.eval.batch_size), batch_sharding(run.mesh)
 
@@ -76,15 +76,15 @@ def inference(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
     return _forward(run, turns, step, compiling)
 
 
-def one_pair(config: ConfigDict, tasks: Sequence[Task], devices) -> Part:
-    """The same for a single pair on a single device: the latency of an answer."""
+def one_pair(config: ConfigDict, tasks: Sequence[Task], devices) -> MeasuredStep:
+    """Answers to one pair on one device, from host to host: the latency of an answer."""
     fields = ("train.batch_size", "train.accumulate", "eval.batch_size")
     fields += ("mesh.data", "mesh.fsdp", "mesh.tensor")
     config = with_changes(config, dict.fromkeys(fields, 1))
     return inference(config, tasks, devices[:1])
 
 
-PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], Part]] = {
+PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], MeasuredStep]] = {
     "train": train_step,
     "evaluation": evaluation_step,
     "inference": inference,
@@ -93,7 +93,7 @@ PARTS: dict[str, Callable[[ConfigDict, Sequence[Task], Any], Part]] = {
 
 
 def made_up(encode: BatchEncoder, rows: int, seed: int = 0) -> Batch:
-    """A random batch without gaps, in which every text has the full length."""
+    """A random batch: every pair has a picture, a text of full length, and all labels."""
     random, batch = np.random.default_rng(seed), encode.empty(rows)
     batch["image"] = random.integers(0, 256, batch["image"].shape, np.uint8)
     words = random.integers(1, encode.tokenizer.end, (rows, encode.text_length - 1), np.int32)
@@ -118,11 +118,11 @@ def _evaluation(config: ConfigDict, tasks: Sequence[Task], devices):
     return run, step, compiling, jax.jit(init, out_shardings=shardings)()
 
 
-def _forward(run: PlannedRun, turns: Callable[[int], None], step, compiling: float) -> Part:
+def _forward(run: PlannedRun, turns: Callable[[int], None], step, compiling: float) -> MeasuredStep:
     pairs = run.config.eval.batch_size
     parts = count(run.objective.model, run.encode.text_length, pairs)
     operations = pairs * sum(part.forward for part in parts.values())
-    return Part(turns, pairs, operations, compiling, _memory(step))
+    return MeasuredStep(turns, pairs, operations, compiling, _memory(step))
 
 
 def _compiled(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled, float]:
@@ -136,6 +136,6 @@ def _placed(run: PlannedRun, rows: int) -> Any:
 
 def _memory(step: jax.stages.Compiled) -> int:
     """Bytes on a device: arguments, outputs that reuse no argument's memory, and temporaries."""
-    found = step.memory_analysis()
-    new = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + new + found.temp_size_in_bytes
+    memory = step.memory_analysis()
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes

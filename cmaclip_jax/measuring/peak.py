@@ -1,4 +1,4 @@
-"""What devices can do at most: as their makers publish it, or as a matrix product shows."""
+"""The peak arithmetic rate of devices: published by their maker, or measured."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ GPUS = {
     "A10G": 70e12,
     "A10": 125e12,
 }
-SIDES = {"cpu": (1024, 2048)}  # of the matrices that are tried
+SIDES = {"cpu": (1024, 2048)}  # of the matrices that are multiplied
 LARGE = (4096, 8192)  # on accelerators
 SECONDS = 2.0
 
@@ -31,7 +31,7 @@ SECONDS = 2.0
 class Peak:
     """
     flops: operations a second of all devices.
-    source: where that is from, for the reader.
+    source: where the figure comes from, in words.
     """
 
     flops: float
@@ -39,7 +39,7 @@ class Peak:
 
 
 def peak_of(devices: Sequence[jax.Device], dtype) -> Peak:
-    """The most that these devices, all alike, do with numbers of this kind."""
+    """The peak rate of these devices, which are all of one kind, for numbers of this type."""
     kind = devices[0].device_kind
     published = {chip.kind: chip.flops for chip in TPUS.values()}.get(kind) or next(
         (flops for name, flops in GPUS.items() if name in kind), None

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.measuring.clock import Timing, interleaved
-from cmaclip_jax.measuring.parts import PARTS, Part
+from cmaclip_jax.measuring.parts import PARTS, MeasuredStep
 from cmaclip_jax.measuring.peak import Peak, peak_of
 from cmaclip_jax.planning.run import plan_run
 from cmaclip_jax.tasks import Task
@@ -51,7 +51,7 @@ def measure_steps(
     }
 
 
-def _figures(part: Part, timing: Timing, peak: Peak) -> dict[str, float]:
+def _figures(part: MeasuredStep, timing: Timing, peak: Peak) -> dict[str, float]:
     rate = part.operations / timing.median
     return {
         "pairs": part.pairs,

@@ -1,4 +1,4 @@
-"""What accelerator chips can do, as their makers publish it."""
+"""Published figures of accelerator chips."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ class Chip:
     flops: operations a second of bfloat16 matrix products.
     memory, bandwidth: bytes of HBM, and how many of them a second can be read or written.
     link, network: bytes a second to the chips of its own slice, and to other slices.
-    network_note: said beside the network's rate.
+    network_note: shown beside the network's rate.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a step will cost on chips that are not here: compiled for them, and read off."""
+"""Memory and time of a step on chips that are not here, from the program compiled for them."""
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ from cmaclip_jax.planning.topology import Topology
 class Memory:
     """Bytes of a chip's HBM.
 
-    parts: {what: bytes} of what stays: parameters, moments and the like, and the batch.
-    temporary: what a step needs beside them at its fullest moment; code: the program itself.
+    parts: {name: bytes} of the step's arguments: parameters, moments, the batch.
+    temporary: the most that a step needs beside them; code: the program itself.
     """
 
     parts: Mapping[str, int]
@@ -36,7 +36,7 @@ class Memory:
 class TooLarge:
     """The verdict on a step that does not fit, in bytes of a chip's HBM.
 
-    parts: {what: bytes} of what stays, as in `Memory`; needed: with what a step needs beside it.
+    parts: as in `Memory`. needed: those and what the step needs beside them.
     """
 
     parts: Mapping[str, int]
@@ -45,7 +45,7 @@ class TooLarge:
 
     @property
     def temporary(self) -> float:
-        """What a step needs beside what stays."""
+        """What a step needs beside its arguments."""
         return max(self.needed - sum(self.parts.values()), 0.0)
 
 
@@ -69,14 +69,14 @@ class Times:
 
     @property
     def step(self) -> float:
-        """Arithmetic and memory overlap, what goes between chips is taken to overlap with none."""
+        """Arithmetic and memory traffic overlap; transfers between chips overlap with neither."""
         return max(self.arithmetic, self.memory) + self.link + self.network
 
 
 def compile_step(
     lowered: jax.stages.Lowered, parts: Mapping[str, int], chips: int, available: int
 ) -> Step | TooLarge:
-    """Compiles; parts: {what: bytes a chip} of the step's arguments; available: of a chip."""
+    """Compiles a step. parts: {name: bytes a chip} of its arguments; available: bytes of a chip."""
     try:
         with warnings.catch_warnings():
             # A program for chips that are not here can be cached, but not be read again.
@@ -86,35 +86,37 @@ def compile_step(
         refusal = refusal_of(error)
         if refusal is None or refusal.asked is None or refusal.available is None:
             raise
-        # It says that temporaries need so much, but has added the arguments to them.
+        # The message calls this figure temporaries, but the arguments are included in it.
         return TooLarge(parts, refusal.asked, refusal.available)
-    found = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     program = Program(compiled.as_text(), chips)
-    return Step(memory_of(found, parts, available), program.traffic(), program.collectives())
+    return Step(memory_of(analysis, parts, available), program.traffic(), program.collectives())
 
 
-def memory_of(found, parts: Mapping[str, int], available: int) -> Memory:
-    """Bytes of a chip from what the compiler says of a program that it has accepted."""
-    # Outputs that take the place of no argument are temporary as well.
-    temporary = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    padding = found.argument_size_in_bytes - sum(parts.values())
-    memory = Memory(parts, temporary + padding, found.generated_code_size_in_bytes)
+def memory_of(analysis, parts: Mapping[str, int], available: int) -> Memory:
+    """The memory of a program that the compiler accepted, from its analysis."""
+    # Outputs that do not reuse the memory of an argument are temporary as well.
+    temporary = (
+        analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    )
+    padding = analysis.argument_size_in_bytes - sum(parts.values())
+    memory = Memory(parts, temporary + padding, analysis.generated_code_size_in_bytes)
     if memory.total <= available:
         return memory
-    # Room that is used twice is in the sum twice; the peak, arguments and all, is what there is.
-    peak = found.peak_memory_in_bytes - sum(parts.values())
+    # The sum counts memory that is reused more than once; the peak includes the arguments.
+    peak = analysis.peak_memory_in_bytes - sum(parts.values())
     return dataclasses.replace(memory, temporary=peak)
 
 
 def bytes_a_chip(tree: Any, mesh: Mesh, shardings: Any = None) -> int:
-    """Bytes of a tree of arrays that a chip of the mesh holds, by default as parameters lie."""
+    """Bytes of a tree that each chip of the mesh holds; by default sharded as parameters are."""
     shardings = tree_shardings(tree, mesh) if shardings is None else shardings
-    held = jax.tree.map(
+    sizes = jax.tree.map(
         lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
         tree,
         shardings,
     )
-    return sum(jax.tree.leaves(held))
+    return sum(jax.tree.leaves(sizes))
 
 
 def step_times(step: Step, flops: float, topology: Topology) -> Times:

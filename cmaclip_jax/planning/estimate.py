@@ -1,6 +1,6 @@
-"""What a train step will need, guessed from shapes before the compiler is asked.
+"""The memory of a train step, estimated from shapes.
 
-The compiler takes minutes for a large model. What a backward pass keeps is known in seconds.
+Compiling a large model takes minutes; an estimate takes seconds.
 """
 
 import math
@@ -11,11 +11,11 @@ import jax
 from cmaclip_jax.planning.costs import Step, TooLarge, bytes_a_chip
 from cmaclip_jax.planning.run import PlannedRun
 
-UNSURE, SURE = 1.5, 1.1  # how far over the memory a guess must be: never checked, and checked
+UNSURE, SURE = 1.5, 1.1  # an estimate over this multiple of the memory: before, after `learn`
 
 
 class Estimate:
-    """Guesses bytes of a chip, and learns from every compiled step how far off it was."""
+    """Estimates bytes of a chip, and corrects itself by every step that was compiled."""
 
     def __init__(self):
         self._kept: dict[str, float] = {}
@@ -27,18 +27,18 @@ class Estimate:
         return state + _gradients(run) + factor * self._kept_at_once(run)
 
     def rules_out(self, run: PlannedRun, state: int, available: float) -> bool:
-        """Whether a step is so far from fitting that compiling it would be a waste."""
+        """Whether a step is so much too large that it need not be compiled."""
         margin = SURE if run.config.model.remat in self._factors else UNSURE
         return self.needs(run, state) > margin * available
 
     def learn(self, run: PlannedRun, step: Step | TooLarge) -> None:
-        """Corrects the guesses for this way of recomputing by what the compiler said."""
-        found = step.temporary if isinstance(step, TooLarge) else step.memory.temporary
-        kept = max(found - _gradients(run), 1)
+        """Corrects the estimates for this `model.remat` by the compiler's figure."""
+        temporary = step.temporary if isinstance(step, TooLarge) else step.memory.temporary
+        kept = max(temporary - _gradients(run), 1)
         self._factors[run.config.model.remat] = kept / self._kept_at_once(run)
 
     def _kept_at_once(self, run: PlannedRun) -> float:
-        """What is kept of the pairs that a chip works on at once."""
+        """Bytes that the backward pass keeps of the pairs that a chip computes at once."""
         settings, mesh = run.config.train, run.mesh.shape
         remat = run.config.model.remat
         if remat not in self._kept:
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def kept_a_pair(run: PlannedRun, rows: int = 8) -> float:
-    """Bytes that the backward pass keeps of each pair more, whatever else it keeps."""
+    """Bytes that the backward pass keeps for each additional pair."""
 
     def backward(params: Any, batch: Any):
         def loss(params):

@@ -1,4 +1,4 @@
-"""The fastest way found to make a run fit: other layouts, recomputing, parts, larger batches."""
+"""A search for the fastest settings that fit: layout, recomputation, accumulation, batch size."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from cmaclip_jax.planning.verdict import Verdict, judge, state_parts, with_evalu
 from cmaclip_jax.tasks import Task
 
 REMATS = ("none", "dots", "full")
-GAIN = 1.05  # a batch of twice the size has to be faster by this factor, or it stays
+GAIN = 1.05  # the batch is doubled only if that is faster by this factor
 FIELDS = ("train.batch_size", "train.steps", "train.accumulate", "model.remat")
 FIELDS += ("mesh.data", "mesh.fsdp", "mesh.tensor", "eval.batch_size")
 GIBIBYTE = 2**30
@@ -25,10 +25,10 @@ def fit(
 ) -> Verdict:
     """The fastest verdict found that fits.
 
-    Layouts are tried from what sends least to what sends most. Of each, the first way that fits
-    counts, from what costs least to what costs most: nothing recomputed, some, all, and then the
-    batch in ever more parts. Once nothing has to be recomputed no other layout can be faster. The
-    fastest then takes twice the batch and half the steps, as long as that fits and pays.
+    Layouts are tried in the order of the bytes that they send, least first. For each layout the
+    search takes the first of these that fits: no recomputation, some, all, then the batch in more
+    and more parts. A layout that fits without recomputation ends the search, since no later layout
+    can be faster. Then the batch is doubled, and the steps halved, while that fits and is faster.
 
     Raises:
       UserError: nothing fits, or the config itself is wrong, whatever the layout.
@@ -59,7 +59,7 @@ def fit(
 
 
 def layouts(topology: Topology) -> Iterator[dict[str, int]]:
-    """Fields of the mesh: everything everywhere, parameters split over a slice, or tensors too."""
+    """Mesh fields: data parallel, then parameters sharded over a slice, then tensors as well."""
     chips = len(topology.devices) // topology.slices
     yield {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     sizes = [size for size in (8, chips) if 1 < size <= chips and chips % size == 0]
@@ -75,7 +75,7 @@ def flags(run: PlannedRun) -> str:
 
 
 def describe(run: PlannedRun) -> str:
-    """What is tried, in words."""
+    """The settings of a run, in words."""
     settings, mesh = run.config.train, "x".join(str(size) for size in run.mesh.shape.values())
     parts = f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     remat = run.config.model.remat
@@ -88,7 +88,7 @@ def _set_fields(run: PlannedRun) -> dict:
 
 
 def _could_gain(best: Verdict) -> bool:
-    """Whether twice the batch could pay, if nothing but the arithmetic grew with it."""
+    """Whether twice the batch could be faster, if only the arithmetic grew with it."""
     times = best.times
     least = max(2 * times.arithmetic, times.memory) + times.link + times.network
     return 2 * times.step >= GAIN * least
@@ -101,7 +101,7 @@ def _twice(best: Verdict) -> dict:
 
 
 class _Search:
-    """Judges changed configs; remembers arithmetic and memory, and compiles what may fit."""
+    """Judges changed configs; keeps counts and estimates, and compiles only what may fit."""
 
     def __init__(self, config, tasks, topology, say):
         self._config, self._tasks, self._topology, self._say = config, tasks, topology, say
@@ -110,7 +110,7 @@ class _Search:
         self.compiled = 0
 
     def first(self, changes: dict, parts: int = 0) -> Verdict | None:
-        """The first way of recomputing and of dividing the batch that fits with these changes.
+        """The first remat and number of parts with which these changes fit.
 
         parts: how many parts at most; 0: as many as there are pairs a chip.
         """

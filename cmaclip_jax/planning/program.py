@@ -1,7 +1,7 @@
-"""What a compiled program moves, read from its text: through HBM, and between chips.
+"""The bytes that a compiled program moves through HBM and between chips, read from its text.
 
-XLA's own cost analysis counts the body of a loop once, however often it turns, and says nothing
-of collectives by kind; so the instructions are walked here, those of a loop as often as it turns.
+XLA's cost analysis counts the body of a loop once and does not list collectives. This module walks
+the instructions and counts those of a loop once for every iteration.
 """
 
 import collections
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# What moves nothing: names for what is there, and ends of what was counted at its start.
+# Operations that move no bytes, or whose bytes are counted where they start.
 FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call")
 FREE += ("conditional", "after-all", "partition-id", "replica-id", "custom-call")
 MOVES = ("copy-start", "slice-start", "slice", "dynamic-slice")  # as much as is cut out, no more
@@ -64,7 +64,7 @@ class Collective:
 
 
 class Program:
-    """A compiled program's text, taken apart."""
+    """The instructions of a compiled program, parsed from its text."""
 
     def __init__(self, text: str, chips: int):
         self._chips = chips
@@ -94,10 +94,10 @@ class Program:
         return [one for one in found if one.members > 1]
 
     def traffic(self) -> float:
-        """Bytes that go to or come from HBM in a step, as far as its instructions tell.
+        """Bytes that a step reads from HBM and writes to it, estimated from its instructions.
 
-        In a loop, an array with as many rows as the loop has turns is taken to be stacked: a turn
-        touches one row.
+        In a loop, an array with as many rows as the loop has iterations is taken to be stacked: an
+        iteration reads one row.
         """
         total = 0.0
         for one, times, turns in self._walk(self._entry):

@@ -1,4 +1,4 @@
-"""A run that is only planned: its real steps, for devices that are elsewhere and data unseen."""
+"""A run assembled without data or devices: its real steps are lowered from shapes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from cmaclip_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """As much of a tokenizer as the shapes of a model need."""
+    """The sizes of a tokenizer, which the shapes of a model need."""
 
     vocabulary: int
     end: int
     length: int
 
     def __call__(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Tokens without a meaning."""
+        """Rows of end-of-text tokens."""
         return np.full((len(texts), length), self.end, np.int32)
 
     def share_cut(self, texts: Sequence[str], length: int) -> float:
-        """No text is known to be too long."""
+        """0: no text is read."""
         return 0.0
 
 
@@ -97,7 +97,7 @@ def plan_run(
 class Operations:
     """XLA's count of a train step's operations.
 
-    plain: of the model's own; executed: with what is computed again to save memory.
+    plain: without recomputation; executed: with it.
     """
 
     plain: float
@@ -127,7 +127,7 @@ def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:
 
 
 def _known_towers(config: ConfigDict) -> tuple[ConfigDict, Towers]:
-    """The encoders; those that lie on no disk here are taken to be of the size `model.image`."""
+    """The encoders; pretrained ones that are not on this disk have the size `model.image`."""
     if config.model.dtype == "auto":
         config = with_changes(config, {"model.dtype": "bfloat16"})  # as accelerators resolve it
     pretrained = config.model.pretrained

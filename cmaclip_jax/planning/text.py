@@ -78,7 +78,7 @@ def too_large(verdict: Verdict) -> Iterator[str]:
 
 
 def _split(verdict: Verdict) -> str:
-    """How what stays on a chip gets smaller."""
+    """How the arguments of a step get smaller on a chip."""
     chips, now = len(verdict.topology.devices), verdict.run.mesh.shape["fsdp"]
     most = chips // verdict.topology.slices
     if now >= most:
@@ -88,7 +88,7 @@ def _split(verdict: Verdict) -> str:
 
 
 def _smaller(verdict: Verdict) -> Iterator[str]:
-    """How what a step computes gets smaller, from what costs least."""
+    """How the temporary memory of a step gets smaller, cheapest first."""
     settings, remat = verdict.settings, verdict.run.config.model.remat
     if remat == "none":
         yield "--config.model.remat=dots"
@@ -103,7 +103,7 @@ def _smaller(verdict: Verdict) -> Iterator[str]:
 
 
 def step_table(verdict: Verdict) -> Table:
-    """What a step does, and the time for it at the chip's published rates."""
+    """The work of a step, and its time at the chip's published rates."""
     figures, chip = verdict.figures(), verdict.topology.chip
     seconds, flops, chips = figures["seconds"], figures["flops"], figures["chips"]
     rows = [
@@ -154,7 +154,7 @@ def _run(figures: dict) -> Iterator[str]:
 
 
 def in_short(verdict: Verdict) -> str:
-    """A plan in a line."""
+    """One line on a plan."""
     if not verdict.fits:
         return " ".join(too_large(verdict)).partition(" The same command")[0]
     figures = verdict.figures()

@@ -1,4 +1,4 @@
-"""TPU slices that are not here, as devices that can be compiled for."""
+"""TPU slices that are not here, as devices for which JAX can compile."""
 
 import dataclasses
 import importlib.util
@@ -8,13 +8,13 @@ from typing import Any
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.planning.chips import TPUS, Chip
 
-# What Google sells under a number of chips (v4 and v5p: of cores, two a chip), by its shape.
+# The shapes that Google rents, by their number of chips. Names of v4, v5p count cores, 2 a chip.
 FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
 CUBES |= {256: "4x8x8", 512: "8x8x8", 1024: "8x8x16", 2048: "8x16x16"}
 SHAPES = {"v4": CUBES, "v5e": FLAT, "v5p": CUBES, "v6e": FLAT}
 
-# Other hosts have 2x2 chips.
+# Chips of the hosts whose bounds differ from 2x2.
 ONE_HOST = {"1x1": [1, 1, 1], "2x4": [2, 4, 1]}
 
 

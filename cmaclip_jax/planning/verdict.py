@@ -1,4 +1,4 @@
-"""What a run would cost: whether it fits, how long it takes, and what bounds it."""
+"""Whether a run fits, how long it takes, and what limits its speed."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Whether both steps fit; one that was not compiled is taken to."""
+        """Whether both steps fit; a step that was not compiled counts as fitting."""
         return not any(isinstance(step, TooLarge) for step in (self.train, self.evaluation))
 
     @property
@@ -57,7 +57,7 @@ class Verdict:
         return self.settings.batch_size / self.times.step
 
     def figures(self) -> dict[str, Any]:
-        """Everything, for scripts."""
+        """All figures, for JSON."""
         chips, settings = len(self.topology.devices), self.settings
         figures: dict[str, Any] = {
             "topology": str(self.topology),
@@ -102,7 +102,7 @@ def judge(
 ) -> Verdict:
     """Compiles a run's steps for a topology; `evaluation`: that step too."""
     parts = state_parts(run)
-    if sum(parts.values()) > topology.chip.memory:  # the compiler would take a minute to say so
+    if sum(parts.values()) > topology.chip.memory:  # the compiler would need a minute to find out
         train = TooLarge(parts, sum(parts.values()), topology.chip.memory)
     else:
         train = _compiled(run.lower_train(), parts, topology)
@@ -142,7 +142,7 @@ def _batch(run: PlannedRun, rows: int):
 
 
 def memory_figures(step: Step | TooLarge) -> Mapping[str, float]:
-    """Bytes of a chip by what they are for; of what does not fit, what there would be too."""
+    """{name: bytes of a chip}; for a step that does not fit, also the bytes that are available."""
     if isinstance(step, TooLarge):
         figures = {"temporary": step.temporary, "total": step.needed, "available": step.available}
         return dict(step.parts) | figures

@@ -126,7 +126,7 @@ def test_a_host_that_ends_on_the_way_is_named_and_nobody_waits_for_it():
         [sys.executable, "-c", first], env=environment(), capture_output=True, text=True
     ).stdout
     other.wait()
-    assert said == "test host 1: said nothing in time: it is gone, or hangs\n(False, False)\n"
+    assert said == "test host 1: did not answer in time: it has ended or hangs\n(False, False)\n"
     assert time.monotonic() - start < 90
 
 
@@ -337,7 +337,7 @@ def test_a_check_that_hangs_is_given_up_and_those_after_it_are_not_made():
     assert time.monotonic() - start < 5
     assert said == [
         ("fails", Finding(False, "ZeroDivisionError: division by zero", "mend it")),
-        ("hangs", Finding(False, "no end after 0.2 s", "")),
+        ("hangs", Finding(False, "not finished after 0.2 s", "")),
     ]
     assert not made
 
@@ -346,7 +346,7 @@ def test_who_could_not_look_is_named_with_the_reason():
     check = Check("x", None, None, do="do this")
     seen = [{"fact": 1}, {"failed": "no"}, None, {"failed": "no"}]
     finding = judged(check, seen)
-    assert re.match(r"hosts 1, 3: no; host 2: said nothing in time", finding.says)
+    assert re.match(r"hosts 1, 3: no; host 2: did not answer in time", finding.says)
     assert "start the doctor again" in finding.do
     finding = judged(check, [{"failed": "no"}] * 2)
     assert (finding.says, finding.do) == ("every host: no", "do this")
