@@ -3,17 +3,16 @@
 import functools
 from pathlib import Path
 
-from cmaclip_jax.commands.arguments import make_parser, read_named_config
+from cmaclip_jax.commands.arguments import CONFIG_HELP, make_parser, read_named_config
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
 
-HELP = """\
-Trains the model of a config and the same without one of its parts, each with several seeds, and
-puts their accuracies in one table: ablation.md, ablation.csv and ablation.png in DIR. Each is an
-ordinary run in DIR/VARIANT/seed-N. The same command again goes on where it was stopped; the files
-are there from the first finished run on.
+HELP = f"""\
+Trains the model of a config and variants of it without one of its parts, each with several seeds,
+and writes their accuracies to ablation.md, ablation.csv and ablation.png in DIR. Each run is an
+ordinary one, in DIR/VARIANT/seed-N. The files are written after every run. The same command
+continues where it was stopped.
 
-  --config=FILE            the config of the whole model, for example configs/grounding.py
-  --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
+{CONFIG_HELP}
 
 variants:
 """ + "".join(f"  {name:13}{about}\n" for name, (_, about) in VARIANTS.items())
@@ -28,10 +27,10 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="train each for so long, as many steps as it then makes, in place of train.steps",
+        help="train each run for so many minutes instead of train.steps",
     )
     parser.add_argument(
-        "--tasks-apart", action="store_true", help="beside them a run for every task alone"
+        "--tasks-apart", action="store_true", help="also train a run for every single task"
     )
     options, rest = parser.parse_known_args(arguments)
     config, name = read_named_config(rest)

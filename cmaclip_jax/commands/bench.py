@@ -16,7 +16,7 @@ from cmaclip_jax.errors import UserError
 
 HELP = f"""\
 Measures the steps of a config on the devices of this machine: pairs per second, the share of the
-devices' peak, memory and compile time. The batches are random; no data is read, except by `input`.
+devices' peak, memory and compile time. The batches are random; only the part `input` reads data.
 
 {CONFIG_HELP}
 

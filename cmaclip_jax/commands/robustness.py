@@ -1,4 +1,4 @@
-"""cmaclip robustness: what trained runs still know when pictures or words are made worse."""
+"""cmaclip robustness: the accuracy of trained runs on noisy pictures and words."""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +7,9 @@ from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Evaluates a trained run under every noise of data.noise and every severity, and writes accuracy and
-the weight of the picture for every task: robustness.json, .md, .csv and curves in .png, all in DIR.
-The same command again goes on where it was stopped.
+Evaluates a trained run with every noise of data.noise at every severity. Writes the accuracy and
+the image weight of every task to robustness.json, .md and .csv in DIR, and their curves to
+robustness.png. The same command continues where it was stopped.
 
   --config.FIELD=VALUE     changes a field of all runs' configs, such as data.path
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 from cmaclip_jax.commands.arguments import CONFIG_HELP, make_parser, read_named_config
 
 HELP = f"""\
-Trains a model and evaluates it; the same command again continues a run that was stopped.
+Trains a model and evaluates it. The same command continues a run that was stopped.
 
 {CONFIG_HELP}
 """

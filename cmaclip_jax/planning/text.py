@@ -10,12 +10,12 @@ from cmaclip_jax.planning.verdict import Verdict, memory_figures
 
 GIBIBYTE = 2**30
 READING = """\
-How to read this. From the TPUs' own compiler: GiB, and which collectives run, how often, on how
-many bytes. Counted: operations (the model's own by our formulas; XLA counts the same step, its
-loops written out). Estimated: what goes through HBM, from the compiled program's instructions, and
-all times, from the published rates of the chips, which nothing reaches (so a step may take longer);
-what goes between chips is added as if nothing were computed meanwhile (so it may take less).
-Compiling, evaluating and saving are in no time."""
+How to read this. From the TPUs' own compiler: GiB, and the number and bytes of the collectives.
+Counted: operations (the model's by our formulas; XLA's for the same step with its loops unrolled).
+Estimated: HBM traffic, from the compiled program's instructions, and all times, from the published
+rates of the chips. No program reaches those rates, so a step may take longer; transfers between
+chips are added as if they overlapped with no computation, so it may take less. Times leave out
+compilation, evaluation and checkpoints."""
 
 
 def whole(name: str, verdict: Verdict) -> Iterator[str | Table]:
@@ -50,7 +50,7 @@ def memory_table(verdict: Verdict) -> Table:
 
 
 def too_large(verdict: Verdict) -> Iterator[str]:
-    """What does not fit, which part of it is the largest, and what to change."""
+    """Which step does not fit, what in it is largest, and which flags to change."""
     train = isinstance(verdict.train, TooLarge)
     step = verdict.train if train else verdict.evaluation
     stays = {part: size for part, size in step.parts.items() if part != "batch"}
@@ -131,7 +131,7 @@ def step_table(verdict: Verdict) -> Table:
     rows.append(["a step", "", "", _milliseconds(seconds["step"])])
     return text_table(
         [["", "of a chip", "published rate", "milliseconds"], *rows],
-        "\nA train step: the longer of arithmetic and memory, and then what goes between chips",
+        "\nA train step: the longer of arithmetic and memory, plus transfers between chips",
     )
 
 
@@ -167,7 +167,7 @@ def in_short(verdict: Verdict) -> str:
 
 
 def several(verdicts: list[tuple[str, Verdict]]) -> Iterator[str | Table]:
-    """A line for every plan, what to do about those that do not fit, and how to read it."""
+    """A table of plans, what to change in those that do not fit, and how to read the table."""
     head = ["size", "chips", "mesh", "remat", "pairs", "GiB a chip", "TFLOP", "ours/XLA"]
     head += ["ms", "pairs/s", "peak", "bound by", "hours", "chip-hours"]
     yield text_table([head, *(_line(name, verdict) for name, verdict in verdicts)], "")

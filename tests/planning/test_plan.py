@@ -358,7 +358,7 @@ def test_sizes_carry_fields_and_the_batch_grows_with_the_chips(capsys, monkeypat
     assert main([*command, sizes.replace("test/8,", "")]) == 0
     table = capsys.readouterr().out
     assert re.search(r"test/8 +v5e:2x2 +4x1x1 +full +16 ", table)
-    assert "Estimated: what goes through HBM" in table
+    assert "Estimated: HBM traffic" in table
     assert "v5e:1x1: mesh.data" in mistake(capsys, *command, "--sizes=test/8:mesh.fsdp=4")
     assert "did you mean" in mistake(capsys, *command, "--sizes=test/8:mesh.fsd=4")
     assert "write SIZE:FIELD=VALUE" in mistake(capsys, *command, "--sizes=test/8:fsdp")
