@@ -61,6 +61,11 @@ class Columns:
         return "\n".join((line, *self.told))
 
 
+def joined_text(cells: Iterable[str]) -> str | None:
+    """The text that these cells of a row make; None if all are empty."""
+    return " ".join(filter(None, (cell.strip() for cell in cells))) or None
+
+
 def shown(name: str | None) -> str:
     """A column's name, to be printed."""
     return "none" if name is None else name or "(the column without a name)"

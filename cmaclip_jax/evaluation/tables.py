@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from cmaclip_jax.evaluation.evaluator import PAIRS
 from cmaclip_jax.evaluation.metrics import counted
+from cmaclip_jax.evaluation.scores import PAIRS
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 
 

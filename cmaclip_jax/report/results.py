@@ -8,7 +8,14 @@ import jax
 import numpy as np
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import Outcome, read_outcome, rows_with, scored_pairs
+from cmaclip_jax.evaluation.predictor import Outcome
+from cmaclip_jax.evaluation.result_files import (
+    outcome_file,
+    read_outcome,
+    read_score,
+    score_file,
+)
+from cmaclip_jax.evaluation.scores import rows_with, scored_pairs
 from cmaclip_jax.evaluation.thresholds import (
     THRESHOLDS,
     TaskThresholds,
@@ -52,9 +59,8 @@ def read_results(workdir: str | Path, split: str = "") -> RunResults:
     """Reads a run's folder; `split` is the last one evaluated of test, val where not named."""
     workdir = Path(workdir)
     split = split or _evaluated(workdir)
-    figures = _read_figures(workdir, split)
-    npz, file = workdir / "evaluation" / f"{split}.npz", workdir / THRESHOLDS
-    judged = figures and npz.exists()
+    figures = read_score(workdir, split)
+    judged, file = figures and outcome_file(workdir, split).exists(), workdir / THRESHOLDS
     thresholds = read_thresholds(file) if file.exists() else {}
     stale = chosen_at(thresholds)
     stale = None if stale == figures.get("step", stale) else stale
@@ -87,7 +93,7 @@ def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
 
 def _evaluated(workdir: Path) -> str:
     """The split to look at: of those that were evaluated the first in `ORDER`."""
-    there = [split for split in ORDER if (workdir / "evaluation" / f"{split}.json").exists()]
+    there = [split for split in ORDER if score_file(workdir, split).exists()]
     return (there or ["test"])[0]
 
 
@@ -101,19 +107,6 @@ def _read_tasks(workdir: Path) -> tuple[Task, ...]:
     if not tasks:
         raise UserError(f"{workdir} has no task to report on; train it anew on data with labels")
     return tasks
-
-
-def _read_figures(workdir: Path, split: str) -> dict:
-    path = workdir / "evaluation" / f"{split}.json"
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text()) | {"split": split}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read; make it with `cmaclip evaluate --workdir={workdir} "
-            f"--split={split}`"
-        ) from error
 
 
 def _scored(outcome: Outcome, figures: dict) -> Outcome:

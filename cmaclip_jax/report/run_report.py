@@ -13,7 +13,7 @@ from cmaclip_jax.report.pages import report_page
 from cmaclip_jax.report.results import RunResults, read_results
 from cmaclip_jax.report.split_pairs import SplitPairs
 from cmaclip_jax.report.word_heat import Explanation, PairView
-from cmaclip_jax.training.checkpoints import chosen_step
+from cmaclip_jax.training.saved_parameters import chosen_step
 from cmaclip_jax.training.workdir import saved_config
 
 PICTURES = 120  # on a page, about

@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
-from cmaclip_jax.evaluation.evaluator import Outcome, halves
+import jax
+import numpy as np
+
+from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.tables import abstentions, threshold_table
 from cmaclip_jax.evaluation.thresholds import (
     THRESHOLDS,
@@ -68,7 +71,7 @@ def choose_thresholds(
         chooses and the other half is tried.
     """
     if calibrated == split:
-        chosen_on, outcome = halves(outcome)
+        chosen_on, outcome = _halves(outcome)
     else:
         chosen_on = run.outcome(calibrated, track)
     thresholds, figures = [], []
@@ -79,3 +82,10 @@ def choose_thresholds(
         fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
         figures.append(reached(thresholds[-1], *fresh))
     return thresholds, figures
+
+
+def _halves(outcome: Outcome) -> tuple[Outcome, Outcome]:
+    """The rows in two random halves; the same halves every time."""
+    order = np.random.default_rng(0).permutation(len(outcome["row"]))
+    parts = (np.sort(part) for part in np.array_split(order, 2))
+    return tuple(jax.tree.map(lambda x, rows=rows: x[rows], outcome) for rows in parts)

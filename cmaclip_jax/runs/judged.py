@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.evaluation.evaluator import Outcome, collect
+from cmaclip_jax.evaluation.predictor import Outcome, collect
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.runs.trained import TrainedRun, open_trained
-from cmaclip_jax.training.checkpoints import NEWEST
+from cmaclip_jax.training.saved_parameters import NEWEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,4 +35,4 @@ def open_judged(
     """Like `open_trained`, with the data that the config names."""
     run = open_trained(workdir, config, devices, checkpoint)
     data = open_data(config, run.workdir, kept_towers(config, run.workdir)).over(run.mesh)
-    return JudgedRun(run.workdir, run.step, run.encode, run.assembly, run.params, data)
+    return JudgedRun(run.workdir, run.step, run.encode, run.predictor, run.params, data)

@@ -15,7 +15,7 @@ from cmaclip_jax.runs.towers import (
     sized_encoders,
     with_sizes,
 )
-from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.saved_parameters import read_parameters
 from cmaclip_jax.training.workdir import saved_config
 from cmaclip_jax.weights.clip_folder import Weights
 from cmaclip_jax.weights.description import DESCRIPTION, describe

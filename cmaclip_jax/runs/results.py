@@ -1,6 +1,8 @@
 """The result of an evaluation: scored, written into the run's folder, and shown."""
 
-from cmaclip_jax.evaluation.evaluator import Outcome, score, write_outcome, write_score
+from cmaclip_jax.evaluation.predictor import Outcome
+from cmaclip_jax.evaluation.result_files import write_outcome, write_score
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.evaluation.tables import score_table
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.screen import Screen

@@ -9,14 +9,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import BatchEncoder
+from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.mesh import make_mesh, shared_rows
-from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.batch_encoder import kept_encoder
+from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.assembly import Assembly
-from cmaclip_jax.training.checkpoints import NEWEST, read_parameters
+from cmaclip_jax.training.saved_parameters import NEWEST, read_parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,25 +29,25 @@ class TrainedRun:
     workdir: Path
     step: int
     encode: BatchEncoder
-    assembly: Assembly
+    predictor: Predictor
     params: Any
 
     @property
     def config(self) -> ConfigDict:
-        return self.assembly.config
+        return self.predictor.config
 
     @property
     def mesh(self) -> Mesh:
-        return self.assembly.mesh
+        return self.predictor.mesh
 
     @property
     def objective(self) -> Objective:
-        return self.assembly.objective
+        return self.predictor.objective
 
     @property
     def predict_step(self) -> Callable:
         """`(params, batch) -> outcome`, compiled once."""
-        return self.assembly.predict_step
+        return self.predictor.predict_step
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -56,7 +56,7 @@ class TrainedRun:
     @property
     def batch_size(self) -> int:
         """The largest number of pairs that are answered at once: it divides over the devices."""
-        return shared_rows(self.assembly.mesh, self.config.eval.batch_size)
+        return shared_rows(self.predictor.mesh, self.config.eval.batch_size)
 
 
 def open_trained(
@@ -75,5 +75,5 @@ def open_trained(
     step, params = read_parameters(workdir, checkpoint)
     towers = kept_towers(config, workdir)
     encode = kept_encoder(config, workdir, towers)
-    assembly = assemble(config, mesh, encode, towers)
-    return TrainedRun(workdir, step, encode, assembly, assembly.to_answer(params))
+    predictor = Predictor(config, mesh, build_objective(config, encode, towers), encode.empty(1))
+    return TrainedRun(workdir, step, encode, predictor, predictor.to_answer(params))

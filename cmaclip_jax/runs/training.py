@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Batch
-from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
+from cmaclip_jax.evaluation.predictor import Outcome, collect
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh

@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.runs.data import open_data
@@ -14,7 +15,6 @@ from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.runs.objectives import build_contrastive
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.screen import Screen
-from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.state import replace_parameters
 
 
@@ -30,12 +30,12 @@ def open_zero_shot(config: ConfigDict, workdir: Path, screen: Screen) -> JudgedR
     towers = open_towers(config, None)
     data = open_data(config, None, towers).over(mesh)
     objective = build_contrastive(config, data.encode, towers)
-    assembly = Assembly(config, mesh, objective, data.encode.empty(1))
-    init = functools.partial(objective.init, jax.random.key(0), assembly.example)
-    drawn = jax.jit(init, out_shardings=tree_shardings(assembly.parameter_shapes, mesh))()
+    predictor = Predictor(config, mesh, objective, data.encode.empty(1))
+    init = functools.partial(objective.init, jax.random.key(0), predictor.example)
+    drawn = jax.jit(init, out_shardings=tree_shardings(predictor.parameter_shapes, mesh))()
     params, lines = replace_parameters(drawn, towers.params)
     screen.say("\n".join(lines))
     sentences = sum(tokens.shape[0] * tokens.shape[1] for tokens in objective.prompts.values())
     screen.say(f"{sentences:,} sentences describe the classes of {len(data.tasks)} tasks")
     params = objective.answering_parameters(params)
-    return JudgedRun(workdir, 0, data.encode, assembly, params, data)
+    return JudgedRun(workdir, 0, data.encode, predictor, params, data)

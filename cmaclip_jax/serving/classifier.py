@@ -13,13 +13,13 @@ from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.decisions import decided_classes
-from cmaclip_jax.evaluation.evaluator import Outcome
+from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, run_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.parallel.mesh import batch_sharding, shared_rows, to_device
 from cmaclip_jax.runs.trained import TrainedRun, open_trained
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.checkpoints import NEWEST
+from cmaclip_jax.training.saved_parameters import NEWEST
 from cmaclip_jax.training.workdir import saved_config
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.ahead import ahead
-from cmaclip_jax.data.columns import NONE, choose_inputs, shown
+from cmaclip_jax.data.columns import NONE, choose_inputs, joined_text, shown
 from cmaclip_jax.data.named_pictures import (
     LOOKED_FOR,
     OUTSIDE,
@@ -30,7 +30,6 @@ from cmaclip_jax.data.named_pictures import (
     locate,
 )
 from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING, Pair
-from cmaclip_jax.data.sources.table import joined_text
 from cmaclip_jax.data.tables import LOOKED_AT, NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS

@@ -12,7 +12,8 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import Outcome, collect, score
+from cmaclip_jax.evaluation.predictor import Outcome, collect
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.data import RunData

@@ -3,42 +3,23 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from cmaclip_jax.evaluation.evaluator import make_predict_step
-from cmaclip_jax.models.objectives import Batch, Objective
+from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.parallel.mesh import host_rows
-from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.training.optimizer import make_optimizer
 from cmaclip_jax.training.state import TrainState, create_state, state_template
 from cmaclip_jax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Assembly:
-    """What training, evaluating, planning and measuring share of a run.
+class Assembly(Predictor):
+    """A predictor that can also be trained.
 
     Parts are shapes and functions. Only `create_state` and `to_answer` allocate arrays.
-
-    config: of the whole run.
-    example: a batch of one row, from which the shapes of the parameters follow.
     """
-
-    config: ConfigDict
-    mesh: Mesh
-    objective: Objective
-    example: Batch
-
-    @functools.cached_property
-    def parameter_shapes(self) -> Any:
-        """The shapes of all parameters, as a tree."""
-        return jax.eval_shape(self.objective.init, jax.random.key(0), self.example)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -81,19 +62,6 @@ class Assembly:
         return make_train_step(
             self.objective, self.optimizer, settings, seed, self.mesh, self.state_shapes
         )
-
-    @functools.cached_property
-    def predict_step(self) -> jax.stages.Wrapped:
-        """`(params, batch) -> outcome`, jitted over the mesh, for parameters laid out to answer."""
-        shapes = jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
-        return make_predict_step(self.objective, self.mesh, shapes)
-
-    def to_answer(self, params: Any) -> Any:
-        """The parameters as `predict_step` takes them, on their devices."""
-        shapes = jax.eval_shape(self.objective.answering_parameters, params)
-        return jax.jit(
-            self.objective.answering_parameters, out_shardings=tree_shardings(shapes, self.mesh)
-        )(params)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which rows of a batch this host makes: those that its devices hold."""

@@ -1,18 +1,16 @@
 """Orbax checkpoints, written in the background; the newest few and the best are kept."""
 
 import contextlib
-import json
 import logging
 import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cmaclip_jax.errors import UserError
@@ -20,10 +18,8 @@ from cmaclip_jax.files import free_space, full_disk
 from cmaclip_jax.parallel.cluster import leads, wait_for_all
 from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.rules import path_name, tree_shardings
+from cmaclip_jax.training.saved_parameters import SCORE, checkpoint_steps
 from cmaclip_jax.training.state import TrainState
-
-SCORE = "score"
-NEWEST, BEST = "newest", "best"  # of a run's checkpoints
 
 
 class _Manager(ocp.CheckpointManager):
@@ -190,18 +186,13 @@ class Checkpoints:
             folder = Path(self._manager.directory)
             for part in folder.glob("*.orbax-checkpoint-tmp*") if leads() else ():
                 shutil.rmtree(part, ignore_errors=True)
-            steps = _steps(folder)
+            steps = checkpoint_steps(folder)
             kept = f"the checkpoint of step {max(steps):,} is intact; " if steps else ""
             raise UserError(
                 f"no room for the checkpoint of step {self._writing:,} in {folder}: it needs up "
                 f"to {self._bytes / 1e6:,.1f} MB and {free_space(folder)} are free; {kept}make "
                 "room, and the same command continues"
             ) from None
-
-
-def _steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder."""
-    return [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
 
 
 def _saved_tree(folder: Path):
@@ -217,62 +208,3 @@ def _by_path(tree) -> dict[str, tuple]:
     """{path: shape} of every array in a tree."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
-    """The step of the checkpoint that `which` means: 'newest', 'best' or the step itself.
-
-    The best one has the highest score that was measured on the way; of equals it is the newest.
-    """
-    folder = Path(workdir).resolve() / "checkpoints"
-    steps = sorted(_steps(folder))
-    if not steps:
-        raise UserError(f"no checkpoint in {folder}; train first")
-    if which == NEWEST:
-        return steps[-1]
-    if which == BEST:
-        score, step = max((_score(folder / str(step)), step) for step in steps)
-        if score == -math.inf:
-            raise UserError(
-                f"no checkpoint in {folder} was judged on the way (eval.every, eval.watch), so "
-                "none is the best; take --checkpoint=newest or a step"
-            )
-        return step
-    if str(which).isdigit() and int(which) in steps:
-        return int(which)
-    there = ", ".join(map(str, steps))
-    raise UserError(
-        f"no checkpoint {which} in {folder}; --checkpoint takes {NEWEST}, {BEST} or one of {there}"
-    )
-
-
-def _score(folder: Path) -> float:
-    """The score that a checkpoint was saved with; minus infinity where it has none."""
-    try:
-        return json.loads((folder / "metrics" / "metrics").read_text()).get(SCORE, -math.inf)
-    except (OSError, ValueError):
-        return -math.inf
-
-
-def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
-    """`(step, parameters)` of a checkpoint, for any model and any mesh of the run.
-
-    The parameters are the averaged ones if the run keeps an average. Nothing is written, because
-    the run may be writing its next checkpoint.
-    """
-    step = chosen_step(workdir, which)
-    folder = Path(workdir).resolve() / "checkpoints"
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
-    saved = handler.metadata(path).tree
-    name = "params" if saved["ema"] is None else "ema"
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        {name: saved[name]},
-    )
-    how = ocp.checkpoint_utils.construct_restore_args(target)
-    read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
-    try:
-        return step, jax.device_get(handler.restore(path, args=read)[name])
-    finally:
-        handler.close()

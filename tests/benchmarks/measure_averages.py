@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 from cmaclip_jax.config import read_config
-from cmaclip_jax.evaluation.evaluator import collect, score
+from cmaclip_jax.evaluation.predictor import collect
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.training import open_run
 

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from cmaclip_jax.config import base_config
-from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score
+from cmaclip_jax.evaluation.predictor import collect, make_predict_step
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.parallel.mesh import Prefetch, batch_sharding, make_mesh, to_device
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import open_data

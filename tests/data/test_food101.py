@@ -34,7 +34,7 @@ from cmaclip_jax.data.sources import cleaning_of, open_sources
 from cmaclip_jax.data.sources.food101 import VAL_SHARE
 from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.training import train_and_evaluate
 

@@ -13,8 +13,10 @@ from rich.console import Console
 from support.small import TASKS, VOCABULARY, initial, make_batch, make_objective
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import collect, make_predict_step, score, write_score
 from cmaclip_jax.evaluation.metrics import recall_at_precision, task_metrics
+from cmaclip_jax.evaluation.predictor import collect, make_predict_step
+from cmaclip_jax.evaluation.result_files import write_score
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.evaluation.tables import score_table
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.tasks import Task

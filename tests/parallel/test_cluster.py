@@ -17,13 +17,13 @@ import pytest
 from support.commands import LOCAL_POD, QUICKSTART, ROOT, environment
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import cluster_option, main
 from cmaclip_jax.parallel.joining import _parsed
 from cmaclip_jax.parallel.lost_hosts import lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
-from cmaclip_jax.training.checkpoints import read_parameters
 from cmaclip_jax.training.lock import holding
+from cmaclip_jax.training.saved_parameters import read_parameters
 
 SMALL = [QUICKSTART, "--config.model.image=test/8", "--config.model.text=test/8"]
 SMALL += ["--config.model.sequence_heads=2", "--config.data.shop.val_size=50"]

@@ -16,7 +16,7 @@ from support.tables import read_csv
 import cmaclip_jax as cma
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.text import train_tokenizer
-from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import main
 from cmaclip_jax.report import explainer as explaining
 from cmaclip_jax.report.explainer import Explainer
@@ -133,8 +133,8 @@ def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, exp
 def test_nothing_changes_without_what_the_model_does_not_read(model, complete, inputs):
     config = copy.deepcopy(model.trained.config)
     config.model.inputs = inputs
-    assembly = dataclasses.replace(model.trained.assembly, config=config)
-    one = Classifier(dataclasses.replace(model.trained, assembly=assembly), {})
+    predictor = dataclasses.replace(model.trained.predictor, config=config)
+    one = Classifier(dataclasses.replace(model.trained, predictor=predictor), {})
     said = next(Explainer(one).explain(["a"], complete[:1]))
     read = [word.text for word in said.words if word.read]
     assert [name for name, _ in said.without] == (read if inputs == "text" else [])

@@ -7,7 +7,7 @@ from support.small import apply, initial, make_batch, make_model
 
 from cmaclip_jax.runs.frozen_features import Features
 from cmaclip_jax.runs.training import train_and_evaluate
-from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.saved_parameters import read_parameters
 
 FROZEN = ("image/.*", "text/.*")
 

@@ -13,7 +13,7 @@ from support.commands import mistake
 from support.tables import read_csv
 
 import cmaclip_jax as cma
-from cmaclip_jax.evaluation.evaluator import read_outcome
+from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.serving import labelling

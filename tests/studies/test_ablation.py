@@ -19,7 +19,7 @@ from cmaclip_jax.runs import training
 from cmaclip_jax.studies.ablation import StudyRun, open_study
 from cmaclip_jax.studies.ablation_report import training_minutes
 from cmaclip_jax.studies.variants import USUAL, VARIANTS
-from cmaclip_jax.training.checkpoints import read_parameters
+from cmaclip_jax.training.saved_parameters import read_parameters
 
 TASKS = ("colour", "contents")
 

@@ -15,7 +15,8 @@ from cmaclip_jax.data import view
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.data.sources import open_sources
-from cmaclip_jax.evaluation.evaluator import read_outcome, score
+from cmaclip_jax.evaluation.result_files import read_outcome
+from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.main import main
 from cmaclip_jax.runs import training
 from cmaclip_jax.runs.judged import open_judged

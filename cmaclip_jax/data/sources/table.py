@@ -8,12 +8,17 @@ picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.columns import Columns, choose_columns, without_constants
+from cmaclip_jax.data.columns import (
+    Columns,
+    choose_columns,
+    joined_text,
+    without_constants,
+)
 from cmaclip_jax.data.many_labels import split_cell
 from cmaclip_jax.data.named_pictures import Flags, check_places, locate
 from cmaclip_jax.data.records import Label, Record, Sources, hash_share
@@ -159,11 +164,6 @@ def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[st
 
 def _text(table, names: Sequence[str], row: int) -> str | None:
     return joined_text(table[name][row] for name in names)
-
-
-def joined_text(cells: Iterable[str]) -> str | None:
-    """The text that these cells of a row make; None if all are empty."""
-    return " ".join(filter(None, (cell.strip() for cell in cells))) or None
 
 
 def _task(table, name: str, training: list[int], columns: Columns, data: ConfigDict) -> Task:

@@ -1,0 +1,79 @@
+"""The parameters in a run's checkpoints: read to answer, never written."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from cmaclip_jax.errors import UserError
+
+SCORE = "score"  # of a checkpoint, measured while the run was trained
+NEWEST, BEST = "newest", "best"  # of a run's checkpoints
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder."""
+    return [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+
+
+def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
+    """The step of the checkpoint that `which` means: 'newest', 'best' or the step itself.
+
+    The best one has the highest score that was measured on the way; of equals it is the newest.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    steps = sorted(checkpoint_steps(folder))
+    if not steps:
+        raise UserError(f"no checkpoint in {folder}; train first")
+    if which == NEWEST:
+        return steps[-1]
+    if which == BEST:
+        score, step = max((_score(folder / str(step)), step) for step in steps)
+        if score == -math.inf:
+            raise UserError(
+                f"no checkpoint in {folder} was judged on the way (eval.every, eval.watch), so "
+                "none is the best; take --checkpoint=newest or a step"
+            )
+        return step
+    if str(which).isdigit() and int(which) in steps:
+        return int(which)
+    there = ", ".join(map(str, steps))
+    raise UserError(
+        f"no checkpoint {which} in {folder}; --checkpoint takes {NEWEST}, {BEST} or one of {there}"
+    )
+
+
+def _score(folder: Path) -> float:
+    """The score that a checkpoint was saved with; minus infinity where it has none."""
+    try:
+        return json.loads((folder / "metrics" / "metrics").read_text()).get(SCORE, -math.inf)
+    except (OSError, ValueError):
+        return -math.inf
+
+
+def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
+    """`(step, parameters)` of a checkpoint, for any model and any mesh of the run.
+
+    The parameters are the averaged ones if the run keeps an average. Nothing is written, because
+    the run may be writing its next checkpoint.
+    """
+    step = chosen_step(workdir, which)
+    folder = Path(workdir).resolve() / "checkpoints"
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(path).tree
+    name = "params" if saved["ema"] is None else "ema"
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        {name: saved[name]},
+    )
+    how = ocp.checkpoint_utils.construct_restore_args(target)
+    read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
+    try:
+        return step, jax.device_get(handler.restore(path, args=read)[name])
+    finally:
+        handler.close()
