@@ -18,7 +18,8 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.result_files import read_outcome
-from cmaclip_jax.evaluation.thresholds import reached, read_thresholds
+from cmaclip_jax.evaluation.threshold_choice import reached
+from cmaclip_jax.evaluation.thresholds import read_thresholds
 from cmaclip_jax.main import VERBS, main
 from cmaclip_jax.runs.training import train_and_evaluate
 

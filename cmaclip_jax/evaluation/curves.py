@@ -1,4 +1,4 @@
-"""The numbers behind the plots and lists of a report: plain numpy, one task at a time."""
+"""The numbers of the plots and lists in a report: plain numpy, one task at a time."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(recall, precision, threshold) of accepting decisions from the most confident down.
 
-    recall: the share of `positives` that is accepted and right. Equal confidences are accepted
-        together.
+    recall: the share of `positives` that is accepted and right. Decisions of equal confidence are
+        accepted together.
     """
     right, accepted = ranked(confidence, correct)
     thresholds = np.sort(np.asarray(confidence))[::-1][accepted - 1]
@@ -27,9 +27,9 @@ def precision_recall(
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Decisions with a confidence from `low` to `high`.
+    """The decisions with a confidence from `low` to `high`.
 
-    confidence: their mean confidence. right: the share that is right. Both None in an empty bin.
+    confidence: the mean. right: the share that is right. Both are None in an empty bin.
     """
 
     low: float
@@ -40,7 +40,7 @@ class Bin:
 
 
 def calibration(confidence, correct) -> list[Bin]:
-    """The bins that the calibration error is summed over."""
+    """The bins of the expected calibration error."""
     edges = np.linspace(0, 1, BINS + 1)
     return [
         Bin(low, high, int(count), *(x / count if count else None for x in (sure, right)))
@@ -53,7 +53,7 @@ def calibration(confidence, correct) -> list[Bin]:
 def collapsed(
     confusion: np.ndarray, classes: Sequence[str], most: int
 ) -> tuple[list[str], np.ndarray]:
-    """A confusion matrix reduced to `most` classes: those with the most mistakes, and all others.
+    """A confusion matrix of at most `most` rows: the classes with the most mistakes, then OTHERS.
 
     Returns the names of the rows and columns, and the counts.
     """
@@ -80,7 +80,7 @@ def confusions_of(confusion: np.ndarray, classes: Sequence[str], most: int) -> l
 
 
 def weights_by_class(task: Task, weights, labels) -> dict[str, np.ndarray]:
-    """{class: mean modality weights [2] of the rows of that true class}, for those that occur."""
+    """{class: mean modality weights [2] of the rows of that true class}, for classes that occur."""
     truth = true_classes(labels, len(task.classes), task.many)
     columns = zip(task.classes, truth.T, strict=True)
     return {name: weights[rows].mean(axis=0) for name, rows in columns if rows.any()}

@@ -1,10 +1,10 @@
-"""What a model decides, stated once: which rows are known, what is decided, how sure, how right.
+"""The decisions of a model, defined once: known rows, decided classes, confidence, correctness.
 
 A task's `probabilities` are [N,C]. Its `labels` are [N], or [N,C] if the task has many labels; a
 negative label is unknown. A row of a many-label task is known if the labels of all its classes are.
 
-A one-label task decides for its most probable class, the first one if several are equal. A
-many-label task makes one decision per class: "yes" if its probability is above 0.5.
+A one-label task decides for its most probable class; of equal ones, for the first. A many-label
+task makes one decision per class: "yes" if its probability is above 0.5.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ class Decisions:
     """The decisions of a task on its known rows, flat [K].
 
     One-label task: one decision per row, for the most probable class.
-    Many-label task: one decision per row and class. It asserts "yes" with confidence P(yes) and is
-        correct if the label is "yes"; where to accept it is for a threshold to say.
+    Many-label task: one decision per row and class, always "yes" with confidence P(yes). It is
+        correct if the label is "yes". A threshold says whether it is accepted.
 
     row: the row of `probabilities`.
-    place: the class that is decided about.
+    place: the index of the class.
     truth: the true class; of many-label tasks 1 or 0.
     confidence: the probability of the decision.
     correct: whether it is right, bool.
@@ -49,9 +49,9 @@ class Decisions:
 def decisions(
     task: Task, probabilities: np.ndarray, labels: np.ndarray, temperature: float | None = None
 ) -> Decisions:
-    """The decisions of a task; with a temperature, their confidence is scaled by it.
+    """The decisions of a task; their confidence is scaled by `temperature`, if given.
 
-    The temperature never changes what is decided, even where scaled probabilities round to equals.
+    The temperature changes no decision, even if scaled probabilities become equal by rounding.
     """
     rows = np.flatnonzero(known_rows(labels, task.many))
     probabilities, labels = probabilities[rows], labels[rows].astype(int)
@@ -74,7 +74,7 @@ def known_rows(labels: np.ndarray, many: bool) -> np.ndarray:
 
 
 def only_known(probabilities, labels, many: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities and the labels of the known rows, these as integers."""
+    """The probabilities and the integer labels of the known rows."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     known = known_rows(labels, many)
     return probabilities[known], labels[known].astype(int)

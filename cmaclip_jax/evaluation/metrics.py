@@ -1,19 +1,19 @@
-"""The figures of a task's predictions: plain numpy, exact, one task at a time.
+"""The figures of a task: plain numpy, exact, one task at a time.
 
-`decisions` says what `probabilities` and `labels` are, which rows are known, and what is decided.
-Rows with an unknown label count nowhere.
+`decisions` defines `probabilities`, `labels`, known rows and decided classes. Rows with an unknown
+label are left out.
 
 examples: rows with a known label.
-accuracy: the share of rows that are right; of many-label tasks, in every class.
-micro_f1, macro_f1: of all decisions together, and the mean over the classes that occur.
+accuracy: the share of rows that are right; of many-label tasks, right in every class.
+micro_f1, macro_f1: the F1 of all decisions together, and the mean F1 of the classes that occur.
 average_precision: the mean over the classes that occur in the truth.
 expected_calibration_error: of the decision's probability; of many-label tasks, of P(yes) over
     every row and class. In 15 bins of equal width.
-recall_at_precision: {precision: recall} of decisions accepted from the most confident down; all
-    classes share one threshold, which is chosen on the same rows.
-classes: {class: support, precision, recall, f1, recall_at_precision}, None for 0 / 0. A class's
-    recall at a precision is of its own decisions, with a threshold of its own.
-macro_recall_at_precision: the mean of these over the classes that occur in the truth.
+recall_at_precision: {precision: recall} if decisions are accepted from the most confident down.
+    All classes share one threshold, which is chosen on the same rows.
+classes: {class: support, precision, recall, f1, recall_at_precision}, None for 0 / 0. The recall at
+    a precision is that of the decisions for this class, with a threshold of its own.
+macro_recall_at_precision: the mean of the classes' recall over those that occur in the truth.
 One-label tasks also have
 top_k_accuracy: {k: share of rows}, for every k below the number of classes.
 confusion: [C,C] counts, a row per true class, a column per decision, in the task's order.
@@ -22,9 +22,9 @@ most_confused: in place of `confusion` if a task has over 200 classes: the 20 mo
 Many-label tasks also have
 confusion: [C,4] counts: true and false positives, false and true negatives of every class.
 
-All figures are computed from the collected rows, since ranking figures (average precision, recall
-at a precision) need every score. The other figures follow from whole numbers, and sums of
-probabilities are added in ascending order: no figure depends on batches or on the order of rows.
+All figures are computed from the rows of the whole split, because average precision and recall at a
+precision need every score. No figure depends on batches or on the order of rows: the other figures
+are made of whole numbers, and probabilities are added in ascending order.
 """
 
 import itertools
@@ -45,8 +45,8 @@ PRECISIONS = (0.90, 0.95)
 TOP_K = (5,)
 BINS = 15  # of the expected calibration error
 MOST_CLASSES = 200  # a task with more has no confusion matrix
-MOST_CONFUSIONS = 20  # are listed in its place
-# Figures of every task that are one number, and those that are one number per precision.
+MOST_CONFUSIONS = 20  # in `most_confused`
+# Figures of every task: single numbers, and one number per precision.
 NUMBERS = ("accuracy", "micro_f1", "macro_f1", "average_precision", "expected_calibration_error")
 RECALLS = ("recall_at_precision", "macro_recall_at_precision")
 
@@ -129,7 +129,7 @@ def micro_f1(counts) -> float:
 
 
 def top_k_accuracy(probabilities, labels, top_k: Sequence[int]) -> dict[str, float]:
-    """{k: share of rows whose label is among the k most probable}; the first of equals wins."""
+    """{k: share of rows with the label among the k most probable}; of equals, the first wins."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=-1)  # [N,1]
     before = np.arange(probabilities.shape[-1]) < labels[:, None]
     rank = np.sum((probabilities > own) | ((probabilities == own) & before), axis=-1)
@@ -137,7 +137,7 @@ def top_k_accuracy(probabilities, labels, top_k: Sequence[int]) -> dict[str, flo
 
 
 def confusions(labels, decided, classes: Sequence[str]) -> dict:
-    """The confusion matrix of a one-label task; of one with many classes, its frequent mistakes.
+    """The confusion matrix of a one-label task; with many classes, its most frequent mistakes.
 
     Equally frequent mistakes are in the order of the classes.
     """
@@ -155,7 +155,7 @@ def confusions(labels, decided, classes: Sequence[str]) -> dict:
 
 
 def expected_calibration_error(confidence, correct) -> float:
-    """The mean distance between confidence and accuracy over bins, weighted by their decisions.
+    """The mean difference of confidence and accuracy over bins, weighted by their decisions.
 
     The 15 bins have equal width. A bin includes its lower edge, and the last one also 1.
     """
@@ -173,13 +173,13 @@ def calibration_bins(confidence, correct) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def macro_average_precision(truth, scores) -> float:
-    """The mean over the classes that occur of the area under their precision-recall steps."""
+    """The mean area under the precision-recall steps of the classes that occur."""
     areas = [_average_precision(truth[:, c], scores[:, c]) for c in np.flatnonzero(truth.any(0))]
     return float(np.mean(areas)) if areas else 0.0
 
 
 def recall_at_precision(confidence, correct, positives: int, precision: float) -> float:
-    """The largest recall of accepted decisions of which at least `precision` are right.
+    """The largest recall at which at least `precision` of the accepted decisions are right.
 
     Decisions are accepted from the most confident down, equal confidences together.
     positives: the denominator of recall.
@@ -250,9 +250,9 @@ def _average_precision(truth, scores) -> float:
 
 
 def ranked(scores, correct) -> tuple[np.ndarray, np.ndarray]:
-    """How many decisions are right, and how many there are, from the highest score down.
+    """(decisions that are right, decisions) down to each distinct score, the highest score first.
 
-    One count for every distinct score: equal scores are counted together.
+    Equal scores are counted together.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)

@@ -1,29 +1,30 @@
-"""Which threshold can be promised to keep a precision: Learn then Test, with exact binomial tests.
+"""The threshold whose precision can be promised: Learn then Test, with exact binomial tests.
 
-Taking the best of all thresholds whose lower bound is above the target would break the promise:
-the best of many is lucky. So the thresholds to test, and their order, are fixed by counts of
-decisions, without a look at which are right, and the risk is spent once (Angelopoulos et al. 2021,
-with the fallback procedure of Wiens 2003).
+The best of all thresholds with a lower bound above the target would break the promise, because the
+best of many has been lucky. So the tested thresholds and their order depend on the counts of
+decisions alone, not on which decisions are right, and the tests share the risk (Angelopoulos et
+al. 2021, with the fallback procedure of Wiens 2003).
 """
 
 import numpy as np
 from scipy.stats import binom, nbinom
 
-# A sequence of tests starts at the smallest count of accepted decisions that can pass with no
-# error. One error there would end it, and of 45 decisions at 98 % precision one is wrong more often
-# than not. So the sequence starts again at the smallest counts that can pass with 7 and 30 errors.
+# A sequence of tests starts at the smallest count of accepted decisions that passes with no error.
+# One error there ends the sequence, and of 45 decisions at 98 % precision one is probably wrong. So
+# the sequence starts again at the smallest counts that pass with 7 and with 30 errors.
 SPARED_ERRORS = (0, 7, 30)
 STEP = 1.05  # each count is 5 % above the one before
 
 
 def last_promised(correct, accepted, target: float, risk: float, minimum: int) -> int | None:
-    """The last tested threshold whose precision is above `target`, wrongly so at most by `risk`.
+    """The place of the last threshold that passes; None if none does.
 
-    correct, accepted: counts at each threshold, from the highest down.
+    correct, accepted: counts at each threshold, from the highest threshold down.
+    risk: the largest probability that the true precision there is below `target`.
 
-    Each start of a sequence brings a share of the risk. A test that passes hands on the risk that
-    it had; one that fails loses it. A test passes if the Clopper-Pearson lower bound at its risk
-    reaches the target.
+    Each start of the sequence adds a share of the risk. A test that passes gives its risk to the
+    next test; the risk of a test that fails is lost. A test passes if the Clopper-Pearson lower
+    bound at its risk reaches the target.
     """
     shares = _tested_places(accepted, target, risk, minimum)
     places = np.fromiter(shares, int)
@@ -36,7 +37,7 @@ def last_promised(correct, accepted, target: float, risk: float, minimum: int) -
 
 
 def _tested_places(accepted, target: float, risk: float, minimum: int) -> dict[int, float]:
-    """The places of `accepted` to test, most confident first, and the risk that each brings."""
+    """{place in `accepted`: risk that is added there}, for each test, most confident first."""
     total = accepted[-1] if len(accepted) else 0
     for number in range(len(SPARED_ERRORS), 0, -1):  # as many starts as there are decisions for
         spared = SPARED_ERRORS[:number]
@@ -56,7 +57,7 @@ def _tested_places(accepted, target: float, risk: float, minimum: int) -> dict[i
 
 
 def _fewest(errors: int, target: float, risk: float) -> float:
-    """The fewest decisions that, with so many errors, still show a precision above `target`."""
+    """The smallest number of decisions that passes the test with this many errors."""
     if target >= 1:
         return np.inf
     return errors + 1 + int(nbinom.isf(risk, errors + 1, 1 - target))

@@ -10,9 +10,9 @@ from cmaclip_jax.evaluation.thresholds import TaskThresholds
 
 
 def score_table(figures: dict) -> Table:
-    """One line per task: figures of the scored pairs, and accuracies of incomplete pairs.
+    """One line per task: figures of the scored pairs, and the accuracy on incomplete pairs.
 
-    The number beside an accuracy counts the pairs with a known label, on which it was measured.
+    The number in brackets counts the pairs with a known label.
     """
     table = Table(
         box=None,
@@ -26,19 +26,19 @@ def score_table(figures: dict) -> Table:
     for column in ("pairs", "accuracy", "macro F1", "image weight", "no picture", "no text"):
         table.add_column(column, justify="right")
     for name, task in figures["tasks"].items():
-        beside = [part and part["tasks"][name] for part in slices.values()]
+        slice_figures = [part and part["tasks"][name] for part in slices.values()]
         table.add_row(
             name,
             f"{task['examples']:,}",
             *[_figure(x) for x in (task["accuracy"], task["macro_f1"])],
             f"{task['modality_weights']['image']:.2f}",
-            *[counted(part) for part in beside],
+            *[counted(part) for part in slice_figures],
         )
     return table
 
 
 def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict]) -> Table:
-    """One line per task: its threshold, and the precision and recall that it reaches."""
+    """One line per task: its threshold, and the share accepted, precision and recall it reaches."""
     table = Table(box=None, pad_edge=False)
     table.add_column("task")
     for column in ("threshold", "accepted", "precision", "recall"):
@@ -68,18 +68,18 @@ def abstentions(thresholds: Sequence[TaskThresholds]) -> str:
     silent = [
         task.task.name
         for task in thresholds
-        if all(kept.value is None for kept in (task.classes or {"": task.overall}).values())
+        if all(x.value is None for x in task.classes.values() or [task.overall])
     ]
     if not silent:
         return ""
     first, names = thresholds[0], ", ".join(silent)
     if first.level is None:
         return (
-            f"no threshold of {names} reaches a precision of {first.target:g} on {first.split}; it "
-            "takes a lower --precision, or a run that is more often right where it is sure"
+            f"no threshold of {names} reaches a precision of {first.target:g} on {first.split}; "
+            "use a lower --precision, or a run that is right more often where it is confident"
         )
     return (
-        f"nothing can be promised for {names}: it takes more labelled pairs to choose on, a lower "
+        f"nothing can be promised for {names}; use more labelled pairs to choose on, a lower "
         "--precision or a lower --confidence"
     )
 

@@ -8,9 +8,9 @@ LIMITS = (1 / 20, 20)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, many: bool) -> float:
-    """The temperature under which known labels are likeliest; 1 if there are no labels.
+    """The temperature that makes the known labels most likely; 1 if there are no labels.
 
-    probabilities [N,C]; labels: [N], or [N,C] of a many-label task. No decision changes.
+    probabilities: [N,C]. labels: [N], or [N,C] of a many-label task.
     """
     if not len(labels):
         return 1.0
@@ -29,9 +29,9 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, many: bool) -
 
 
 def scale(probabilities, temperature: float, many: bool) -> np.ndarray:
-    """Probabilities at a temperature; above 1 they become less confident.
+    """Probabilities at a temperature; a temperature above 1 makes them less confident.
 
-    They are computed in float64 and rounded to float32, the type in which answers show them.
+    They are computed in float64 and rounded to float32, the type of the numbers in answers.
     """
     scores = _scores(np.asarray(probabilities), many) / temperature
     return (expit(scores) if many else softmax(scores, axis=-1)).astype(np.float32)
@@ -40,8 +40,8 @@ def scale(probabilities, temperature: float, many: bool) -> np.ndarray:
 def _scores(probabilities: np.ndarray, many: bool) -> np.ndarray:
     """Log-probabilities, or logits of a many-label task: float64, always finite.
 
-    A probability of 0 counts as the smallest number of its type, and 1 as a number between the
-    largest below 1 and 1.
+    A probability of 0 becomes the smallest number of its type. A probability of 1 becomes a number
+    between 1 and the next smaller number of its type.
     """
     kind = np.finfo(probabilities.dtype)
     above_zero = np.maximum(probabilities.astype(np.float64), kind.tiny)

@@ -8,7 +8,8 @@ from cmaclip_jax.evaluation.curves import (
     weights_by_class,
 )
 from cmaclip_jax.evaluation.decisions import decisions
-from cmaclip_jax.evaluation.thresholds import TaskThresholds, reached
+from cmaclip_jax.evaluation.threshold_choice import reached
+from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.report.charts import Plot, chart, share_axis
 from cmaclip_jax.report.confusion_matrix import confusion_matrix
 from cmaclip_jax.report.markup import (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cmaclip_jax.evaluation.metrics import counted
-from cmaclip_jax.evaluation.thresholds import reached
+from cmaclip_jax.evaluation.threshold_choice import reached
 from cmaclip_jax.report.markup import Html, element, figure, join, paragraph, share, table
 from cmaclip_jax.report.results import RunResults
 from cmaclip_jax.tasks import Task

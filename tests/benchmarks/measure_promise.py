@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cmaclip_jax.evaluation.result_files import read_outcome
-from cmaclip_jax.evaluation.thresholds import calibrate
+from cmaclip_jax.evaluation.threshold_choice import calibrate
 from cmaclip_jax.tasks import Task, read_tasks
 
 

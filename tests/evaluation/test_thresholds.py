@@ -9,12 +9,12 @@ from scipy.special import expit, softmax
 from scipy.stats import binom, binomtest
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation import thresholds as module
+from cmaclip_jax.evaluation import threshold_choice as module
 from cmaclip_jax.evaluation.temperature import fit_temperature, scale
+from cmaclip_jax.evaluation.threshold_choice import calibrate, choose_threshold, reached
 from cmaclip_jax.evaluation.thresholds import (
-    calibrate,
-    choose_threshold,
-    reached,
+    TaskThresholds,
+    Threshold,
     read_thresholds,
     write_thresholds,
 )
@@ -257,9 +257,9 @@ def test_each_class_of_many_by_itself():
 
 
 def test_reached_on_another_split():
-    threshold = module.Threshold(0.7, 1, 1, 1.0, 1.0)
+    threshold = Threshold(0.7, 1, 1, 1.0, 1.0)
     probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.75, 0.15], [0.4, 0.3, 0.3], [0.9, 0.1, 0]])
-    chosen = module.TaskThresholds(ONE, 1.0, TARGET, None, threshold)
+    chosen = TaskThresholds(ONE, 1.0, TARGET, None, threshold)
     figures = reached(chosen, probabilities, np.array([0, 2, 0, -1]))
     assert figures == {
         "examples": 3,

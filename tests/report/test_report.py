@@ -25,7 +25,8 @@ from cmaclip_jax.evaluation.decisions import decisions
 from cmaclip_jax.evaluation.metrics import expected_calibration_error, recall_at_precision
 from cmaclip_jax.evaluation.result_files import write_outcome, write_score
 from cmaclip_jax.evaluation.scores import score
-from cmaclip_jax.evaluation.thresholds import calibrate, reached, read_thresholds, write_thresholds
+from cmaclip_jax.evaluation.threshold_choice import calibrate, reached
+from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.report.charts import Plot, axis, share_axis
 from cmaclip_jax.report.markup import element

@@ -17,7 +17,8 @@ from cmaclip_jax.commands.export import PLATFORMS
 from cmaclip_jax.data.images import LONG, clip_image
 from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
+from cmaclip_jax.evaluation.threshold_choice import calibrate
+from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import open_trained

@@ -14,7 +14,8 @@ from support.tables import read_csv
 
 import cmaclip_jax as cma
 from cmaclip_jax.evaluation.result_files import read_outcome
-from cmaclip_jax.evaluation.thresholds import calibrate, read_thresholds, write_thresholds
+from cmaclip_jax.evaluation.threshold_choice import calibrate
+from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.serving import labelling
 from cmaclip_jax.serving.answer_files import answer_line
@@ -368,7 +369,7 @@ def test_thresholds_say_what_is_accepted(run, rows, write_table, tmp_path, capsy
     assert main([*command, "--precision=0.9999"]) == 0
     said = capsys.readouterr().err
     assert "no threshold of colour" in said
-    assert "reaches a precision of 0.9999 on val; it takes a lower --precision" in said
+    assert "reaches a precision of 0.9999 on val; use a lower --precision" in said
     assert "promised" not in said
     assert main([*command, "--split=val", "--per-class"]) == 0
     assert "chosen on one half of val" in capsys.readouterr().err
