@@ -1,19 +1,39 @@
-"""Random access to the records of a TFDS split's files."""
+"""Files of records, ArrayRecord or TFRecord: written in order, read by random access."""
 
+import contextlib
 import io
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from cmaclip_jax.data.storage import file_size, is_local, open_file, read_range
 from cmaclip_jax.errors import UserError
 
+FORMATS = ("array_record", "tfrecord")
 HEADER = struct.Struct("<Q4x")  # of a TFRecord: its length, and the checksum of the length
 FOOTER = 4  # bytes of the checksum after a record
 KEPT_OPEN = 256
+
+
+@contextlib.contextmanager
+def open_writer(path: str, file_format: str) -> Iterator[Callable[[bytes], None]]:
+    """Opens a new file, and yields the function that adds a serialized example to it."""
+    if file_format == "array_record":
+        from array_record.python.array_record_module import ArrayRecordWriter  # not on every system
+
+        # Groups of one record allow random access.
+        writer = ArrayRecordWriter(path, "group_size:1")
+    else:
+        import tensorflow as tf  # takes seconds, and only TFRecord files need it
+
+        writer = tf.io.TFRecordWriter(path)
+    try:
+        yield writer.write
+    finally:
+        writer.close()
 
 
 def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:

@@ -27,8 +27,8 @@ from support.food101 import (
 import cmaclip_jax as cma
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.prepare.job import Job
-from cmaclip_jax.data.prepare.shards import Form
+from cmaclip_jax.data.prepare.shards import StorageFormat
+from cmaclip_jax.data.prepare.specification import Specification
 from cmaclip_jax.data.records import hash_share
 from cmaclip_jax.data.sources import cleaning_of, open_sources
 from cmaclip_jax.data.sources.food101 import VAL_SHARE
@@ -316,7 +316,7 @@ def test_what_is_prepared_from_it_is_cleaned_alike(food_run, tmp_path):
     """Its own texts are clean already; those that a run on it is asked about are not."""
     data = base_config().data
     data.source, data.path = "food101", str(food_run[0])
-    Job.of(data, str(tmp_path / "ready"), Form(shards=1)).open()
+    Specification.of(data, str(tmp_path / "ready"), StorageFormat(shards=1)).open()
     data.source, data.path = "tfds", str(tmp_path / "ready")
     assert cleaning_of(data) == "titles"
     data.path = str(tmp_path)

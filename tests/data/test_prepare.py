@@ -15,13 +15,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from support.commands import QUICKSTART, ROOT
 
-from cmaclip_jax.commands.prepare import summary
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.images import open_image
-from cmaclip_jax.data.prepare.job import Job, write_with_beam
-from cmaclip_jax.data.prepare.overheard import Overheard
-from cmaclip_jax.data.prepare.shards import Form, Preparation, finish_all
+from cmaclip_jax.data.prepare.deferred_faults import DeferredFaults
+from cmaclip_jax.data.prepare.preparing import summary
+from cmaclip_jax.data.prepare.shards import Preparation, StorageFormat, finish_all
+from cmaclip_jax.data.prepare.specification import Specification, write_with_beam
 from cmaclip_jax.data.prepare.stored import shrink
 from cmaclip_jax.data.records import Record, RecordError
 from cmaclip_jax.data.sources.shop import Shop
@@ -80,8 +80,10 @@ RECORDS = [
 
 
 def prepare(output, sources, policy="skip", tick=lambda: None, max_bad=1.0, **form):
-    form = Form(**{"shards": 3, "size": 32, **form})
-    preparation = Preparation(sources, TASKS, output, form, Overheard(policy), {"from": "memory"})
+    form = StorageFormat(**{"shards": 3, "size": 32, **form})
+    preparation = Preparation(
+        sources, TASKS, output, form, DeferredFaults(policy), {"from": "memory"}
+    )
 
     def write(split, shard):
         return preparation.write(split, shard, tick)
@@ -103,7 +105,7 @@ def contents(folder):
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_records_come_back_as_they_were(tmp_path, file_format):
     sources = {"train": Pairs(RECORDS), "val": Pairs(RECORDS[:2]), "test": Pairs([])}
-    preparation, accounts, bad = prepare(tmp_path / "out", sources, format=file_format)
+    preparation, counts, bad = prepare(tmp_path / "out", sources, format=file_format)
     splits = reopen(tmp_path / "out")
     assert list(splits) == ["train", "val"]
     assert {task.name: task for task in splits["train"].tasks} == {t.name: t for t in TASKS}
@@ -123,7 +125,7 @@ def test_records_come_back_as_they_were(tmp_path, file_format):
     assert bad.reasons == {"unreadable picture": 1, "missing picture": 1, "half a row": 1}
     lines = (tmp_path / "out/bad_records.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["broken", "lost", "train-6"]
-    said = "\n".join(summary(preparation, accounts, bad))
+    said = "\n".join(f"{name:12} {value}" for name, value in summary(preparation, counts, bad))
     assert "train        5 pairs, 1 without a picture, 1 without words; 3 shards" in said
     assert "2 classes: red 4, dark green 1; 2 unknown" in said
     assert "3 classes, several at once: c 2, a 2, b 1; 2 unknown" in said
@@ -162,7 +164,12 @@ def test_what_cannot_be_read_follows_the_policy(tmp_path):
 def test_the_catalogue_comes_back(tmp_path, file_format):
     shop = Shop("train", 40, image_size=48, missing_labels=0.3, missing_images=0.2)
     preparation = Preparation(
-        {"train": shop}, shop.tasks, tmp_path, Form(3, 48, 95, file_format), Overheard(), {}
+        {"train": shop},
+        shop.tasks,
+        tmp_path,
+        StorageFormat(3, 48, 95, file_format),
+        DeferredFaults(),
+        {},
     )
     finish_all(preparation, 0, preparation.write)
     splits = reopen(tmp_path)
@@ -256,7 +263,10 @@ def test_a_folder_has_one_origin_and_form(tmp_path, capsys):
 
 def test_beam_writes_the_same(tmp_path, config):
     pytest.importorskip("apache_beam")
-    jobs = [Job.of(config.data, str(tmp_path / name), Form(3, 40)) for name in ("here", "beam")]
+    jobs = [
+        Specification.of(config.data, str(tmp_path / name), StorageFormat(3, 40))
+        for name in ("here", "beam")
+    ]
     write_with_beam(jobs[1], jobs[1].open().pieces(), ["--runner=DirectRunner"])
     for job in jobs:
         preparation = job.open()
@@ -266,7 +276,9 @@ def test_beam_writes_the_same(tmp_path, config):
 
 def test_a_job_travels(tmp_path, config):
     config.data.labels = ("contents", "colour")
-    job = pickle.loads(pickle.dumps(Job.of(config.data, str(tmp_path), Form(3, 40))))
+    job = pickle.loads(
+        pickle.dumps(Specification.of(config.data, str(tmp_path), StorageFormat(3, 40)))
+    )
     preparation = job.open()
     assert [task.name for task in preparation.tasks] == ["contents", "colour"]
     assert preparation.write("train", 1).records == 21
@@ -275,4 +287,6 @@ def test_a_job_travels(tmp_path, config):
 def test_names_that_tfds_would_change_are_refused(tmp_path):
     task = Task("size", ("small", "very\nlarge"))
     with pytest.raises(UserError, match=r"class 'very\\nlarge' of 'size' must be one line"):
-        Preparation({"train": Pairs(RECORDS)}, [task], tmp_path, Form(1), Overheard(), {})
+        Preparation(
+            {"train": Pairs(RECORDS)}, [task], tmp_path, StorageFormat(1), DeferredFaults(), {}
+        )

@@ -18,10 +18,10 @@ from etils import epath
 
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.prepare.account import Account
-from cmaclip_jax.data.prepare.overheard import Entry, Overheard, replay
-from cmaclip_jax.data.prepare.record_writer import FORMATS, open_writer
+from cmaclip_jax.data.prepare.counts import RecordCounts
+from cmaclip_jax.data.prepare.deferred_faults import DeferredFaults, Entry, replay
 from cmaclip_jax.data.prepare.stored import make_features, shrink, to_example
+from cmaclip_jax.data.record_files import FORMATS, open_writer
 from cmaclip_jax.data.records import Record, RecordError, Sources
 from cmaclip_jax.data.tfds_fields import MANIFEST, PREPARED
 from cmaclip_jax.errors import UserError
@@ -33,7 +33,7 @@ AHEAD = 4  # records in progress for every thread
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class StorageFormat:
     """How records are stored: the shorter side in pixels, the JPEG quality, the file format.
 
     shards: of the training split. The others get shards in proportion to their sizes.
@@ -53,8 +53,8 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A record ready to be written, or None if it cannot be; and its faults and notes."""
+class EncodedRecord:
+    """A record with the example to write, and its faults and notes. An unusable record is None."""
 
     record: Record | None
     example: bytes
@@ -72,13 +72,13 @@ class Preparation:
         sources: Sources,
         tasks: Sequence[Task],
         output: str | os.PathLike,
-        form: Form,
-        overheard: Overheard,
+        form: StorageFormat,
+        faults: DeferredFaults,
         origin: Mapping,
     ):
         self.sources = {split: source for split, source in sources.items() if len(source)}
         self.tasks, self.form, self.output = tuple(tasks), form, epath.Path(output).expanduser()
-        self.overheard = overheard
+        self.faults = faults
         self.shards = count_shards({s: len(x) for s, x in self.sources.items()}, form.shards)
         self.features = make_features(tasks)
         self._claim(origin)
@@ -92,57 +92,59 @@ class Preparation:
         size, shards = len(self.sources[split]), self.shards[split]
         return range(shard * size // shards, (shard + 1) * size // shards)
 
-    def finished(self, split: str, shard: int) -> Account | None:
-        """The account of a shard if it is finished, else None."""
+    def finished(self, split: str, shard: int) -> RecordCounts | None:
+        """The counts of a shard if it is finished, else None."""
         note, file = self._note(split, shard), self._file(split, shard)
         if not note.exists() or not file.exists():
             return None
-        account = Account.from_json(json.loads(note.read_text()))
-        return account if account.file_bytes == file.stat().length else None
+        counts = RecordCounts.from_json(json.loads(note.read_text()))
+        return counts if counts.file_bytes == file.stat().length else None
 
-    def write(self, split: str, shard: int, tick: Callable[[], None] = lambda: None) -> Account:
-        """Writes a shard and returns its account. Calls `tick` after every record."""
-        account = Account()
+    def write(
+        self, split: str, shard: int, tick: Callable[[], None] = lambda: None
+    ) -> RecordCounts:
+        """Writes a shard and returns its counts. Calls `tick` after every record."""
+        counts = RecordCounts()
         part = self.output / FINISHED / f"{split}-{shard:05d}{part_suffix()}"
         with open_writer(os.fspath(part), self.form.format) as write:
-            make, threads = functools.partial(self.make, split), os.cpu_count() or 1
+            make, threads = functools.partial(self.encode, split), os.cpu_count() or 1
             rows = self.rows(split, shard)
-            for made in ahead(make, rows, AHEAD * threads, threads):
-                account.entries += made.entries
-                if made.record is not None:
-                    account.add(made.record, len(made.example), self.tasks)
-                    write(made.example)
+            for encoded in ahead(make, rows, AHEAD * threads, threads):
+                counts.entries += encoded.entries
+                if encoded.record is not None:
+                    counts.add(encoded.record, len(encoded.example), self.tasks)
+                    write(encoded.example)
                 tick()
         file = self._file(split, shard)
         part.replace(file)
-        account.file_bytes = file.stat().length
-        write_json(self._note(split, shard), account.to_json())
-        return account
+        counts.file_bytes = file.stat().length
+        write_json(self._note(split, shard), counts.to_json())
+        return counts
 
-    def make(self, split: str, index: int) -> Made:
+    def encode(self, split: str, index: int) -> EncodedRecord:
         """One record with a small picture, and its example."""
         name = f"{split}-{index}"
-        with self.overheard.listening() as entries:
+        with self.faults.collecting() as entries:
             try:
                 record = self.sources[split][index]
                 name = record.id
                 record = dataclasses.replace(record, image=self._picture(split, record))
-                return Made(record, to_example(record, self.tasks, self.features), entries)
+                return EncodedRecord(record, to_example(record, self.tasks, self.features), entries)
             except RecordError as error:
                 self._fault(split, name, error)
-                return Made(None, b"", entries)
+                return EncodedRecord(None, b"", entries)
 
-    def finish(self, accounts: Mapping[tuple[str, int], Account]) -> None:
+    def finish(self, counts: Mapping[tuple[str, int], RecordCounts]) -> None:
         """Writes the metadata that TFDS needs, and removes files of interrupted preparations."""
-        infos = []
-        for split, shards in self.shards.items():
-            parts = [accounts[split, shard] for shard in range(shards)]
-            info = tfds.core.SplitInfo(
+        of_splits = {s: [counts[s, shard] for shard in range(n)] for s, n in self.shards.items()}
+        infos = [
+            tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[part.records for part in parts],
-                num_bytes=sum(part.bytes for part in parts),
+                shard_lengths=[shard.records for shard in shards],
+                num_bytes=sum(shard.bytes for shard in shards),
             )
-            infos.append(info)
+            for split, shards in of_splits.items()
+        ]
         tfds.folder_dataset.write_metadata(
             data_dir=self.output,
             features=self.features,
@@ -151,9 +153,9 @@ class Preparation:
             check_data=False,
         )
         finished = self.output / FINISHED
-        begun = (finished.glob(f"*{PART}"), finished.glob(".*.json"))
-        for left in (*itertools.chain(*begun), *self.output.glob(f".*.{MANIFEST}")):
-            left.unlink(missing_ok=True)  # of a process that was killed
+        unfinished = (finished.glob(f"*{PART}"), finished.glob(".*.json"))
+        for file in (*itertools.chain(*unfinished), *self.output.glob(f".*.{MANIFEST}")):
+            file.unlink(missing_ok=True)  # of a process that was killed
 
     def _picture(self, split: str, record: Record) -> bytes | None:
         if record.image is None:
@@ -161,17 +163,17 @@ class Preparation:
         try:
             return shrink(record.image, self.form.size, self.form.quality)
         except RecordError as error:
-            if self.overheard.policy != "no_image":
+            if self.faults.policy != "no_image":
                 raise
             self._fault(split, record.id, error)
             return None
 
     def _fault(self, split: str, name: str, error: RecordError) -> None:
         reason, _, detail = str(error).partition(": ")
-        self.overheard.fault(split, name, reason, detail)
+        self.faults.fault(split, name, reason, detail)
 
     def _claim(self, origin: Mapping) -> None:
-        """Claims the folder for this origin and form. Raises UserError if it has others."""
+        """Writes the manifest. Raises UserError if the folder's manifest or content is another."""
         manifest = {
             "data": origin,
             "form": dataclasses.asdict(self.form),
@@ -200,28 +202,28 @@ class Preparation:
         return self.output / f"{PREPARED}-{split}.{self.form.format}-{number}"
 
 
-Write = Callable[[str, int], Account]
+Write = Callable[[str, int], RecordCounts]
 
 
 def finish_all(
     preparation: Preparation, max_bad: float, write: Write
-) -> tuple[dict[str, Account], BadRecords]:
+) -> tuple[dict[str, RecordCounts], BadRecords]:
     """Writes every shard that is not finished, and the metadata that TFDS needs.
 
-    Returns the account of every split, and the list of bad records.
+    Returns the counts of every split, and the list of bad records.
     """
-    bad = BadRecords(preparation.output / BAD, preparation.overheard.policy, max_bad)
-    replay(preparation.overheard.outside, bad)
-    accounts, totals = {}, {split: Account() for split in preparation.shards}
+    bad = BadRecords(preparation.output / BAD, preparation.faults.policy, max_bad)
+    replay(preparation.faults.outside, bad)
+    of_shard, of_split = {}, {split: RecordCounts() for split in preparation.shards}
     for split, shard in preparation.pieces():
-        account = preparation.finished(split, shard) or write(split, shard)
-        accounts[split, shard] = account
-        totals[split].join(account)
-        replay(account.entries, bad)
+        counts = preparation.finished(split, shard) or write(split, shard)
+        of_shard[split, shard] = counts
+        of_split[split].join(counts)
+        replay(counts.entries, bad)
         rows, size = len(preparation.rows(split, shard)), len(preparation.sources[split])
-        bad.count(split, rows, rows - account.records, size)
-    preparation.finish(accounts)
-    return totals, bad
+        bad.count(split, rows, rows - counts.records, size)
+    preparation.finish(of_shard)
+    return of_split, bad
 
 
 def count_shards(sizes: Mapping[str, int], training: int) -> dict[str, int]:

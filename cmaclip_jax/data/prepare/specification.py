@@ -1,4 +1,4 @@
-"""A preparation that a config describes, run on this machine or on Beam's machines."""
+"""A preparation as values that can be sent to the machines of Apache Beam."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.config import base_config
-from cmaclip_jax.data.prepare.overheard import Overheard
-from cmaclip_jax.data.prepare.shards import Form, Preparation
+from cmaclip_jax.data.prepare.deferred_faults import DeferredFaults
+from cmaclip_jax.data.prepare.shards import Preparation, StorageFormat
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import select_tasks
@@ -22,16 +22,16 @@ OF_SOURCES = {"shop": ("shop", "image_size"), "tfds": ("tfds",)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """What to prepare, as values that can be pickled. `data` is config.data in JSON."""
+class Specification:
+    """What to prepare, where, and how it is stored. `data` is config.data in JSON."""
 
     data: str
     output: str
-    form: Form
+    form: StorageFormat
 
     @classmethod
-    def of(cls, data: ConfigDict, output: str, form: Form) -> Job:
-        """The job that a config describes. Pictures of `shop` are drawn at the size to store."""
+    def of(cls, data: ConfigDict, output: str, form: StorageFormat) -> Specification:
+        """What a config describes. Pictures of `shop` are drawn at the size to store."""
         values = json.loads(data.to_json())
         values["image_size"] = values["image_size"] or form.size
         return cls(json.dumps(values), output, form)
@@ -40,30 +40,32 @@ class Job:
         """Opens the sources and claims the output folder."""
         data = base_config().data
         data.update(json.loads(self.data))
-        overheard = Overheard(data.on_error)
-        sources = open_sources(data, overheard)
+        faults = DeferredFaults(data.on_error)
+        sources = open_sources(data, faults)
         tasks = select_tasks(next(iter(sources.values())).tasks, data.labels)
         fields = (*OF_RECORDS, *OF_SOURCES.get(data.source, ()))
         origin = {name: json.loads(self.data)[name] for name in fields}
-        return Preparation(sources, tasks, self.output, self.form, overheard, origin)
+        return Preparation(sources, tasks, self.output, self.form, faults, origin)
 
 
 @functools.cache
-def _opened(job: Job) -> Preparation:
-    return job.open()
+def _opened(specification: Specification) -> Preparation:
+    return specification.open()
 
 
-def write_piece(job: Job, piece: tuple[str, int]) -> None:
-    """Writes one shard, on whichever machine this runs."""
-    _opened(job).write(*piece)
+def write_shard(specification: Specification, shard: tuple[str, int]) -> None:
+    """Writes one (split, shard), on the machine that calls it."""
+    _opened(specification).write(*shard)
 
 
-def write_with_beam(job: Job, pieces: Sequence[tuple[str, int]], options: Sequence[str]) -> None:
-    """Writes shards on the machines of Beam's options, which must all reach data and output."""
+def write_with_beam(
+    specification: Specification, shards: Sequence[tuple[str, int]], options: Sequence[str]
+) -> None:
+    """Writes shards on Beam's machines. All of them must reach the data and the output folder."""
     try:
-        import apache_beam as beam
+        import apache_beam as beam  # an optional dependency
     except ImportError as error:
         raise UserError("--beam needs Apache Beam: pip install 'cmaclip_jax[beam]'") from error
     with beam.Pipeline(argv=list(options)) as pipeline:
-        shards = pipeline | beam.Create(list(pieces)) | beam.Reshuffle()
-        _ = shards | beam.Map(functools.partial(write_piece, job))
+        collection = pipeline | beam.Create(list(shards)) | beam.Reshuffle()
+        _ = collection | beam.Map(functools.partial(write_shard, specification))

@@ -1,8 +1,8 @@
-"""Faults and notes during a preparation, collected by record and listed in order.
+"""Faults and notes of a preparation: collected record by record, and listed shard by shard.
 
 Threads read records in any order, and a resumed preparation does not read finished shards again.
-So faults and notes are stored with their record and listed shard by shard. A preparation that was
-interrupted then lists the same as one that was not.
+The list of bad records is nevertheless the same after any interruption, because every shard's file
+of counts stores its faults and notes.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from cmaclip_jax.data.bad_records import BadRecords
 Entry = tuple[str, str, str, str, str]  # 'fault' or 'note', split, record, reason, detail
 
 
-class Overheard(BadRecords):
+class DeferredFaults(BadRecords):
     """Collects faults and notes by thread instead of listing them.
 
-    outside: those that come while no thread is `listening`, such as when sources are opened.
+    outside: those that come while no thread is `collecting`, such as when sources are opened.
     """
 
     def __init__(self, policy: str = "skip"):
@@ -27,7 +27,7 @@ class Overheard(BadRecords):
         self._thread = threading.local()
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[list[Entry]]:
+    def collecting(self) -> Iterator[list[Entry]]:
         """Collects the faults and notes of this thread in a list."""
         self._thread.entries = entries = []
         try:
@@ -40,12 +40,12 @@ class Overheard(BadRecords):
     ) -> None:
         if self.policy == "fail":
             super().fault(split, record, reason, detail)
-        self._keep("fault", split, record, reason, detail)
+        self._add("fault", split, record, reason, detail)
 
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
-        self._keep("note", split, record, reason, detail)
+        self._add("note", split, record, reason, detail)
 
-    def _keep(self, *entry: Any) -> None:
+    def _add(self, *entry: Any) -> None:
         entries = getattr(self._thread, "entries", None)
         (self.outside if entries is None else entries).append(entry)
 

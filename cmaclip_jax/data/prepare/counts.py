@@ -11,12 +11,12 @@ from cmaclip_jax.tasks import Task
 
 
 @dataclasses.dataclass
-class Account:
-    """Pairs, bytes, labels and words of some records.
+class RecordCounts:
+    """The number of records, and of their bytes, labels and words.
 
-    file_bytes: the size of their files. words: {number of words: texts with so many}.
+    file_bytes: the size of their files. words: {number of words: number of texts of that length}.
     labels: {task: {class: records}}. unknown: {task: records without a label}.
-    entries: the faults and notes of the records, as `overheard.Entry`.
+    entries: the faults and notes of the records, as `deferred_faults.Entry`.
     """
 
     records: int = 0
@@ -44,15 +44,15 @@ class Account:
             names = (label,) if isinstance(label, str) else label or ()
             self.labels.setdefault(task.name, collections.Counter()).update(names)
 
-    def join(self, other: Account) -> None:
-        """Adds the counts of another account."""
+    def join(self, other: RecordCounts) -> None:
+        """Adds the counts of other records."""
         for name in ("records", "bytes", "file_bytes", "without_image", "without_text"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.words.update(other.words)
         self.unknown.update(other.unknown)
         self.entries += other.entries
-        for task, counts in other.labels.items():
-            self.labels.setdefault(task, collections.Counter()).update(counts)
+        for task, classes in other.labels.items():
+            self.labels.setdefault(task, collections.Counter()).update(classes)
 
     def words_at(self, share: float) -> int:
         """The number of words that this share of the texts does not exceed."""
@@ -64,12 +64,12 @@ class Account:
         return 0
 
     def to_json(self) -> dict:
-        """The account as JSON values."""
+        """The counts as JSON values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_json(cls, values: dict) -> Account:
-        """The account that `to_json` wrote."""
+    def from_json(cls, values: dict) -> RecordCounts:
+        """The counts that `to_json` wrote."""
         values = dict(values)
         values["words"] = collections.Counter({int(n): c for n, c in values["words"].items()})
         values["unknown"] = collections.Counter(values["unknown"])
