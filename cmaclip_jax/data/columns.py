@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.many_labels import SEPARATORS, share_of_several, split_cell
+from cmaclip_jax.data.storage import EMBEDDED
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import task_name
 
@@ -235,7 +236,8 @@ def _image_column(table, rest, wanted: str) -> str | None:
 
 def _holds_pictures(values: Sequence[str]) -> bool:
     some = [value for value in values[:1_000] if value]
-    return bool(some) and sum(bool(PICTURE.fullmatch(value)) for value in some) > len(some) / 2
+    pictures = sum(bool(PICTURE.fullmatch(x) or EMBEDDED.fullmatch(x)) for x in some)
+    return bool(some) and pictures > len(some) / 2
 
 
 def _text_columns(table, rest, wanted: str, taken: set[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from cmaclip_jax.data.storage import read_file, why_unreadable
+from cmaclip_jax.data.storage import EMBEDDED, read_file, why_unreadable
 from cmaclip_jax.errors import UserError
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
@@ -60,12 +60,16 @@ def window_image(image: Image.Image, window, size: int) -> np.ndarray:
 
 
 def read_picture(path: str | Path) -> bytes:
-    """The bytes of a picture's file, on a local disk or in a bucket.
+    """The bytes of a picture: of a file, on a local disk or in a bucket, or from inside a table.
 
     Raises:
       MissingPicture: there is no such file, or it cannot be read.
     """
     try:
+        if EMBEDDED.fullmatch(str(path)):
+            from cmaclip_jax.data.arrow_tables import embedded_picture  # imports pyarrow
+
+            return embedded_picture(str(path))
         return read_file(str(path))
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise MissingPicture(f"cannot read the picture {path}: {why_unreadable(error)}") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cmaclip_jax.data.storage import exists
+from cmaclip_jax.data.table_files import base_folder
 from cmaclip_jax.errors import UserError
 
 OUTSIDE = "picture outside the data folder"
@@ -16,12 +17,13 @@ LOOKED_FOR = 200  # pictures to look for before a table is refused because none 
 def locate(cell: str, table: str, outside: bool) -> tuple[str | None, str]:
     """The path of the picture that a cell names, or None and why it cannot be used.
 
-    A relative path starts at the folder of the table. `outside` allows pictures outside that
+    A relative path starts at the folder of the table. A reference to a picture inside the table
+    starts there too. `outside` allows pictures outside that
     folder. Backslashes separate folders, as on Windows, unless a file has them in its name.
     """
     if cell.lower().startswith(("http://", "https://")):
         return None, ON_THE_WEB
-    folder = os.path.dirname(table)
+    folder = base_folder(table)
     path = cell if "://" in cell else os.path.join(folder, cell)
     if "\\" in cell and ("://" in path or not os.path.exists(path)):
         return locate(cell.replace("\\", "/"), table, outside)

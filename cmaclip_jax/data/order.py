@@ -23,13 +23,14 @@ class Order:
 
     weights: how often each record is drawn, relative to the others; None: each once an epoch.
     chunks: for each record the number of the chunk that stores it. Chunks are shuffled, and then
-        records within SHUFFLED_TOGETHER of them, so that a chunk is read once an epoch.
+        `together` records at a time, so that a chunk is read once an epoch.
     """
 
     size: int
     seed: int = 0
     weights: np.ndarray | None = None
     chunks: np.ndarray | None = None
+    together: int = SHUFFLED_TOGETHER
 
     def indices(self, positions: Iterable[int]) -> list[int]:
         """The records at these positions."""
@@ -50,8 +51,8 @@ class Order:
             return order
         places = random.permutation(self.chunks.max() + 1)  # of the chunks in this epoch
         by_chunk = np.argsort(places[self.chunks], kind="stable")
-        starts = range(0, self.size, SHUFFLED_TOGETHER)
-        parts = [random.permutation(by_chunk[i : i + SHUFFLED_TOGETHER]) for i in starts]
+        starts = range(0, self.size, self.together)
+        parts = [random.permutation(by_chunk[i : i + self.together]) for i in starts]
         return np.concatenate(parts)
 
 

@@ -43,8 +43,8 @@ class Source(Protocol):
 
     A source may have more attributes. `description` is a line about the columns or features that
     it reads. `chunks` has the number of the block in which each record is stored, if blocks are
-    read as a whole. `paths` has the picture's path of every record (None: no picture), if pictures
-    are files.
+    read as a whole; `together` is then the number of records that may be shuffled together.
+    `paths` has the picture's path of every record (None: no picture), if pictures are files.
     """
 
     @property

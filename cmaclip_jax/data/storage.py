@@ -5,10 +5,15 @@ TensorFlow reads the buckets. It takes seconds to import, so it is imported for 
 """
 
 import contextlib
+import io
 import os
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+# A picture inside a table, as `train.parquet#image#17`: the file, the column, and the number of the
+# row, counted from 0.
+EMBEDDED = re.compile(r"(.+\.(?:parquet|pq|arrow))#(.*)#(\d+)")
 REMOTE_READS = 32  # at the same time: a bucket answers slowly, but answers many at once
 
 
@@ -47,6 +52,38 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
+def open_seekable(path: str) -> BinaryIO:
+    """A file that is read in parts, in any order, and stays open."""
+    return open(path, "rb") if is_local(path) else io.BufferedReader(_RemoteFile(path))
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file in a bucket, of which only the parts that are wanted are read."""
+
+    def __init__(self, path: str):
+        self._path, self._size, self._place = path, file_size(path), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer) -> int:
+        length = max(min(len(buffer), self._size - self._place), 0)
+        buffer[:length] = read_range(self._path, self._place, length)
+        self._place += length
+        return length
+
+
 def file_size(path: str) -> int:
     """The number of bytes in a file."""
     if is_local(path):
@@ -56,7 +93,11 @@ def file_size(path: str) -> int:
 
 
 def exists(path: str) -> bool:
-    """Whether a file exists. True where a bucket does not answer: reading it then says why."""
+    """Whether a file exists. True where a bucket does not answer: reading it then says why.
+
+    Of a picture inside a table, it is the table's file that counts.
+    """
+    path = EMBEDDED.sub(r"\1", path)
     try:
         if is_local(path):
             return os.path.exists(path)

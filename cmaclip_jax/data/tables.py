@@ -1,4 +1,4 @@
-"""Table files as rows of strings: CSV, TSV, JSON Lines and Parquet.
+"""Tables as rows of strings: files of CSV, TSV, JSON Lines, Parquet or Arrow, or folders of them.
 
 Only an empty string is an empty cell: "NA" and "None" are ordinary values.
 """
@@ -10,22 +10,25 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from cmaclip_jax.data.head_line import why_a_row
-from cmaclip_jax.data.storage import is_local, open_file, why_unreadable
+from cmaclip_jax.data.storage import open_file, why_unreadable
+from cmaclip_jax.data.table_files import FILE_NAME, TableFile, table_files
 from cmaclip_jax.errors import UserError
 
 SEPARATOR = "|"  # between the labels of one cell
 LONGEST_QUOTE = 50  # lines in a cell; more mean that a quote was never closed
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
-PARQUET_ROWS = 4_096  # rows of a Parquet file in memory at a time
+COLUMNAR = (".parquet", ".pq", ".arrow")  # the endings of files that arrow_tables.py reads
 LOOKED_AT = 1_000  # rows by which the first line and the columns of a table are judged
 WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
 WORKBOOK_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of a zip archive and of an old .xls
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SHARED_CELLS = 2_000  # different cells of a column that are kept in memory once, not once a row
 Fault = Callable[[str, str], None]  # (place of the row, what is wrong with it)
 
 
@@ -47,6 +50,7 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
     """
     faults: collections.Counter = collections.Counter()
     columns: dict[str, list[str]] = {}
+    known: dict[str, dict[str, str]] = collections.defaultdict(dict)  # cells that rows share
     size = 0
     for row in read_rows(path, separator):
         if isinstance(row, NoRow):
@@ -54,8 +58,10 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
             fault(row.place, row.reason)
             continue
         for name, cell in row.items():
+            if len(known[name]) < SHARED_CELLS:
+                cell = known[name].setdefault(cell, cell)
             column = columns.setdefault(name, [])
-            column += [""] * (size - len(column)) + [cell]
+            column += [""] * (size - len(column)) + [known[name].get(cell, cell)]
         size += 1
     if not size:
         worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
@@ -64,21 +70,44 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
 
 
 def read_rows(path: str, separator: str = SEPARATOR) -> Iterator[Row | NoRow]:
-    """The rows of a table one by one, so that a table of any size fits into memory."""
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
-    readers |= {".json": _json_lines, ".parquet": _parquet, ".pq": _parquet}
-    suffix = path[path.rfind(".") :].lower()
+    """The rows of a table one by one, so that a table of any size fits into memory.
+
+    If the names of the table's files say what split they hold, every row has a cell `split`.
+    """
+    files = table_files(path)
+    with_split = any(file.split for file in files)
+    for file in files:
+        for row in _rows_of_file(file, separator):
+            if isinstance(row, NoRow):
+                yield row if len(files) == 1 else NoRow(f"{file.name}, {row.place}", row.reason)
+                continue
+            if with_split:
+                row["split"] = file.split or row.get("split", "")
+            if file.folder and row.get(FILE_NAME):
+                row[FILE_NAME] = os.path.join(file.folder, row[FILE_NAME])
+            yield row
+
+
+def _rows_of_file(file: TableFile, separator: str) -> Iterator[Row | NoRow]:
+    path, suffix = file.path, os.path.splitext(file.path)[1].lower()
+    if suffix in COLUMNAR:
+        from cmaclip_jax.data.arrow_tables import open_arrow  # imports pyarrow
+
+        yield from open_arrow(path).rows(file.name, lambda value: _cell(value, separator).strip())
+        return
     if suffix in WORKBOOKS:
         raise _workbook(path)
-    if suffix not in readers:
-        raise UserError(f"cannot tell what {path!r} is; a table ends in {', '.join(readers)}")
+    if suffix not in READERS:
+        raise UserError(
+            f"cannot tell what {path!r} is; a table ends in {', '.join((*READERS, *COLUMNAR))}"
+        )
     try:
-        with open_file(path) as file:
-            start = file.read(4)
-            file.seek(0)
+        with open_file(path) as opened:
+            start = opened.read(4)
+            opened.seek(0)
             if start.startswith(WORKBOOK_STARTS):
                 raise _workbook(path)
-            yield from readers[suffix](file, path, separator)
+            yield from READERS[suffix](opened, path, separator)
     except OSError as error:
         raise UserError(f"cannot read the table {path!r} ({why_unreadable(error)})") from error
 
@@ -149,24 +178,7 @@ def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
         yield {name: _cell(value, separator).strip() for name, value in row.items()}
 
 
-def _parquet(file, path: str, separator: str) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        # Arrow cannot use a file that TensorFlow opened: it gets the bytes of that file.
-        table = parquet.ParquetFile(file if is_local(path) else pyarrow.BufferReader(file.read()))
-        for field in table.schema_arrow:
-            if pyarrow.types.is_struct(field.type):
-                raise UserError(
-                    f"{path!r}: column {field.name!r} holds structs; let it hold text, and "
-                    "pictures lie in files of their own"
-                )
-        for batch in table.iter_batches(PARQUET_ROWS):
-            for row in batch.to_pylist():
-                yield {name: _cell(value, separator).strip() for name, value in row.items()}
-    except (pyarrow.ArrowException, ValueError) as error:
-        raise UserError(f"{path!r} cannot be read as Parquet ({error})") from error
+READERS = {".csv": _csv, ".tsv": _csv} | dict.fromkeys((".jsonl", ".ndjson", ".json"), _json_lines)
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.noise import Noise
-from cmaclip_jax.data.order import Order, class_weights
+from cmaclip_jax.data.order import SHUFFLED_TOGETHER, Order, class_weights
 from cmaclip_jax.data.records import Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.view import View
@@ -112,7 +112,8 @@ class RunData:
             (task,) = select_tasks(self.tasks, [fields.balance])
             weights = class_weights(source.labels(task.name), fields.balance_power)
         chunks = getattr(source, "chunks", None)
-        return Order(len(source), self.config.seed, weights, chunks)
+        together = getattr(source, "together", SHUFFLED_TOGETHER)
+        return Order(len(source), self.config.seed, weights, chunks, together)
 
     def view(self, training: bool) -> View:
         """Augmentation (in training only) and noise (where data.noise says so) of the records."""

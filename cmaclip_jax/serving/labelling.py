@@ -30,6 +30,7 @@ from cmaclip_jax.data.named_pictures import (
     locate,
 )
 from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING, Pair
+from cmaclip_jax.data.table_files import table_files
 from cmaclip_jax.data.tables import LOOKED_AT, NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS
@@ -231,7 +232,8 @@ class Labelling:
         thresholds, path = trained.workdir / THRESHOLDS, self.table.path
         about = dataclasses.asdict(self.table) | {"text": list(self.table.text)}
         if "://" not in path:
-            about |= {"path": os.path.abspath(path), "changed": os.stat(path).st_mtime_ns}
+            changed = max(os.stat(file.path).st_mtime_ns for file in table_files(path))
+            about |= {"path": os.path.abspath(path), "changed": changed}
         digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
         run = {"workdir": str(trained.workdir.resolve()), "step": trained.step}
         return about | run | {"thresholds": digest}

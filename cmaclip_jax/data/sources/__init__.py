@@ -1,5 +1,6 @@
 """Sources of records: a module for each kind, and a function that opens any."""
 
+import glob
 import importlib
 import os
 
@@ -32,10 +33,10 @@ def cleaning_of(data: ConfigDict) -> str:
 
 
 def _check_path(data: ConfigDict) -> None:
-    """Raises UserError if a local path is missing, unless TFDS will create it."""
+    """Raises UserError if a local path is missing, is no pattern, and TFDS will not create it."""
     path = data.path
     fetched = data.source == "tfds" and data.tfds.name
-    if not path or "://" in path or fetched or os.path.exists(path):
+    if not path or "://" in path or fetched or os.path.exists(path) or glob.has_magic(path):
         return
     seen = "" if os.path.isabs(path) else f", seen from {os.getcwd()}"
     raise UserError(f"there is no data.path={path!r}{seen}; say where with --config.data.path=...")

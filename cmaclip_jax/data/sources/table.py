@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
@@ -21,14 +22,15 @@ from cmaclip_jax.data.columns import (
 )
 from cmaclip_jax.data.many_labels import split_cell
 from cmaclip_jax.data.named_pictures import Flags, check_places, locate
+from cmaclip_jax.data.order import SHUFFLED_TOGETHER
+from cmaclip_jax.data.packed_strings import PackedStrings
 from cmaclip_jax.data.records import Label, Record, Sources, hash_share
+from cmaclip_jax.data.storage import EMBEDDED
+from cmaclip_jax.data.table_files import SPLIT_NAMES
 from cmaclip_jax.data.tables import read_table
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task, task_name
 
-SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | {
-    name: "val" for name in ("val", "valid", "validation", "dev")
-}
 SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # hashes below this belong to the split
 FLAGS = Flags("--config.data.outside=True", "--config.data.image=none")
 VAL_SHARE = 0.1  # of the training rows, where the table has a split but no val
@@ -54,7 +56,25 @@ class Rows:
 
     @property
     def paths(self) -> Sequence[str | None]:
-        return self.images
+        return [None if image and EMBEDDED.fullmatch(image) else image for image in self.images]
+
+    @property
+    def chunks(self) -> np.ndarray | None:
+        """The number of the row group that holds each record's picture; None: read no groups."""
+        return self._groups[0]
+
+    @property
+    def together(self) -> int:
+        """How many records can be shuffled together, because memory holds their pictures."""
+        return max(self._groups[1], SHUFFLED_TOGETHER)
+
+    @functools.cached_property
+    def _groups(self) -> tuple[np.ndarray | None, int]:
+        if not any(image and EMBEDDED.fullmatch(image) for image in self.images):
+            return None, 0
+        from cmaclip_jax.data.arrow_tables import groups_of  # imports pyarrow
+
+        return groups_of(self.images)
 
     def text(self, index: int) -> str | None:
         return self.texts[index]
@@ -112,9 +132,9 @@ def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadR
     unknown = _unknown(bad, split, of(rows.ids))
     return dataclasses.replace(
         rows,
-        ids=of(rows.ids),
-        images=[None if image == OUTSIDE else image for image in of(rows.images)],
-        texts=of(rows.texts),
+        ids=PackedStrings(of(rows.ids)),
+        images=PackedStrings(None if image == OUTSIDE else image for image in of(rows.images)),
+        texts=PackedStrings(of(rows.texts)),
         answers={
             task.name: _labels(task, of(rows.answers[task.name]), data, unknown)
             for task in rows.tasks

@@ -1,0 +1,95 @@
+"""The files that the path of a table names, and the split that each of them holds.
+
+A path is a file, a pattern such as `data/*.parquet`, or a folder. A folder is one of
+    files of Parquet, as on Hugging Face's hub: `data/train-00000-of-00002.parquet`, `val.parquet`
+    what `datasets` saves to disk: `dataset_info.json` and Arrow files, per split or not
+    `imagefolder`: a `metadata.csv`, `.jsonl` or `.parquet` beside the pictures, per split or not
+"""
+
+import dataclasses
+import glob
+import os
+import re
+
+from cmaclip_jax.errors import UserError
+
+METADATA = "metadata"  # the name of imagefolder's tables, without their ending
+METADATA_ENDINGS = (".csv", ".jsonl", ".parquet")
+FILE_NAME = "file_name"  # the column of imagefolder's pictures
+SAVED = "state.json"  # is in every folder that `datasets` has saved
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+WORD = re.compile(r"[a-z]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFile:
+    """One file of a table.
+
+    name: its path relative to the folder of the table (see `base_folder`).
+    split: the split that its rows belong to; '' if its name says nothing of one.
+    """
+
+    path: str
+    name: str
+    split: str = ""
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.name)
+
+
+def table_files(path: str) -> list[TableFile]:
+    """The files that a path names, in the order of their names."""
+    if os.path.isdir(path):
+        found = _saved(path) or _metadata(path) or _parquet(path)
+        if not found:
+            raise UserError(
+                f"the folder {path!r} holds no table: no Parquet file, no {METADATA}.csv or .jsonl "
+                "beside pictures, and nothing that `datasets` saved; name a table file"
+            )
+    elif glob.has_magic(path) and not os.path.exists(path):
+        found = sorted(glob.glob(path, recursive=True))
+        if not found:
+            raise UserError(f"no file matches {path!r}")
+    else:
+        return [TableFile(path, os.path.basename(path))]
+    names = [os.path.relpath(file, base_folder(path) or ".") for file in found]
+    return [TableFile(*pair, split_of(pair[1])) for pair in zip(found, names, strict=True)]
+
+
+def split_of(file: str) -> str:
+    """The split that a file's name or, without one, its folders' names say; '' for none."""
+    for part in reversed(file.lower().split(os.sep)):
+        names = [SPLIT_NAMES[word] for word in WORD.findall(part) if word in SPLIT_NAMES]
+        if names:
+            return names[0]
+    return ""
+
+
+def base_folder(path: str) -> str:
+    """The folder at which the relative paths of a table's pictures start."""
+    return path if os.path.isdir(path) else os.path.dirname(re.split(r"[*?[]", path)[0])
+
+
+def _saved(folder: str) -> list[str]:
+    """The Arrow files of a folder that `datasets` saved, without its caches."""
+    if not _inside(folder, SAVED):
+        return []
+    files = _inside(folder, "*.arrow")
+    return [file for file in files if not os.path.basename(file).startswith("cache-")]
+
+
+def _metadata(folder: str) -> list[str]:
+    return [file for ending in METADATA_ENDINGS for file in _inside(folder, METADATA + ending)]
+
+
+def _parquet(folder: str) -> list[str]:
+    return _inside(folder, "*.parquet")
+
+
+def _inside(folder: str, pattern: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "**", pattern), recursive=True))
