@@ -67,10 +67,11 @@ def _fields() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    # 'shop' (drawn pictures), 'table' (CSV, TSV, JSON Lines or Parquet), 'food101', 'fashion_gen',
-    # or 'tfds' (any TFDS builder, and the output of `cmaclip prepare`).
+    # 'shop' (drawn pictures), 'table' (CSV, TSV, JSON Lines, Parquet, or a folder of Hugging Face's
+    # `datasets`), 'food101', 'fashion_gen', or 'tfds' (any TFDS builder, and the output of
+    # `cmaclip prepare`).
     data.source = Field("shop", choices=("shop", "table", "food101", "fashion_gen", "tfds"))
-    data.path = ""  # the folder or file of the data set; 'shop' needs none
+    data.path = ""  # the folder, file or pattern ('data/*.parquet') of the data; 'shop' needs none
     data.image = ""  # the column or feature of pictures; '': found by its content; 'none': unused
     data.text = ""  # the column(s) or feature(s) of text, as 'title,brand'; '' and 'none' as above
     data.labels = ()  # names of the tasks to learn; (): all tasks of the data

@@ -37,10 +37,11 @@ class ArrowTable:
 
     def __init__(self, path: str):
         self.path = path
+        self._kind = "Parquet" if path.lower().endswith(PARQUET) else "Arrow"
         try:
-            self._file = _ParquetGroups(path) if path.endswith(PARQUET) else _ArrowGroups(path)
+            self._file = (_ParquetGroups if self._kind == "Parquet" else _ArrowGroups)(path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"cannot read the table {path!r} ({why_unreadable(error)})") from error
+            raise self._unreadable(error) from error
         self.starts = np.cumsum([0, *self._file.sizes])  # first row of every group, and the end
         self.names = _class_names(self._file.schema)
         self.pictures = tuple(
@@ -83,7 +84,10 @@ class ArrowTable:
             try:
                 return self._file.read(group, columns)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{self.path!r} cannot be read ({error})") from error
+                raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> UserError:
+        return UserError(f"{self.path!r} cannot be read as {self._kind} ({why_unreadable(error)})")
 
     def _bytes(self, group: int, column: str) -> pa.Array:
         """The bytes of a group's pictures."""
@@ -108,8 +112,10 @@ class ArrowTable:
             return BYTES in field.type.names
         if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)):
             return False
-        values = self._file.read(0, [field.name]).column(0).drop_null() if self._file.sizes else ()
-        return bool(len(values)) and not _is_text(values[0].as_py())
+        if not self._file.sizes:
+            return False
+        values = self._file.read(0, [field.name]).column(0).drop_null()
+        return len(values) > 0 and not _is_text(values[0].as_py())
 
     def _class_name(self, column: str, value: Any) -> Any:
         """A value with the names of classes in place of their numbers."""

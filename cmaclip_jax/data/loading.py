@@ -187,7 +187,10 @@ class Loader:
 
     def _fault(self, example: Example, error: UnreadablePicture) -> None:
         """Lists a picture that cannot be used, and drops the record or the picture alone."""
-        self.bad.fault(self.split, example.record.id, error.reason, str(error))
+        record, detail = example.record, str(error)
+        if isinstance(record.image, str) and record.image not in detail:
+            detail = f"{record.image}: {detail}"
+        self.bad.fault(self.split, record.id, error.reason, detail)
         example.picture, example.size = None, (1, 1)
         if self.bad.policy == "skip" or not (self.encode.reads_text and example.text):
             example.record, example.text, example.lost = None, None, True

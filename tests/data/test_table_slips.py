@@ -143,7 +143,7 @@ def test_backslashes_part_folders_where_no_file_has_them_in_its_name(opened, tmp
     content = "\n".join(("image,title,colour,split", *(f"{row},train" for row in rows))) + "\n"
     bad = BadRecords(max_share=1.0)
     source = opened(content, bad=bad)["train"]
-    assert source.images == [str(tmp_path / "img/p1.png"), str(tmp_path / "odd\\p2.png")]
+    assert list(source.images) == [str(tmp_path / "img/p1.png"), str(tmp_path / "odd\\p2.png")]
     assert source.ids[0] == "img\\p1.png"  # by which a hash decides on a split, as before
     assert bad.reasons == {"picture outside the data folder": 1}
     assert all(os.path.exists(path) for path in source.images)
