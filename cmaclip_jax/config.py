@@ -167,8 +167,9 @@ def _model() -> ConfigDict:
     # Their heads; 0: one per 64 of width; -1: heads as wide as those of the text encoder.
     model.sequence_heads = Field(0, least=-1)
     model.sequence_zero = True  # whether these layers start as the identity, which is late fusion
-    # How the two embeddings become one: weighed by attention, averaged, or concatenated.
-    model.modality = Field("attention", choices=("attention", "mean", "concat"))
+    # What a head reads of the two embeddings. 'attention': their weighted sum, as in the paper;
+    # 'gated': side by side, each multiplied by its weight; 'mean' and 'concat': without weights.
+    model.modality = Field("attention", choices=("attention", "gated", "mean", "concat"))
     model.modality_per_modality = False  # one learned vector per modality instead of per task
     model.head_layers = Field(1, least=0)  # hidden layers in the head of a task
     model.head_width = Field(0, least=0)  # their width; 0: the width of the embedding
@@ -208,6 +209,7 @@ def _train() -> ConfigDict:
     train.label_smoothing = share(0.0)  # share of a one-label target spread over all classes
     train.task_weights = ()  # (task, weight) pairs; other tasks have weight 1
     train.class_weights = ()  # (task, (weight of each class)) pairs; elsewhere all weights are 1
+    train.drop_modality = share(0.0)  # share of pairs that lose their picture or text at random
     train.contrastive = Field(0.0, least=0)  # weight of CLIP's loss beside the tasks
     train.spike = Field(20.0, least=0)  # a loss over so many running means ends the run; 0: off
     train.log_every = Field(20, least=1)  # steps between two log lines

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("ablate", HELP)
     parser.add_argument("--workdir", help="the study's folder (default: runs/CONFIG-ablation)")
     parser.add_argument("--seeds", type=int, default=3, help="how many: config.seed and the next")
-    parser.add_argument("--variants", default="", help="which, a,b (default: all but concat)")
+    parser.add_argument("--variants", default="", help="a,b (default: all but concat and gated)")
     parser.add_argument(
         "--minutes",
         type=float,

@@ -17,6 +17,8 @@ from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder, take_position
 from cmaclip_jax.models.transformer import ACTIVATIONS
 
 MODALITIES = ("image", "text")
+WEIGHED = ("attention", "gated")  # ways to join them that weigh them by modality-wise attention
+SIDE_BY_SIDE = ("concat", "gated")  # ways that keep both embeddings
 INPUTS = ("has_image", "tokens", "has_text")  # besides the picture
 
 
@@ -45,7 +47,10 @@ class CMAClip(nn.Module):
         text-only baselines).
     sequence: sequence-wise attention; with `layers=0` it is off (late fusion).
     tasks: (name, number of classes) in order.
-    modality: how the two embeddings become one, per task: 'attention', 'mean' or 'concat'.
+    modality: how the two embeddings become one, per task. 'attention': their sum, weighted by
+        modality-wise attention. 'gated': side by side, each multiplied by its weight of the same
+        attention and by two, so that even weights change nothing. 'mean' or 'concat': without
+        that attention, their mean or side by side.
     """
 
     image: ImageEncoder | None
@@ -124,7 +129,7 @@ class CMAClip(nn.Module):
     def _weights(self, pair, present):
         """{task: [B,2]}; equal weights for 'mean' and 'concat'."""
         names = tuple(name for name, _ in self.tasks)
-        if self.modality == "attention":
+        if self.modality in WEIGHED:
             attention = ModalityAttention(
                 names, per_modality=self.modality_per_modality, name="modality"
             )
@@ -132,7 +137,10 @@ class CMAClip(nn.Module):
         return dict.fromkeys(names, even_weights(present))
 
     def _mixture(self, pair, weights):
-        if self.modality == "concat":
+        """What a head reads: [B,D], or [B,2*D] where the embeddings stay side by side."""
+        if self.modality == "gated":
+            pair = 2 * weights.astype(pair.dtype)[..., None] * pair
+        if self.modality in SIDE_BY_SIDE:
             return pair.reshape(pair.shape[0], -1)  # [B,2*D]
         return jnp.einsum("bm,bmd->bd", weights.astype(pair.dtype), pair)  # [B,D]
 

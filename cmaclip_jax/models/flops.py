@@ -11,7 +11,7 @@ from typing import Any
 
 from cmaclip_jax.models.attention import SequenceAttention
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.models.cma_clip import CMAClip
+from cmaclip_jax.models.cma_clip import SIDE_BY_SIDE, WEIGHED, CMAClip
 from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
 
 COLOURS = 3
@@ -113,8 +113,8 @@ def sequence_flops(sequence: SequenceAttention, lengths: list[int], width: int) 
 
 def heads_flops(model: CMAClip, width: int) -> PartFlops:
     """The heads of all tasks, and modality-wise attention."""
-    inputs = 2 * width if model.modality == "concat" else width
-    total = 2 * 2 * width * len(model.tasks) if model.modality == "attention" else 0
+    inputs = 2 * width if model.modality in SIDE_BY_SIDE else width
+    total = 2 * 2 * width * len(model.tasks) if model.modality in WEIGHED else 0
     for _, classes in model.tasks:
         widths = [inputs, *[model.head_width or inputs] * model.head_layers, classes]
         total += sum(2 * a * b for a, b in itertools.pairwise(widths))

@@ -55,6 +55,8 @@ class Classification:
         have weight 1.
     label_smoothing: the share of a one-label target that is spread over all classes.
     contrastive: the weight of the contrastive loss between the two towers.
+    drop_modality: the share of the complete pairs in training that lose their picture or their
+        text. The contrastive loss still reads both.
     """
 
     model: CMAClip
@@ -63,6 +65,7 @@ class Classification:
     class_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
     label_smoothing: float = 0.0
     contrastive: float = 0.0
+    drop_modality: float = 0.0
 
     def init(self, rng, batch: Batch):
         """Fresh parameters; only the batch's shapes matter."""
@@ -75,6 +78,9 @@ class Classification:
         and divided by the number of all examples in the batch. So a task with few labels has no
         larger weight in the batches that hold one of them.
         """
+        complete = batch["has_image"] & batch["has_text"] & (batch["weight"] > 0)
+        if self.drop_modality:
+            batch = without_modalities(batch, jax.random.fold_in(rng, 1), self.drop_modality)
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
         count = jnp.sum(batch["weight"])
         examples = jnp.maximum(count, 1)  # a batch of bad records has no example
@@ -89,7 +95,7 @@ class Classification:
                 aux["image_pooled"],
                 aux["text_pooled"],
                 aux["logit_scale"],
-                jnp.all(aux["present"], axis=-1) & (batch["weight"] > 0),
+                complete,
             )
             summed = jnp.sum(losses)
             total += self.contrastive * summed / examples
@@ -135,6 +141,19 @@ class Classification:
             losses, known = one_label_losses(logits, labels, class_weights, self.label_smoothing)
         known = known & (batch["weight"] > 0)
         return jnp.where(known, losses, 0.0), known
+
+
+def without_modalities(batch: Batch, rng, share: float) -> Batch:
+    """A batch in which a share of the complete pairs lacks the picture or, as often, the text."""
+    draws = jax.random.uniform(rng, batch["has_image"].shape)
+    complete = batch["has_image"] & batch["has_text"]
+    no_image = complete & (draws < share / 2)
+    no_text = complete & (draws >= share / 2) & (draws < share)
+    return {
+        **batch,
+        "has_image": batch["has_image"] & ~no_image,
+        "has_text": batch["has_text"] & ~no_text,
+    }
 
 
 def one_label_losses(logits, labels, class_weights, smoothing: float = 0.0):

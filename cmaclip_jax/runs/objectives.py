@@ -25,13 +25,15 @@ def build_objective(config: ConfigDict, encode: BatchEncoder, towers: Towers) ->
     """The objective that a config describes, for these tasks."""
     if config.train.objective != "classification":
         return build_contrastive(config, encode, towers)
+    both = config.model.inputs == "both"
     return Classification(
         model=build_model(config, encode, towers),
         tasks=encode.tasks,
         task_weights=tuple(_of_known_tasks(config.train, "task_weights", encode.tasks)),
         class_weights=tuple(_of_known_tasks(config.train, "class_weights", encode.tasks)),
         label_smoothing=config.train.label_smoothing,
-        contrastive=config.train.contrastive if config.model.inputs == "both" else 0.0,
+        contrastive=config.train.contrastive if both else 0.0,
+        drop_modality=config.train.drop_modality if both else 0.0,
     )
 
 

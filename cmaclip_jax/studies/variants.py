@@ -15,6 +15,10 @@ VARIANTS: dict[str, tuple[dict, str]] = {
         {"modality": "concat"},
         "no modality-wise attention: the heads read both embeddings side by side",
     ),
+    "gated": (
+        {"modality": "gated"},
+        "the heads read both embeddings side by side, each multiplied by its weight",
+    ),
 }
 APART = "apart"
 ABOUT = {name: about for name, (_, about) in VARIANTS.items()} | {APART: "a run for every task"}

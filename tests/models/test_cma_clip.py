@@ -26,7 +26,7 @@ def test_an_absent_modality_weighs_exactly_nothing(objective, params, batch):
         assert np.all(weights[batch["has_image"] & batch["has_text"]] > 0)
 
 
-@pytest.mark.parametrize("modality", ["attention", "mean", "concat"])
+@pytest.mark.parametrize("modality", ["attention", "gated", "mean", "concat"])
 @pytest.mark.parametrize("layers", [0, 1])
 def test_an_absent_pictures_placeholder_has_no_influence(modality, layers):
     batch = make_batch()
@@ -44,7 +44,7 @@ def test_an_absent_pictures_placeholder_has_no_influence(modality, layers):
     assert np.all(np.abs(gradient[batch["has_image"]]).max(axis=(1, 2, 3)) > 0)
 
 
-@pytest.mark.parametrize("modality", ["attention", "mean", "concat"])
+@pytest.mark.parametrize("modality", ["attention", "gated", "mean", "concat"])
 def test_an_absent_titles_placeholder_has_no_influence(modality):
     batch = make_batch()
     model = make_model(modality=modality)
@@ -55,6 +55,22 @@ def test_an_absent_titles_placeholder_has_no_influence(modality):
         same = np.all(np.asarray(a[task.name]) == np.asarray(b[task.name]), axis=-1)
         assert np.all(same[~batch["has_text"]])
         assert not np.any(same[batch["has_text"]])
+
+
+def test_gates_keep_both_embeddings_and_even_weights_change_nothing():
+    """With vectors of zero, all weights are even, and the heads read what `concat` gives them."""
+    batch = make_batch()
+    batch["has_image"][:] = batch["has_text"][:] = True
+    gated, plain = make_model(modality="gated"), make_model(modality="concat")
+    params = initial(gated)
+    even = params | {"modality": jax.tree.map(jnp.zeros_like, params["modality"])}
+    without = {name: part for name, part in params.items() if name != "modality"}
+    (one, aux), (other, _) = apply(gated, even, batch), apply(plain, without, batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one, other)
+    for weights in aux["modality_weights"].values():
+        np.testing.assert_allclose(weights, 0.5)
+    weighed, _ = apply(gated, params, batch)
+    assert not np.allclose(weighed["colour"], one["colour"], atol=1e-4)
 
 
 def test_what_follows_the_end_of_a_text_has_no_influence(objective, params, batch):

@@ -38,6 +38,7 @@ def test_a_step_at_real_shapes_is_within_five_percent(size):
         {"model.inputs": "image"},
         {"model.inputs": "text"},
         {"model.sequence_layers": 0, "model.modality": "concat"},
+        {"model.modality": "gated"},
         {"model.sequence_layers": 4, "model.sequence_width": 256},
         {"train.contrastive": 1.0},
         {"train.freeze": ("image/.*",)},

@@ -9,7 +9,7 @@ import pytest
 from support.small import initial, make_batch, make_objective
 
 from cmaclip_jax.models.contrastive_losses import softmax_losses
-from cmaclip_jax.models.objectives import many_label_losses, one_label_losses
+from cmaclip_jax.models.objectives import many_label_losses, one_label_losses, without_modalities
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
 functional = torch.nn.functional
@@ -116,3 +116,30 @@ def test_contrastive_term_is_added_and_finite_without_any_text(batch):
     silent = {**batch, "has_text": np.zeros(16, bool)}
     gradient = gradient_of(objective, params, silent)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
+
+
+def test_dropped_modalities_are_absent_as_often_as_asked():
+    """A complete pair loses its picture or its text, never both; other pairs stay as they are."""
+    batch = make_batch(rows=4_000)
+    dropped = jax.tree.map(np.asarray, without_modalities(batch, jax.random.key(0), 0.3))
+    complete = batch["has_image"] & batch["has_text"]
+    for name in ("has_image", "has_text"):
+        np.testing.assert_array_equal(dropped[name][~complete], batch[name][~complete])
+        assert np.mean(~dropped[name][complete]) == pytest.approx(0.15, abs=0.02)
+    assert np.all(dropped["has_image"] | dropped["has_text"] | ~complete)
+
+
+def test_dropping_changes_the_tasks_losses_and_not_the_contrastive_one(params, batch):
+    """All pairs lose a modality: the loss is that of the batch without it."""
+    key = jax.random.key(3)
+    plain, dropping = (
+        make_objective(contrastive=0.5),
+        make_objective(contrastive=0.5, drop_modality=1.0),
+    )
+    _, expected = plain.loss(params, batch, key)
+    _, sums = dropping.loss(params, batch, key)
+    np.testing.assert_allclose(sums["loss/contrastive"], expected["loss/contrastive"], rtol=1e-6)
+    bare = without_modalities(batch, jax.random.fold_in(key, 1), 1.0)
+    _, expected = make_objective().loss(params, bare, key)
+    for task in ("colour", "contents"):
+        np.testing.assert_allclose(sums[f"loss/{task}"], expected[f"loss/{task}"], rtol=1e-6)
