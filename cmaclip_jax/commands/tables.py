@@ -24,7 +24,7 @@ def open_named_table(options: argparse.Namespace):
 
     Pictures are checked only if the run reads pictures.
     """
-    from cmaclip_jax.serving.labelling import open_table  # takes seconds to import
+    from cmaclip_jax.serving.input_table import open_table  # takes seconds to import
     from cmaclip_jax.training.workdir import saved_config
 
     config = saved_config(options.workdir)

@@ -2,10 +2,10 @@
 
 from cmaclip_jax.data.tables import NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.serving.labelling import Table
+from cmaclip_jax.serving.input_table import InputTable
 
 
-def chosen_rows(table: Table, wanted: str) -> list[tuple[str, Row | NoRow]]:
+def chosen_rows(table: InputTable, wanted: str) -> list[tuple[str, Row | NoRow]]:
     """(name, row) of the rows with the numbers or ids in `wanted`, in that order."""
     entries = list(dict.fromkeys(filter(None, (entry.strip() for entry in wanted.split(",")))))
     if not entries:
@@ -21,7 +21,7 @@ def chosen_rows(table: Table, wanted: str) -> list[tuple[str, Row | NoRow]]:
     return [_only(entry, rows, table) for entry, rows in matches.items()]
 
 
-def _only(entry: str, rows: list[tuple], table: Table) -> tuple[str, Row | NoRow]:
+def _only(entry: str, rows: list[tuple], table: InputTable) -> tuple[str, Row | NoRow]:
     """The only row that matches an entry, with its name."""
     if not rows:
         raise UserError(

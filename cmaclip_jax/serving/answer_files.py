@@ -1,9 +1,9 @@
-"""Answers as lines of a file: CSV, JSON Lines or Parquet, in parts that are joined.
+"""Files of answers: CSV, JSON Lines or Parquet, written in parts that are joined.
 
-A line is a pair: `id`; for every task TASK, TASK_probability, TASK_accepted and
-TASK_image_weight; and `note`. Where a run has thresholds, the probability is the one that they
-are tested against, at the task's temperature. What is not there is empty (CSV) or null. Several
-labels of one cell, and what goes with them, are lists; in CSV they are split by '|'.
+Each line is a pair. Its columns are `id`; for every task TASK, TASK_probability, TASK_accepted and
+TASK_image_weight; and `note`. If the run has thresholds, the probability is at the temperature of
+the task. A missing value is empty (CSV) or null. The labels of a many-label task, with their
+probabilities and whether they are accepted, are lists; in CSV '|' separates their members.
 """
 
 import csv
@@ -48,26 +48,20 @@ def answer_line(identity: str, answers: Mapping[str, Answer], note: str) -> Line
     """The line of a pair."""
     line: Line = [identity]
     for answer in answers.values():
-        line += [
-            list(answer.label) if isinstance(answer.label, tuple) else answer.label,
-            _shortest(answer.probability),
-            list(answer.accepted) if isinstance(answer.accepted, tuple) else answer.accepted,
-            None if answer.label is None else _shortest(answer.weights["image"]),
-        ]
+        line += map(_value, (answer.label, answer.probability, answer.accepted))
+        line.append(None if answer.label is None else _value(answer.weights["image"]))
     return [*line, note or None]
 
 
-def _shortest(value):
-    """The shortest number that is the same float32."""
-    if value is None:
-        return None
+def _value(value):
+    """A tuple as a list, and a number with the fewest digits that give the same float32."""
     if isinstance(value, tuple):
-        return [_shortest(x) for x in value]
-    return float(str(np.float32(value)))
+        return list(map(_value, value))
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def write_part(path: Path, schema: pyarrow.Schema, lines: Sequence[Line]) -> None:
-    """Writes lines that `join_parts` can join, of the kind that the path's ending says."""
+    """Writes lines for `join_parts`, in the format of the path's ending."""
     if path.suffix == ".parquet":
         columns = zip(*lines, strict=True)
         arrays = [pyarrow.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
@@ -84,7 +78,7 @@ def write_part(path: Path, schema: pyarrow.Schema, lines: Sequence[Line]) -> Non
 
 
 def join_parts(parts: Sequence[Path], schema: pyarrow.Schema, output: Path) -> None:
-    """Writes the file that the parts are parts of."""
+    """Joins parts to the whole file."""
     if output.suffix == ".parquet":
         with parquet.ParquetWriter(output, schema) as writer:
             for part in parts:

@@ -25,17 +25,17 @@ from cmaclip_jax.training.workdir import saved_config
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A run's answer to one task about one pair.
+    """The answer to one task about one pair.
 
-    label: the class that was decided; of a many-label task, a tuple of the classes that were
-        decided "yes" or are accepted.
+    label: the class that the run decides for. Of a many-label task, a tuple of the classes that
+        are decided "yes" or accepted.
     probability: of the label; if the run has thresholds, scaled by their temperature.
     accepted: whether the probability reaches the threshold; None if the run has no thresholds.
     weights: the modality weights, {"image": w, "text": w}.
     note: what the pair lacks, or ''.
 
-    Of a many-label task, label, probability and accepted are tuples of one length. All three are
-    None if the model read neither a picture nor words.
+    Of a many-label task, label, probability and accepted are tuples of the same length. All three
+    are None if the model read neither a picture nor words.
     """
 
     label: str | tuple[str, ...] | None
@@ -48,7 +48,7 @@ class Answer:
 class Classifier:
     """A trained run that answers pairs; `load` makes one.
 
-    thresholds: by task, to accept answers; empty if the run has none.
+    thresholds: {task: thresholds}; empty if the run has none.
     """
 
     def __init__(self, trained: TrainedRun, thresholds: dict[str, TaskThresholds]):
@@ -88,11 +88,11 @@ class Classifier:
 
     @property
     def most(self) -> int:
-        """The largest number of pairs that are answered at once."""
+        """The largest number of pairs in a batch."""
         return self.trained.batch_size
 
     def read(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], list[str]]:
-        """Pairs as a batch of one of the few sizes that are compiled for, and their notes."""
+        """The pairs as a batch, padded to one of the few compiled sizes, and their notes."""
         few = (shared_rows(self.trained.mesh, most) for most in (1, 8, 64))
         sizes = sorted({*few, self.most})
         return self._read(pairs, next(size for size in sizes if size >= len(pairs)))
@@ -104,7 +104,7 @@ class Classifier:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def outcome(self, batch: dict[str, Any], count: int, step=None) -> Outcome:
-        """What the model says to the first `count` rows of a batch, by `step` if not `predict`."""
+        """The outcome of the first `count` rows of a batch. `step` takes the place of `predict`."""
         trained = self.trained
         sharded = to_device(batch, batch_sharding(trained.mesh))
         outcome = jax.device_get((step or trained.predict_step)(trained.params, sharded))
@@ -112,15 +112,18 @@ class Classifier:
 
     def scaled(self, outcome: Outcome, name: str) -> np.ndarray:
         """The probabilities [N,C] of a task as answers show them and thresholds test them."""
-        thresholds, own = self.thresholds.get(name), outcome["probabilities"][name]
-        return thresholds.scaled(own) if thresholds else own
+        thresholds, probabilities = self.thresholds.get(name), outcome["probabilities"][name]
+        return thresholds.scaled(probabilities) if thresholds else probabilities
 
     def _answers(self, task: Task, outcome: Outcome, notes: Sequence[str]) -> list[Answer]:
-        """The answers to one task."""
-        own, weights = (outcome[x][task.name] for x in ("probabilities", "modality_weights"))
+        """The answers of one task to all rows."""
+        probabilities = outcome["probabilities"][task.name]
+        weights = outcome["modality_weights"][task.name]
         thresholds = self.thresholds.get(task.name)
-        accepted = thresholds.accepts(own) if thresholds else None  # [N], of many labels [N,C]
-        classes = decided_classes(own, task.many)  # [N,C]
+        accepted = (
+            thresholds.accepts(probabilities) if thresholds else None
+        )  # [N], of many labels [N,C]
+        classes = decided_classes(probabilities, task.many)  # [N,C]
         if task.many and accepted is not None:
             classes |= accepted
         scaled = self.scaled(outcome, task.name)
@@ -138,9 +141,9 @@ class Classifier:
 
 
 def _answer(task: Task, classes, probabilities, accepted, weights, note: str) -> Answer:
-    """One answer, about these classes.
+    """One answer, with these classes as its label.
 
-    probabilities: [C]. accepted: of each class [C], or of the one decision.
+    probabilities: [C]. accepted: [C] of a many-label task, else a single value.
     """
     shares = dict(zip(MODALITIES, map(float, weights), strict=True))
     if not any(shares.values()):
@@ -161,7 +164,7 @@ def load(workdir: str | Path, checkpoint: str | int = NEWEST) -> Classifier:
 def open_classifier(
     workdir: str | Path, devices=None, checkpoint: str | int = NEWEST
 ) -> Classifier:
-    """As `load`, on these devices."""
+    """Like `load`, on these devices."""
     config = saved_config(workdir)
     trained = open_trained(workdir, config, devices=devices, checkpoint=checkpoint)
     if not trained.tasks:

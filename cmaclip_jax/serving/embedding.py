@@ -1,4 +1,4 @@
-"""CLIP as a function: pictures and texts in, points on one sphere out."""
+"""CLIP as a function: embeds pictures and texts as vectors of length 1 that can be compared."""
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import unit
 from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
 
-BATCHES = (1, 8, 64)  # rows that are compiled for; a call is padded to one of them
+BATCHES = (1, 8, 64)  # the compiled sizes; a batch is padded to one of them
 
 
 class ClipEmbedder:
     """A CLIP that is ready to use; `load_clip` makes one.
 
-    model, params: the network. tokenizer: None where the checkpoint had none.
+    model, params: the network. tokenizer: None if the checkpoint has none.
     """
 
     def __init__(self, model: CLIP, params: Any, tokenizer: Tokenizer | None):
@@ -35,14 +35,14 @@ class ClipEmbedder:
 
     @property
     def logit_scale(self) -> float:
-        """What CLIP multiplies similarities with before it takes their softmax."""
+        """The factor of the similarities before the softmax."""
         return float(jnp.exp(self.params["logit_scale"]))
 
     def embed_images(self, images: Iterable[Picture]) -> np.ndarray:
         """float32 [N,D], unit length.
 
         An image is a path, bytes, a PIL image or an array [H,W,3] of 0 to 255 or 0 to 1. Lists,
-        arrays and columns of data frames are taken.
+        arrays and columns of data frames are accepted.
         """
         pictures = without_gaps(list_pictures(images), "picture")
         size = self.model.image.image_size

@@ -1,10 +1,10 @@
-"""Asks an exported model about a picture and its words: python example.py mug.jpg 'a red mug'.
+"""Answers a picture and its words with an exported model: python example.py mug.jpg 'a red mug'.
 
-Either may be ''. It needs the files beside it, and `pip install jax flatbuffers numpy pillow
-safetensors tokenizers`. Words beyond plain ASCII are repaired as the run did it if `ftfy` is there.
+Either may be ''. The example needs the files beside it, and `pip install jax flatbuffers numpy
+pillow safetensors tokenizers`. With `ftfy` installed, it repairs words beyond ASCII as the run did.
 
-If `thresholds.json` is there, `judge` takes the probabilities to each task's temperature and says
-which of them reach the threshold. These are the numbers that the run's own answers show.
+If there is a `thresholds.json`, `judge` scales the probabilities by each task's temperature and
+compares them with the thresholds. These are the numbers that the answers of the run show.
 """
 
 import html
@@ -17,14 +17,13 @@ import numpy as np
 from jax import export
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
-from scipy.special import expit, softmax
 from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main(picture: str, words: str) -> None:
-    """Prints every task's label, its probability, and what the picture counted for."""
+    """Prints the label, its probability and the weight of the picture, for every task."""
     about, tasks = (
         json.loads((FOLDER / f"{name}.json").read_text()) for name in ("export", "tasks")
     )
@@ -40,48 +39,48 @@ def main(picture: str, words: str) -> None:
     }
     answers, thresholds = jax.device_get(answer(parameters, batch)), read_thresholds()
     for task in tasks["tasks"]:
-        said, weights = (answers[x][task["name"]][0] for x in ("probabilities", "modality_weights"))
-        told = describe(task, said, thresholds.get(task["name"]))
-        print(f"{task['name']}:" + (f" {told} (picture {weights[0]:.2f})" if any(weights) else ""))
+        name, line = task["name"], f"{task['name']}:"
+        probabilities, weights = (
+            answers[x][name][0] for x in ("probabilities", "modality_weights")
+        )
+        if any(weights):
+            labels = describe(task, probabilities, thresholds.get(name))
+            line += f" {labels} (picture {weights[0]:.2f})"
+        print(line)
 
 
-def describe(task: dict, said: np.ndarray, thresholds: dict | None) -> str:
-    """What a task's probabilities [C] mean: its labels, each with the probability that is shown."""
-    shown, accepted, marks = said, np.zeros(len(said), bool), [""] * len(said)
+def describe(task: dict, probabilities: np.ndarray, thresholds: dict | None) -> str:
+    """The labels that a task's probabilities [C] decide for, each with its probability."""
+    scaled, accepted = probabilities, np.zeros(len(probabilities), bool)
+    marks = [""] * len(probabilities)
     if thresholds:
-        shown, accepted = judge(said, thresholds)
-        marks = [" accepted" if stands else " held back" for stands in accepted]
-    held = np.flatnonzero((said > 0.5) | accepted) if task["many"] else [said.argmax()]
-    return ", ".join(f"{task['classes'][i]} {shown[i]:.6f}{marks[i]}" for i in held) or "none"
+        scaled, accepted = judge(probabilities, thresholds)
+        marks = [" accepted" if x else " held back" for x in accepted]
+    yes = np.flatnonzero((probabilities > 0.5) | accepted)
+    places = yes if task["many"] else [probabilities.argmax()]
+    return ", ".join(f"{task['classes'][i]} {scaled[i]:.6f}{marks[i]}" for i in places) or "none"
 
 
 def read_thresholds() -> dict[str, dict]:
-    """By task, what an answer needs to be accepted; empty where the run had none."""
+    """{task: its thresholds}; empty if the run has none."""
     file = FOLDER / "thresholds.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["thresholds"] if file.exists() else []
     return {row["task"]["name"]: row for row in rows}
 
 
 def judge(probabilities: np.ndarray, thresholds: dict) -> tuple[np.ndarray, np.ndarray]:
-    """A task's float32 probabilities [C] at its temperature, and which reach their threshold.
+    """A task's float32 probabilities [C] at its temperature, and which reach their threshold."""
+    from temperature import scale  # this file comes with the thresholds
 
-    The computation is in float64 and its result float32, as the run does it. The module's
-    probabilities may be 0 or 1; they are taken for the nearest number that has a logarithm.
-    """
-    task, kind = thresholds["task"], np.finfo(np.float32)
-    present = np.maximum(probabilities.astype(np.float64), kind.tiny)
-    scores = np.log(present)
-    if task["many"]:
-        scores = scores - np.log(np.maximum(1 - present, kind.eps / 4))
-    scores = scores / thresholds["temperature"]
-    scaled = (expit(scores) if task["many"] else softmax(scores)).astype(np.float32)
-    kept = [thresholds["classes"].get(name, thresholds["overall"]) for name in task["classes"]]
-    least = [np.inf if row["value"] is None else row["value"] for row in kept]
+    task, by_class = thresholds["task"], thresholds["classes"]
+    scaled = scale(probabilities, thresholds["temperature"], task["many"])
+    values = [by_class.get(name, thresholds["overall"])["value"] for name in task["classes"]]
+    least = [np.inf if value is None else value for value in values]
     return scaled, scaled >= np.array(least, np.float32)
 
 
 def prepare(picture: str, size: int) -> np.ndarray:
-    """uint8 [size,size,3]: the shorter side made `size` (bicubic), then the middle square."""
+    """uint8 [size,size,3]: the shorter side scaled to `size` (bicubic), then the middle square."""
     image = ImageOps.exif_transpose(Image.open(picture))
     if image.mode.startswith("I"):  # 16-bit greys
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
@@ -95,7 +94,7 @@ def prepare(picture: str, size: int) -> np.ndarray:
 
 
 def tokenize(words: str, about: dict) -> np.ndarray:
-    """int32 [text_length]: start, the words, end; padded with the end, which a long text keeps."""
+    """int32 [text_length]: start, the words, end, padded with end tokens; long texts are cut."""
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -107,7 +106,7 @@ def tokenize(words: str, about: dict) -> np.ndarray:
 
 
 def clean(words: str, about: dict) -> str:
-    """Repaired, HTML unescaped (twice), single spaces; first as a web page's title, where it is."""
+    """The words repaired, HTML unescaped twice, with single spaces; titles are cleaned first."""
     if about["cleaning"] == "titles":
         from titles import clean_title  # beside this file where it is needed
 

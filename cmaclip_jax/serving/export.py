@@ -1,12 +1,13 @@
-"""A trained run as a folder that JAX runs without this project, on any number of pairs at once.
+"""Exports a trained run to a folder that JAX runs without this project, on any number of pairs.
 
-model.stablehlo         the network as `jax.export` serialises it, for several platforms
-parameters.safetensors  its first argument; apart, since one module holds at most 2 GB
-export.json             its other inputs, its outputs, and how near it comes to the run itself
-tasks.json  tokenizer.json  thresholds.json (where the run has them)
-titles.py               how its texts are cleaned, where they are titles of web pages
-example.py              asks it about one picture and its words; its `judge` scales the module's
-                        probabilities and accepts what `cmaclip predict` accepts
+model.stablehlo         the network, serialised by `jax.export` for several platforms
+parameters.safetensors  its first argument; a file of its own, since a module holds at most 2 GB
+export.json             its other inputs, its outputs, and its difference from the run itself
+tasks.json  tokenizer.json
+thresholds.json  temperature.py  the run's thresholds, if it has any, and the scaling they need
+titles.py               cleans the texts, if the run reads titles of web pages
+example.py              answers one picture and its words; its `judge` scales the probabilities and
+                        accepts what `cmaclip predict` accepts
 """
 
 import json
@@ -26,6 +27,7 @@ from cmaclip_jax.data import titles
 from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation import temperature
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import TrainedRun
@@ -34,23 +36,25 @@ from cmaclip_jax.weights.layout import save_tensors
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
 OF_THE_RUN = ("tasks.json", "tokenizer.json")
 EXAMPLE = Path(__file__).with_name("example.py")
-CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}  # what the example imports for a cleaning
+# What the example imports for a way of cleaning, and for thresholds.
+CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}
+SCALING = Path(temperature.__file__)
 INPUTS = ("image", "has_image", "tokens", "has_text")
 COMPARED = (1, 3, 8)  # pairs at once
-# How far its answers may be from the run's own: the same network, but compiled on its own.
-FARTHEST = {"float32": 1e-5, "bfloat16": 2e-2}
+# The largest difference of its answers from those of the run, because it is compiled separately.
+LARGEST_DIFFERENCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) -> dict[str, Any]:
-    """Writes the folder, whole or not at all; returns what its `export.json` says.
+    """Writes the folder, whole or not at all; returns the content of its `export.json`.
 
-    trained: on one device, of one of the platforms, so that what was written can be tried.
+    trained: on one device, of one of the platforms, so that the export can be run and compared.
     """
     thresholds = run_thresholds(trained.workdir, trained.step)
     here = export.default_export_platform()
     if here not in platforms:
         raise UserError(
-            f"what is exported is compared with the run on this machine; add {here} to --platforms"
+            f"the export is compared with the run on this machine; add {here} to --platforms"
         )
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".exporting-") as unfinished:
         folder = Path(unfinished) / "whole"
@@ -65,6 +69,7 @@ def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) ->
             shutil.copyfile(file, folder / file.name)
         if thresholds:
             write_thresholds(folder / THRESHOLDS, thresholds.values())
+            shutil.copyfile(SCALING, folder / SCALING.name)
         folder.replace(output)
     return about
 
@@ -87,37 +92,37 @@ def export_module(trained: TrainedRun, platforms: Sequence[str]) -> export.Expor
 
 
 def largest_difference(trained: TrainedRun, folder: Path) -> float:
-    """Between the answers of what is written in `folder` and the run's own, of any number."""
+    """The largest difference of any number in the answers of the export in `folder` and the run."""
     module = export.deserialize(bytearray((folder / MODULE).read_bytes()))
     parameters = jax.device_put(load_file(folder / PARAMETERS))
     answer, differences = jax.jit(module.call), []
     for rows in COMPARED:
         batch = _some_pairs(trained.encode, rows)
-        told = answer(parameters, {name: batch[name] for name in INPUTS})
+        exported = answer(parameters, {name: batch[name] for name in INPUTS})
         sharded = to_device(batch, batch_sharding(trained.mesh))
         own = trained.predict_step(trained.params, sharded)
         distance = jax.tree.map(
             lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y))),
-            told,
-            {name: own[name] for name in told},
+            exported,
+            {name: own[name] for name in exported},
         )
         differences += jax.tree.leaves(distance)
-    return float(np.max(differences))  # not a number, if one of them is none
+    return float(np.max(differences))  # NaN if one of them is NaN
 
 
 def _checked_difference(trained: TrainedRun, folder: Path) -> float:
-    """The largest difference, unless it is too large."""
-    difference, farthest = largest_difference(trained, folder), FARTHEST[_dtype(trained)]
-    if not difference <= farthest:
+    """The largest difference; UserError if it is too large."""
+    difference, allowed = largest_difference(trained, folder), LARGEST_DIFFERENCE[_dtype(trained)]
+    if not difference <= allowed:
         raise UserError(
             f"nothing is exported: its answers would differ from the run's by {difference:.2g}, "
-            f"more than {farthest:g}; try --config.model.dtype=float32 or another machine"
+            f"more than {allowed:g}; try --config.model.dtype=float32 or another machine"
         )
     return difference
 
 
 def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
-    """Noise as pictures and words: the first row has both, then one, the other, neither."""
+    """Random pairs; in turn with picture and words, a picture alone, words alone, neither."""
     random, batch = np.random.default_rng(rows), encode.empty(rows)
     start, end = encode.tokenizer.start, encode.tokenizer.end
     batch["image"][:] = random.integers(0, 256, batch["image"].shape)
@@ -131,7 +136,7 @@ def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
 
 
 def _describe(trained: TrainedRun, module: export.Exported, difference: float) -> dict[str, Any]:
-    """All that one has to know to call the module."""
+    """The content of `export.json`, which says how to call the module."""
     (_, inputs), _ = jax.tree.unflatten(module.in_tree, map(_described, module.in_avals))
     encode = trained.encode
     return {
@@ -155,12 +160,12 @@ def _describe(trained: TrainedRun, module: export.Exported, difference: float) -
 
 
 def _described(value) -> dict[str, Any]:
-    """A shape, in which 'b' stands for any number of pairs, and a dtype."""
+    """The shape and the dtype of an array; 'b' in the shape is any number of pairs."""
     shape = [size if isinstance(size, int) else str(size) for size in value.shape]
     return {"shape": shape, "dtype": value.dtype.name}
 
 
 def _dtype(trained: TrainedRun) -> str:
-    """What the network computes in."""
+    """The type that the network computes in."""
     model = trained.objective.model
     return np.dtype((model.image or model.text).dtype).name

@@ -1,8 +1,8 @@
-"""Answers the rows of a table into a file, in their order; resumable, and on several hosts.
+"""Answers the rows of a table, continues after a stop, and shares the rows among hosts.
 
-Rows are answered in parts of a fixed size. Each part is a file in a folder beside the output,
-written whole or not at all. The host that finds all parts there joins them. So a stopped command
-continues, hosts with a shared disk divide the rows, and the output file is always the same.
+The rows are answered in parts of a fixed size. Each part is a file in a folder beside the output,
+written whole or not at all. The host that finds all parts complete joins them. So a stopped command
+continues, and the output is the same for any number of hosts with a shared disk.
 """
 
 import collections
@@ -15,23 +15,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.ahead import ahead
-from cmaclip_jax.data.columns import NONE, choose_inputs, joined_text, shown
-from cmaclip_jax.data.named_pictures import (
-    LOOKED_FOR,
-    OUTSIDE,
-    Flags,
-    any_there,
-    check_places,
-    evenly,
-    locate,
-)
-from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING, Pair
+from cmaclip_jax.data.named_pictures import OUTSIDE
+from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING
 from cmaclip_jax.data.table_files import table_files
-from cmaclip_jax.data.tables import LOOKED_AT, NoRow, Row, read_rows
+from cmaclip_jax.data.tables import NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS
 from cmaclip_jax.files import whole_file, write_text
@@ -43,119 +31,43 @@ from cmaclip_jax.serving.answer_files import (
     write_part,
 )
 from cmaclip_jax.serving.classifier import Answer, Classifier
+from cmaclip_jax.serving.input_table import InputTable
 
-PART = 2_048  # rows at most that are answered again when a run goes on
-FLAGS = Flags("--outside", "--image=none")
-AHEAD = 2  # batches that are read while one is answered
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table to answer, and its columns of ids, pictures and words (None: there is none).
-
-    outside: whether its pictures may be outside its folder.
-    """
-
-    path: str
-    rows: int
-    id: str | None
-    image: str | None
-    text: tuple[str, ...]
-    outside: bool = False
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows:,} rows; columns: picture {shown(self.image)}; words "
-            f"{' + '.join(self.text) or 'none'}; id {shown(self.id)}"
-        )
-
-    def identity(self, row: Row | NoRow, number: int) -> str:
-        """The name of a row: its id, else its picture, else its number."""
-        if isinstance(row, NoRow):
-            return row.place
-        named = row.get(self.id, "") or row.get(self.image, "")
-        return named or f"row {number}"
-
-    def pair(self, row: Row | NoRow) -> Pair:
-        """The picture and the words of a row."""
-        if isinstance(row, NoRow):
-            return Pair(None, None)
-        text = joined_text(row.get(name, "") for name in self.text)
-        cell = row.get(self.image, "")
-        if not cell:
-            return Pair(None, text)
-        path, why = locate(cell, self.path, self.outside)
-        return Pair(path, text, why)
-
-    def check_pictures(self) -> None:
-        """Raises UserError where no picture that the table names can be used.
-
-        As a rule one of the first ones can, and the rest of the table is not read.
-        """
-        first = itertools.islice(self._pictures(), LOOKED_FOR)
-        if any_there(first, self.path, self.outside):
-            return
-        some = evenly(self._pictures(), LOOKED_FOR)
-        check_places(some, self.path, self.outside, FLAGS)
-        if some and not any_there(some, self.path, self.outside):
-            raise UserError(
-                f"no picture of {self.path!r} is there, as {some[0]!r}; move the table to the "
-                f"folder where its paths start, or go without pictures by {FLAGS.without}"
-            )
-
-    def _pictures(self) -> Iterator[str]:
-        """The cells that name a picture."""
-        rows = read_rows(self.path) if self.image else ()
-        for row in rows:
-            if not isinstance(row, NoRow) and row.get(self.image):
-                yield row[self.image]
-
-
-def open_table(path: str, data: ConfigDict, identity: str = "") -> Table:
-    """Counts the rows of a table and chooses its columns, as the fields of `data` name them.
-
-    identity: the column of ids. Where '', it is `data.id` if the table has that, since another
-        table's rows may be named otherwise.
-    """
-    rows = read_rows(path)
-    some = list(itertools.islice(rows, LOOKED_AT))
-    cells = [row for row in some if not isinstance(row, NoRow)]
-    if not cells:
-        raise UserError(f"the table {path!r} has no rows; name another")
-    names = dict.fromkeys(name for row in cells for name in row)
-    sample = {name: [row.get(name, "") for row in cells] for name in names}
-    known = data.id if data.id in (*sample, NONE) else ""
-    data = with_changes(data, {"id": identity or known})
-    chosen, picture, words = choose_inputs(sample, data)
-    size = len(some) + sum(1 for _ in rows)
-    return Table(path, size, chosen, picture, words, data.outside)
+PART = 2_048  # rows; a stopped command answers at most these again
+AHEAD = 2  # batches that are read while another is answered
 
 
 @dataclasses.dataclass
 class Counts:
-    """How many rows were answered, how often each note occurs, and accepted answers by task."""
+    """The number of answered rows, of rows with each note, and of accepted answers of each task."""
 
     rows: int = 0
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, answers: Mapping[str, Answer], note: str) -> None:
-        """Counts one row; a many-label answer is accepted where one of its classes is."""
+        """Counts one row; a many-label answer is accepted if one of its classes is."""
         self.rows += 1
         self.notes.update([note] if note else [])
         for name, answer in answers.items():
-            stands = answer.accepted
-            self.accepted[name] += bool(any(stands) if isinstance(stands, tuple) else stands)
+            accepted = answer.accepted
+            self.accepted[name] += bool(any(accepted) if isinstance(accepted, tuple) else accepted)
+
+    def merge(self, rows: int, notes: Mapping[str, int], accepted: Mapping[str, int]) -> None:
+        """Adds the counts of other rows."""
+        self.rows += rows
+        self.notes.update(notes)
+        self.accepted.update(accepted)
 
     def lines(self, tasks: Sequence[str]) -> list[str]:
-        """The share of accepted answers of these tasks, the rows, and the most frequent notes."""
+        """The share of accepted answers of each task, the rows, and the most frequent notes."""
         shares = ", ".join(f"{name} {self.accepted[name] / self.rows:.1%}" for name in tasks)
         notes = ", ".join(f"{count:,} {note}" for note, count in self.notes.most_common(5))
         rows = f"{self.rows:,} rows" + (f"; notes: {notes}" if notes else "")
         return [f"accepted: {shares}", rows] if tasks else [rows]
 
     def picture_warning(self) -> str:
-        """How many rows name a picture that could not be used; '' if none does."""
+        """A warning about rows that name a picture that could not be used; '' if there are none."""
         unused = sum(
             count
             for note, count in self.notes.items()
@@ -169,20 +81,15 @@ class Counts:
             f"and were answered by their words alone{hint}"
         )
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.rows + other.rows, self.notes + other.notes, self.accepted + other.accepted
-        )
-
 
 class Labelling:
-    """The answers of a run to the rows of a table; this process is `host` of `hosts`.
+    """Writes the answers of a run to the rows of a table; this process is `host` of `hosts`.
 
-    output: a file that `check_output` lets be written.
+    output: a file that `check_output` has accepted.
     """
 
     def __init__(
-        self, classifier: Classifier, table: Table, output: Path, host: int = 0, hosts: int = 1
+        self, classifier: Classifier, table: InputTable, output: Path, host: int = 0, hosts: int = 1
     ):
         self.classifier, self.table, self.output = classifier, table, output
         self.host, self.hosts = host, hosts
@@ -192,9 +99,9 @@ class Labelling:
         self._joining = _joining(output)
 
     def run(self, track: Callable[[Iterator[int]], Iterable] = iter) -> Counts | None:
-        """Answers the rows of this host. Returns None if rows of other hosts are still missing.
+        """Answers the rows of this host. Returns None if parts of other hosts are still missing.
 
-        track: wraps the iterator of numbers of finished rows, to show progress.
+        track: shows the progress; it wraps an iterator of counts of finished rows.
         """
         self._check_parts()
         if not self._joining.exists():
@@ -208,7 +115,7 @@ class Labelling:
         return self._join()
 
     def _check_parts(self) -> None:
-        """Makes the folder of parts; an existing one must be of the same table and run."""
+        """Makes the folder of parts. An existing one must belong to the same table and run."""
         about = json.dumps(self._about(), indent=2) + "\n"
         folder = self._joining if self._joining.exists() else self._parts
         file = folder / "about.json"
@@ -227,7 +134,7 @@ class Labelling:
             )
 
     def _about(self) -> dict:
-        """What has to be equal for parts to belong together."""
+        """Facts that are equal for all parts of one output."""
         trained = self.classifier.trained
         thresholds, path = trained.workdir / THRESHOLDS, self.table.path
         about = dataclasses.asdict(self.table) | {"text": list(self.table.text)}
@@ -242,7 +149,7 @@ class Labelling:
         return (folder or self._parts) / f"{number:08d}{self.output.suffix}"
 
     def _answer_parts(self) -> Iterator[int]:
-        """Writes the parts of this host; yields numbers of finished rows."""
+        """Writes the parts of this host; yields counts of finished rows."""
         rows = read_rows(self.table.path)
         for number in range(self._count):
             some = list(itertools.islice(rows, PART))
@@ -270,8 +177,9 @@ class Labelling:
         def read(some: Sequence[Row | NoRow]) -> tuple:
             return classifier.read([table.pair(row) for row in some])
 
-        numbers, ready = itertools.count(first + 1), ahead(read, batches, AHEAD, AHEAD)
-        for some, (batch, notes) in zip(batches, ready, strict=True):
+        numbers = itertools.count(first + 1)
+        read_batches = ahead(read, batches, AHEAD, AHEAD)
+        for some, (batch, notes) in zip(batches, read_batches, strict=True):
             answers = classifier.answer(batch, notes)
             for row, answer, note in zip(some, answers, notes, strict=True):
                 note = row.reason if isinstance(row, NoRow) else note
@@ -283,17 +191,15 @@ class Labelling:
             join_parts(parts, self._schema, unfinished)
         counts = Counts()
         for part in parts:
-            saved = json.loads(part.with_suffix(".counts").read_text())
-            notes, accepted = (collections.Counter(saved[name]) for name in ("notes", "accepted"))
-            counts += Counts(saved["rows"], notes, accepted)
+            counts.merge(**json.loads(part.with_suffix(".counts").read_text()))
         shutil.rmtree(self._joining)
         return counts
 
 
 def check_output(output: Path, table: str, overwrite: bool) -> None:
-    """Raises UserError where answers cannot be written, or would replace what they may not.
+    """Raises UserError if `output` cannot be written, or exists and may not be replaced.
 
-    A labelling that was stopped while it joined its parts has perhaps written `output` already.
+    A command that was stopped while it joined its parts may have written `output` already.
     """
     if output.suffix not in KINDS:
         raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(KINDS)}")
@@ -310,5 +216,5 @@ def check_output(output: Path, table: str, overwrite: bool) -> None:
 
 
 def _joining(output: Path) -> Path:
-    """The folder of parts once it is complete."""
+    """The name of the folder of parts once all of them are complete."""
     return output.with_name(f"{output.name}.joining")

@@ -132,7 +132,8 @@ def close(one: str, other: str, most: float = 2e-6) -> bool:
 
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("per_class", [False, True])
-def test_the_example_accepts_what_the_run_accepts(many, per_class, tmp_path):
+def test_the_example_accepts_what_the_run_accepts(many, per_class, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(exporting.SCALING.parent)
     task, random = Task("some", tuple("abcdefghi"), many), np.random.default_rng(many)
     said = random.dirichlet(np.full(9, 0.2), 5_000).astype(np.float32)
     said[:9], said[9:18] = np.eye(9), 1 - np.eye(9)
@@ -166,6 +167,7 @@ def test_an_export_with_thresholds_accepts_what_predict_accepts(
     images = [str(catalogue.parent / row["picture"]) for row in rows]
     titles = [row["title"] for row in rows]
     monkeypatch.setattr(example, "FOLDER", folder)
+    monkeypatch.syspath_prepend(folder)
     for image, title, answers in zip(
         images, titles, cma.load(run).predict(images, titles), strict=True
     ):
