@@ -44,14 +44,14 @@ def study(config, workdir: Path) -> list:
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import study_report as report
     from cmaclip_jax.landmarks.sources import open_faces
-    from cmaclip_jax.landmarks.study import check_fitted, judged_of, runs_of, train_and_judge
+    from cmaclip_jax.landmarks.study import check_fitted, runs_of, scores_of, train_and_score
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.studies.framework import train_one
 
     screen = Screen()
 
     runs = runs_of(config, workdir)
-    results = {run: judged for run in runs if (judged := judged_of(run))}
+    results = {run: scores for run in runs if (scores := scores_of(run))}
     missing = [run for run in runs if run not in results]
     screen.say(f"{len(runs)} runs, {len(results)} of them done before")
     if missing:
@@ -59,7 +59,7 @@ def study(config, workdir: Path) -> list:
         check_fitted(config, faces.train.points.shape[1])
     for run, left in with_time_left(missing):
         screen.say(f"run {len(results) + 1} of {len(runs)}: {run}{left}")
-        train = functools.partial(train_and_judge, config, run, faces, workdir)
+        train = functools.partial(train_and_score, config, run, faces, workdir)
         results[run] = train_one(run, train)
         if run.seed not in [other.seed for other in runs if other not in results]:
             report.write_report(workdir, report.table_rows(runs, results))

@@ -19,8 +19,13 @@ from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks.consensus import Residuals, residuals_of
 from cmaclip_jax.landmarks.contour import out_of_frame, tangents
 from cmaclip_jax.landmarks.corruption import filled_sizes
-from cmaclip_jax.landmarks.heavy_tails import FREEDOMS, gaussian_logs, student_logs, tabulate
 from cmaclip_jax.landmarks.layouts import LAYOUTS, Layout
+from cmaclip_jax.landmarks.residual_likelihood import (
+    FREEDOMS,
+    gaussian_logs,
+    student_logs,
+    tabulate,
+)
 
 FAMILIES = ("gaussian", "student")
 LEVEL = 0.95  # of the confidence intervals

@@ -45,7 +45,7 @@ def normalised_errors(points, truth, layout: Layout | None, valid=None, known=No
 
 def nme(errors, valid=None):
     """The normalised mean error: the mean of what `normalised_errors` says of the frames."""
-    return mean_where(*_judged(errors, valid))
+    return mean_where(*_counted_errors(errors, valid))
 
 
 def failure_rate(errors, valid=None, limit: float = 0.1):
@@ -53,7 +53,7 @@ def failure_rate(errors, valid=None, limit: float = 0.1):
 
     A frame in which no face was found counts as failed if its error is given as infinite.
     """
-    errors, mask = _judged(errors, valid)
+    errors, mask = _counted_errors(errors, valid)
     return mean_where(errors > limit, mask)
 
 
@@ -62,7 +62,7 @@ def auc(errors, valid=None, limit: float = 0.1):
 
     Exact: a frame of error e adds a step at e, which is limit - e wide.
     """
-    errors, mask = _judged(errors, valid)
+    errors, mask = _counted_errors(errors, valid)
     return mean_where((1 - errors / limit).clip(0, 1), mask)
 
 
@@ -154,7 +154,7 @@ def _both(points, truth, valid, known):
     return points, truth, mask & of_truth, of_truth
 
 
-def _judged(errors, valid):
+def _counted_errors(errors, valid):
     """Errors, 0 where a frame does not count, and which frames do."""
     xp = namespace(errors, valid)
     mask = ~xp.isnan(errors)

@@ -51,11 +51,11 @@ class Landmarks:
         points, aux = self.model.apply({"params": params}, jnp.concatenate(looks), train=True)
         first = points[:rows]
         known = jnp.isfinite(batch["points"]).all(axis=-1)  # [B,N]
-        told = jnp.where(known[..., None], batch["points"] + shift[:, None] / pixels, 0.5)
-        losses = self._pointwise(first, told, batch["size"])
+        targets = jnp.where(known[..., None], batch["points"] + shift[:, None] / pixels, 0.5)
+        losses = self._pointwise(first, targets, batch["size"])
         if self.target and aux["maps"] is not None:
             width = self.target * batch["size"]
-            losses += map_losses(aux["maps"][:rows], told, width)
+            losses += map_losses(aux["maps"][:rows], targets, width)
         each = jnp.sum(jnp.where(known, losses, 0), axis=-1) / jnp.maximum(known.sum(axis=-1), 1)
         summed = jnp.sum(each * batch["weight"])
         sums = {"loss/points": (summed, examples)}
@@ -75,10 +75,10 @@ class Landmarks:
         points, _ = self.model.apply({"params": params}, batch["image"])
         return {"points": points}
 
-    def _pointwise(self, points, told, size):
-        error = (points - told) / size[:, None, None]
+    def _pointwise(self, points, targets, size):
+        error = (points - targets) / size[:, None, None]
         if self.anisotropic:
-            error = loosened(error, told, self.layout)
+            error = loosened(error, targets, self.layout)
         return POINTWISE[self.loss_name](error)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cmaclip_jax.data.images import open_image
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.landmarks.faces import Faces
+from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.metrics import face_sizes
 from cmaclip_jax.landmarks.tracks import read_points
@@ -21,7 +21,7 @@ MARGIN = 0.25  # of the box around the points, on every side of it
 
 
 @dataclasses.dataclass(frozen=True)
-class Marked:
+class AnnotatedFaces:
     """
     images: u8 [N,S,S,3].
     points: [N,P,2], x before y, 0 to 1 is the picture; NaN where unknown.
@@ -41,25 +41,27 @@ class Marked:
         eyes = face_sizes(self.points, layout_of(self.points.shape[1]))
         return spreads * np.nanmedian(eyes / spreads)
 
-    def first(self, count: int) -> "Marked":
+    def first(self, count: int) -> "AnnotatedFaces":
         """The first so many of them."""
-        return Marked(self.images[:count], self.points[:count])
+        return AnnotatedFaces(self.images[:count], self.points[:count])
 
-    def with_points(self, points: np.ndarray) -> "Marked":
+    def with_points(self, points: np.ndarray) -> "AnnotatedFaces":
         """The same pictures as somebody else has marked them."""
         return dataclasses.replace(self, points=points)
 
 
-def drawn_faces(faces: Faces, first: int, count: int) -> Marked:
+def drawn_faces(generator: FaceGenerator, first: int, count: int) -> AnnotatedFaces:
     """Drawn stills, with the truth."""
-    images, points = zip(*(faces.still(first + i) for i in range(count)), strict=True)
-    return Marked(np.stack(images), np.stack(points) / faces.size)
+    images, points = zip(*(generator.still(first + i) for i in range(count)), strict=True)
+    return AnnotatedFaces(np.stack(images), np.stack(points) / generator.size)
 
 
-def drawn_videos(faces: Faces, first: int, count: int, frames: int) -> list[Marked]:
+def drawn_videos(
+    generator: FaceGenerator, first: int, count: int, frames: int
+) -> list[AnnotatedFaces]:
     """Drawn videos, with the truth."""
-    videos = (faces.video(first + i, frames) for i in range(count))
-    return [Marked(images, points / faces.size) for images, points in videos]
+    videos = (generator.video(first + i, frames) for i in range(count))
+    return [AnnotatedFaces(images, points / generator.size) for images, points in videos]
 
 
 def read_face(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -90,13 +92,13 @@ def cut_out(picture: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndar
 
 
 def train_batches(
-    marked: Marked, seed: int, batch_size: int, start: int, rows: np.ndarray
+    faces: AnnotatedFaces, seed: int, batch_size: int, start: int, rows: np.ndarray
 ) -> Iterator[Batch]:
     """This host's rows of the batches for step `start` and all that follow."""
-    order, sizes = Order(len(marked.images), seed), marked.sizes
+    order, sizes = Order(len(faces.images), seed), faces.sizes
     for step in itertools.count(start):
         chosen = order.indices(step * batch_size + rows)
-        yield batch_of(marked.images[chosen], marked.points[chosen], sizes[chosen])
+        yield batch_of(faces.images[chosen], faces.points[chosen], sizes[chosen])
 
 
 def batch_of(images: np.ndarray, points: np.ndarray, sizes: np.ndarray) -> Batch:

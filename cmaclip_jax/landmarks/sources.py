@@ -15,10 +15,16 @@ from PIL import Image
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks.encoder import open_encoder
-from cmaclip_jax.landmarks.faces import Faces as Drawn
+from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import layout_of
-from cmaclip_jax.landmarks.pictures import Marked, cut_out, drawn_faces, drawn_videos, read_face
-from cmaclip_jax.landmarks.study import Faces
+from cmaclip_jax.landmarks.pictures import (
+    AnnotatedFaces,
+    cut_out,
+    drawn_faces,
+    drawn_videos,
+    read_face,
+)
+from cmaclip_jax.landmarks.study import StudyFaces
 
 SOURCES = ("drawn", "folder", "the300w_lp")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -28,7 +34,7 @@ SWAY = {"x": 0.04, "y": 0.04, "roll": 0.12, "zoom": 0.05}
 SPEED = (0.3, 2.0)  # swings a second, at 50 frames a second, as drawn faces move
 
 
-def open_faces(config: ConfigDict, count: int) -> Faces:
+def open_faces(config: ConfigDict, count: int) -> StudyFaces:
     """The faces of `config.landmarks.source`, as large as the encoder takes them.
 
     count: how many to train on.
@@ -40,8 +46,8 @@ def open_faces(config: ConfigDict, count: int) -> Faces:
             f"config.landmarks.source has no {fields.source!r}; there is {', '.join(SOURCES)}"
         )
     if fields.source == "drawn":
-        drawn = Drawn(0, size, fields.occluded, fields.sensor)
-        return Faces(
+        drawn = FaceGenerator(0, size, fields.occluded, fields.sensor)
+        return StudyFaces(
             drawn_faces(drawn, 0, count),
             drawn_faces(drawn, APART, fields.test),
             drawn_videos(drawn, APART, fields.videos, fields.frames),
@@ -76,7 +82,7 @@ class _Files(Sequence):
         return read_face(self._files[index])
 
 
-def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> Faces:
+def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> StudyFaces:
     """Faces in an order drawn once: the first to judge by, of the others as many as are asked.
 
     Where one photograph is there several times, as every one of `the300w_lp` in several poses, a
@@ -98,17 +104,17 @@ def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> F
         raise UserError(
             f"{fields.path} has faces of {points.shape[1]} points, a layout that is not known here"
         )
-    test = Marked(images[: fields.test], points[: fields.test])
+    test = AnnotatedFaces(images[: fields.test], points[: fields.test])
     videos = [
         filmed(test.images[number], test.points[number], fields.frames, number, fields.sensor)
         for number in range(min(fields.videos, fields.test))
     ]
-    return Faces(Marked(images[fields.test :], points[fields.test :]), test, videos)
+    return StudyFaces(AnnotatedFaces(images[fields.test :], points[fields.test :]), test, videos)
 
 
 def filmed(
     image: np.ndarray, points: np.ndarray, frames: int, seed: int, sensor: float = 0.0
-) -> Marked:
+) -> AnnotatedFaces:
     """A still u8 [S,S,3] with its points [P,2] as a moving camera sees it; edges repeat.
 
     sensor: deviation of the noise that every pixel of every frame gets, in grey levels.
@@ -131,4 +137,4 @@ def filmed(
         places = (*back[0], start[0], *back[1], start[1])
         frame = wide.transform((size, size), Image.AFFINE, places, resample=Image.BILINEAR)
         images.append(np.asarray(frame, np.float32) + random.normal(0, sensor, image.shape))
-    return Marked(np.clip(np.round(images), 0, 255).astype(np.uint8), np.stack(moved))
+    return AnnotatedFaces(np.clip(np.round(images), 0, 255).astype(np.uint8), np.stack(moved))

@@ -15,10 +15,10 @@ from cmaclip_jax.landmarks.annotating import FITTED
 from cmaclip_jax.landmarks.config import REMEDIES
 from cmaclip_jax.landmarks.corruption import KINDS
 from cmaclip_jax.landmarks.detector import HEADS
-from cmaclip_jax.landmarks.judging import Judged, judge_detector
+from cmaclip_jax.landmarks.detector_scores import DetectorScores, score_detector
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.losses import POINTWISE
-from cmaclip_jax.landmarks.pictures import Marked
+from cmaclip_jax.landmarks.pictures import AnnotatedFaces
 from cmaclip_jax.landmarks.training import answers, train_detector
 from cmaclip_jax.studies.framework import StudyRun, make_run
 
@@ -52,18 +52,18 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Faces:
+class StudyFaces:
     """The pictures of a study, with the truth: to train on, to judge accuracy and stability by."""
 
-    train: Marked
-    test: Marked
-    videos: list[Marked]
+    train: AnnotatedFaces
+    test: AnnotatedFaces
+    videos: list[AnnotatedFaces]
 
 
-def judged_of(run: StudyRun[Arm]) -> Judged | None:
+def scores_of(run: StudyRun[Arm]) -> DetectorScores | None:
     """What a finished run found; None before that."""
     found = run.read(RESULT)
-    return Judged(**found) if found else None
+    return DetectorScores(**found) if found else None
 
 
 def arms(config: ConfigDict) -> list[Arm]:
@@ -126,26 +126,32 @@ def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun[A
     return make_run(arm, seed, config, workdir)
 
 
-def train_and_judge(config: ConfigDict, run: StudyRun[Arm], faces: Faces, workdir: Path) -> Judged:
+def train_and_score(
+    config: ConfigDict, run: StudyRun[Arm], faces: StudyFaces, workdir: Path
+) -> DetectorScores:
     """Annotates, trains and judges; what was found is kept in the run's folder.
 
     config: the study's.
     """
-    judged = _judged(config, run, faces, workdir)
-    write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(judged), indent=2) + "\n")
-    return judged
+    scores = _train_and_score(config, run, faces, workdir)
+    write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(scores), indent=2) + "\n")
+    return scores
 
 
-def _judged(config: ConfigDict, run: StudyRun[Arm], faces: Faces, workdir: Path) -> Judged:
+def _train_and_score(
+    config: ConfigDict, run: StudyRun[Arm], faces: StudyFaces, workdir: Path
+) -> DetectorScores:
     truth = faces.train.first(run.arm.faces)
-    told = truth.with_points(told_points(run.config, truth))
+    annotated = truth.with_points(annotated_points(run.config, truth))
     if run.config.landmarks.relabel == "distilled":
         plain = dataclasses.replace(run.arm, remedy=PLAIN)
         teacher_run = run_of(config, plain, run.seed, workdir)  # mostly there already
-        teacher = train_detector(teacher_run.config, told, teacher_run.folder)
-        told = told.with_points(annotating.distilled(told.points, answers(teacher, truth.images)))
-    detector = train_detector(run.config, told, run.folder)
-    return judge_detector(functools.partial(answers, detector), faces.test, faces.videos)
+        teacher = train_detector(teacher_run.config, annotated, teacher_run.folder)
+        annotated = annotated.with_points(
+            annotating.distilled(annotated.points, answers(teacher, truth.images))
+        )
+    detector = train_detector(run.config, annotated, run.folder)
+    return score_detector(functools.partial(answers, detector), faces.test, faces.videos)
 
 
 def check_fitted(config: ConfigDict, points: int) -> None:
@@ -154,7 +160,7 @@ def check_fitted(config: ConfigDict, points: int) -> None:
         annotating.read_fitted(config.landmarks.noise_model).check_points(points)
 
 
-def told_points(config: ConfigDict, train: Marked) -> np.ndarray:
+def annotated_points(config: ConfigDict, train: AnnotatedFaces) -> np.ndarray:
     """The training points as the config's annotators have marked them: [N,P,2]."""
     fields, truth = config.landmarks, train.points
     if fields.noise == FITTED:

@@ -10,12 +10,12 @@ from scipy.stats import t as student
 
 from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks.config import REMEDIES
-from cmaclip_jax.landmarks.judging import Judged
+from cmaclip_jax.landmarks.detector_scores import DetectorScores
 from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm
 from cmaclip_jax.studies import framework
 from cmaclip_jax.studies.framework import StudyRun, deviation, markdown_table, with_deviation
 
-# What is shown of `Judged`, and what it is called.
+# What is shown of `DetectorScores`, and what it is called.
 MEASURES = {
     "nme": "error",
     "motion_error": "wrong motion",
@@ -36,16 +36,16 @@ on as many faces."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TableRow:
     """An arm, what it is compared with (None: nothing), and what its finished seeds found."""
 
     arm: Arm
     against: Arm | None
-    found: dict[int, Judged]
-    other: dict[int, Judged]
+    found: dict[int, DetectorScores]
+    other: dict[int, DetectorScores]
 
     def values(self, measure: str) -> list[float]:
-        return [getattr(judged, measure) for judged in self.found.values()]
+        return [getattr(scores, measure) for scores in self.found.values()]
 
     def mean(self, measure: str) -> float:
         return statistics.fmean(self.values(measure))
@@ -68,9 +68,9 @@ class Row:
         return "" if abs(mean) <= deviation else "better" if mean > 0 else "worse"
 
 
-def table_rows(runs: Sequence[StudyRun], results: dict[StudyRun, Judged]) -> list[Row]:
+def table_rows(runs: Sequence[StudyRun], results: dict[StudyRun, DetectorScores]) -> list[TableRow]:
     """A row for every arm with results, in the order of the arms."""
-    found: dict[Arm, dict[int, Judged]] = {}
+    found: dict[Arm, dict[int, DetectorScores]] = {}
     for run in runs:
         if run in results:
             found.setdefault(run.arm, {})[run.seed] = results[run]
@@ -81,11 +81,11 @@ def table_rows(runs: Sequence[StudyRun], results: dict[StudyRun, Judged]) -> lis
             against = dataclasses.replace(arm, remedy=PLAIN)
         elif arm.noise != CLEAN:
             against = Arm(CLEAN, 0.0, PLAIN, arm.faces)
-        rows.append(Row(arm, against, found[arm], found.get(against, {})))
+        rows.append(TableRow(arm, against, found[arm], found.get(against, {})))
     return rows
 
 
-def table_cells(rows: list[Row]) -> Iterator[list[str]]:
+def table_cells(rows: list[TableRow]) -> Iterator[list[str]]:
     """The table as text: its head, and a line for every row."""
     yield ["noise", "faces", "remedy", *MEASURES.values()]
     for row in rows:
@@ -93,13 +93,13 @@ def table_cells(rows: list[Row]) -> Iterator[list[str]]:
         yield [row.arm.noise_named(), f"{row.arm.faces:,}", row.arm.remedy, *own]
 
 
-def _cell(row: Row, measure: str) -> str:
+def _cell(row: TableRow, measure: str) -> str:
     spread = row.spread(measure)
     percent = with_deviation(100 * row.mean(measure), spread and 100 * spread, 2)
     return f"{percent} {MARKS[row.verdict(measure)]}"
 
 
-def remarks(rows: list[Row]) -> list[str]:
+def remarks(rows: list[TableRow]) -> list[str]:
     """What the marks say: which remedies gain both, what noise costs; and what chance would do."""
     better = [row for row in rows if row.arm.remedy != PLAIN and row.verdict("nme") == "better"]
     both = [row for row in better if all(row.verdict(x) == "better" for x in STABILITY)]
@@ -119,11 +119,11 @@ def remarks(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _named(rows: list[Row]) -> str:
+def _named(rows: list[TableRow]) -> str:
     return ", ".join(f"{row.arm.remedy} under {row.arm.noise_named()}" for row in rows) or "none"
 
 
-def costs(rows: list[Row]) -> Iterator[str]:
+def costs(rows: list[TableRow]) -> Iterator[str]:
     """A line a noise: how much larger the error is than in the same training without noise.
 
     Averaging without noise is plain training.
@@ -145,14 +145,14 @@ def costs(rows: list[Row]) -> Iterator[str]:
         yield f"what {noise} adds to the error of the same training without it: {', '.join(parts)}"
 
 
-def write_report(folder: Path, rows: list[Row]) -> list[Path]:
+def write_report(folder: Path, rows: list[TableRow]) -> list[Path]:
     """Writes study.md, study.json and study.png into the study's folder."""
     numbers = json.dumps([_plain(row) for row in rows], indent=1) + "\n"
     write_numbers = {".json": lambda path: write_text(path, numbers)}
     return framework.write_files(folder / "study", markdown(rows), draw(rows), write_numbers)
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[TableRow]) -> str:
     """The table, what it means, and what the remedies are."""
     table = markdown_table(table_cells(rows), words=(0, 2))
     used = dict.fromkeys(row.arm.remedy for row in rows)
@@ -161,20 +161,20 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join([ABOUT, "", *table, "", *said, "", *legend]) + "\n"
 
 
-def _plain(row: Row) -> dict:
+def _plain(row: TableRow) -> dict:
     """A row as JSON."""
     return dataclasses.asdict(row.arm) | {
         measure: {
             "mean": row.mean(measure),
             "sd": row.spread(measure),
-            "seeds": {str(seed): getattr(judged, measure) for seed, judged in row.found.items()},
+            "seeds": {str(seed): getattr(scores, measure) for seed, scores in row.found.items()},
             "verdict": row.verdict(measure),
         }
         for measure in (*MEASURES, "failures")
     }
 
 
-def draw(rows: list[Row]):
+def draw(rows: list[TableRow]):
     """A panel a measure, a line an arm: each seed a dot, the mean with its spread a bar."""
     from matplotlib.figure import Figure
 

@@ -14,7 +14,7 @@ from cmaclip_jax.landmarks.detector import Detector
 from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
-from cmaclip_jax.landmarks.pictures import Marked, batch_of, train_batches
+from cmaclip_jax.landmarks.pictures import AnnotatedFaces, batch_of, train_batches
 from cmaclip_jax.models import ImageEncoder
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
@@ -28,7 +28,7 @@ ASKED = 200  # pictures at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedDetector:
     """A detector that has learnt."""
 
     objective: Landmarks
@@ -49,7 +49,7 @@ def build_objective(config: ConfigDict, points: int, encoder: ImageEncoder) -> L
     )
 
 
-def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
+def train_detector(config: ConfigDict, faces: AnnotatedFaces, workdir: Path) -> TrainedDetector:
     """Trains on these pictures and points, or goes on where a run in that folder was stopped.
 
     What there is to say while it does goes to `train.log` in that folder.
@@ -58,13 +58,13 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
     mesh = make_mesh(**config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     encoder, pretrained = open_encoder(config)
-    objective = build_objective(config, told.points.shape[1], encoder)
+    objective = build_objective(config, faces.points.shape[1], encoder)
     size = config.train.batch_size
 
     def batches(start: int, params: Any):
-        return train_batches(told, config.seed, size, start, assembly.rows(size))
+        return train_batches(faces, config.seed, size, start, assembly.rows(size))
 
-    example = batch_of(told.images[:1], told.points[:1], told.sizes[:1])
+    example = batch_of(faces.images[:1], faces.points[:1], faces.sizes[:1])
     assembly = Assembly(config, mesh, objective, example)
     with (workdir / "train.log").open("a", buffering=1) as log:
         progress = TrainingProgress(
@@ -72,17 +72,17 @@ def train_detector(config: ConfigDict, told: Marked, workdir: Path) -> Trained:
         )
         with contextlib.closing(progress):
             state = train(assembly, batches, workdir, progress, pretrained=pretrained)
-    return Trained(objective, state.best_params)
+    return TrainedDetector(objective, state.best_params)
 
 
-def answers(trained: Trained, images: np.ndarray) -> np.ndarray:
+def answers(detector: TrainedDetector, images: np.ndarray) -> np.ndarray:
     """The points of pictures u8 [N,S,S,3]: [N,P,2], 0 to 1 is the picture."""
-    step, found = _step(trained.objective), []
+    step, found = _step(detector.objective), []
     for first in range(0, len(images), ASKED):
         some = images[first : first + ASKED]
         padded = np.zeros((ASKED, *images.shape[1:]), np.uint8)
         padded[: len(some)] = some
-        found.append(np.asarray(step(trained.params, padded))[: len(some)])
+        found.append(np.asarray(step(detector.params, padded))[: len(some)])
     return np.concatenate(found).astype(np.float64)
 
 

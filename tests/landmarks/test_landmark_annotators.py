@@ -11,7 +11,7 @@ from cmaclip_jax.config import read_config
 from cmaclip_jax.landmarks import annotating, annotation_noise, study
 from cmaclip_jax.landmarks.config import landmark_config
 from cmaclip_jax.landmarks.contour import into_frame, out_of_frame, tangents
-from cmaclip_jax.landmarks.faces import Faces as Drawn
+from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import IBUG_68, LAYOUTS
 from cmaclip_jax.landmarks.metrics import face_sizes
 from cmaclip_jax.landmarks.noise_summary import parts_of
@@ -40,7 +40,7 @@ def deviations():
 
 def annotated(seed=0):
     """What the three make of the same faces, in pixels: [3,N,68,2]."""
-    truth = 200 * drawn_faces(Drawn(3, 32), 0, FACES).points
+    truth = 200 * drawn_faces(FaceGenerator(3, 32), 0, FACES).points
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1, (3, *truth.shape)) * deviations()
     noise += np.array(BIASES)[:, None, None]
@@ -142,7 +142,7 @@ def framed(marks, truth):
 
 
 def test_simulated_annotators_err_as_the_real_ones_do(fitted):
-    truth = drawn_faces(Drawn(4, 32), 0, 300).points
+    truth = drawn_faces(FaceGenerator(4, 32), 0, 300).points
     model = annotation_noise.load(fitted)
     marks = annotating.fitted_marks(truth, model, 5, seed=1)
     away = np.stack([framed(own, truth) for own in marks])  # [5,N,68,2]
@@ -157,17 +157,17 @@ def test_simulated_annotators_err_as_the_real_ones_do(fitted):
 
 
 def test_training_is_told_the_points_under_the_fitted_noise(fitted):
-    train = drawn_faces(Drawn(4, 32), 0, 60)
+    train = drawn_faces(FaceGenerator(4, 32), 0, 60)
     marks = annotating.fitted_marks(train.points, annotation_noise.load(fitted), 3, seed=0)
-    told = study.told_points(config_of(fitted), train)
+    told = study.annotated_points(config_of(fitted), train)
     who = [(own == told).all((1, 2)) for own in marks]  # [3,N]
     assert np.sum(who, axis=0).tolist() == [1] * 60  # a face is marked by one of them
     assert min(own.sum() for own in who) > 5
-    mean = study.told_points(config_of(fitted, relabel="averaged"), train)
+    mean = study.annotated_points(config_of(fitted, relabel="averaged"), train)
     np.testing.assert_allclose(mean, marks.mean(0))
     unseen = train.points.copy()
     unseen[0, 36] = np.nan  # an eye corner: the size is that of the other faces
-    told = study.told_points(config_of(fitted), train.with_points(unseen))
+    told = study.annotated_points(config_of(fitted), train.with_points(unseen))
     np.testing.assert_array_equal(np.isnan(told), np.isnan(unseen))
 
 

@@ -14,7 +14,7 @@ from support.landmarks import CONFIG, arguments
 
 from cmaclip_jax.config import read_config
 from cmaclip_jax.landmarks import study, study_report
-from cmaclip_jax.landmarks.judging import Judged
+from cmaclip_jax.landmarks.detector_scores import DetectorScores
 from cmaclip_jax.landmarks.study import Arm, arms, runs_of
 from cmaclip_jax.main import main
 
@@ -115,7 +115,7 @@ def test_a_config_of_something_else_is_refused(capsys, tmp_path):
 
 
 def judged(error, motion=0.02, jitter=0.01):
-    return Judged(error, 0.0, motion, jitter, 0.05)
+    return DetectorScores(error, 0.0, motion, jitter, 0.05)
 
 
 def rows_of(**errors):

@@ -18,13 +18,19 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks import annotating, losses, sources
 from cmaclip_jax.landmarks.config import landmark_config
 from cmaclip_jax.landmarks.detector import centres
+from cmaclip_jax.landmarks.detector_scores import VIEWS, score_detector
 from cmaclip_jax.landmarks.encoder import open_encoder
-from cmaclip_jax.landmarks.faces import Faces as Drawn
-from cmaclip_jax.landmarks.judging import VIEWS, judge_detector
+from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import IBUG_68
 from cmaclip_jax.landmarks.metrics import face_sizes, typical_size
 from cmaclip_jax.landmarks.objective import Landmarks
-from cmaclip_jax.landmarks.pictures import Marked, batch_of, cut_out, drawn_faces, drawn_videos
+from cmaclip_jax.landmarks.pictures import (
+    AnnotatedFaces,
+    batch_of,
+    cut_out,
+    drawn_faces,
+    drawn_videos,
+)
 from cmaclip_jax.landmarks.training import answers, train_detector
 from cmaclip_jax.runs.pretrained import read_clip
 from cmaclip_jax.weights.reader import read_weights
@@ -154,13 +160,13 @@ def test_the_judge_charges_still_jitter_to_who_does_not_follow_the_picture():
         return np.asarray(follower.apply({}, jnp.asarray(pictures))[0]) + shape
 
     truth = follows(images)
-    video = Marked(np.repeat(images[:1], 5, axis=0), np.repeat(truth[:1], 5, axis=0))
-    found = judge_detector(follows, Marked(images, truth), [video])
+    video = AnnotatedFaces(np.repeat(images[:1], 5, axis=0), np.repeat(truth[:1], 5, axis=0))
+    found = score_detector(follows, AnnotatedFaces(images, truth), [video])
     for name, value in dataclasses.asdict(found).items():
         assert value == pytest.approx(0, abs=1e-5), name
-    found = judge_detector(
+    found = score_detector(
         lambda pictures: np.repeat(face[None], len(pictures), axis=0),
-        Marked(images, truth),
+        AnnotatedFaces(images, truth),
         [video],
     )
     shifts = np.random.default_rng(0).integers(-2, 3, (VIEWS, 2)) / images.shape[1]
@@ -171,7 +177,7 @@ def test_the_judge_charges_still_jitter_to_who_does_not_follow_the_picture():
 
 
 def test_averaging_takes_the_noise_out_and_leaves_the_bias():
-    truth = drawn_faces(Drawn(0, 32), 0, 40).points
+    truth = drawn_faces(FaceGenerator(0, 32), 0, 40).points
 
     def error(points):
         away = points - truth
@@ -189,7 +195,7 @@ def test_averaging_takes_the_noise_out_and_leaves_the_bias():
 
 
 def test_an_eye_corner_in_the_wrong_place_hardly_makes_a_face_small():
-    faces = drawn_faces(Drawn(0, 32), 0, 20)
+    faces = drawn_faces(FaceGenerator(0, 32), 0, 20)
     true = faces.sizes
     assert np.median(true / face_sizes(faces.points, IBUG_68)) == pytest.approx(1, abs=0.02)
     points = faces.points.copy()
@@ -244,7 +250,7 @@ def config_of(**fields):
 
 def real_looking(count):
     """Pictures of faces with room around them, and the points in pixels."""
-    faces = drawn_faces(Drawn(5, 80), 0, count)
+    faces = drawn_faces(FaceGenerator(5, 80), 0, count)
     return faces.images, faces.points * 80
 
 
@@ -327,7 +333,7 @@ def test_drawn_faces_to_judge_by_are_not_those_to_train_on():
     assert len(faces.train.images) == 4
     everyone = np.concatenate([faces.train.points, faces.test.points])
     assert len({face.tobytes() for face in everyone}) == 7
-    again = drawn_videos(Drawn(0, 16, 0.2, 4.0), sources.APART, 2, 5)
+    again = drawn_videos(FaceGenerator(0, 16, 0.2, 4.0), sources.APART, 2, 5)
     np.testing.assert_array_equal(faces.videos[1].images, again[1].images)
 
 

@@ -14,14 +14,14 @@ from cmaclip_jax.landmarks.metrics import (
     normalised_errors,
     still_jitter,
 )
-from cmaclip_jax.landmarks.pictures import Marked
+from cmaclip_jax.landmarks.pictures import AnnotatedFaces
 
 VIEWS, NUDGE = 8, 2  # looks at one face, each moved by up to so many pixels; our choice
 LOOKED_AT = 50  # faces
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class DetectorScores:
     """All as shares of the outer eye distance, but for `failures`, a share of the faces.
 
     nme, failures: on stills. motion_error: of videos, against the truth. midpoint_jitter: of
@@ -35,9 +35,11 @@ class Judged:
     still_jitter: float
 
 
-def judge_detector(
-    detect: Callable[[np.ndarray], np.ndarray], test: Marked, videos: Sequence[Marked]
-) -> Judged:
+def score_detector(
+    detect: Callable[[np.ndarray], np.ndarray],
+    test: AnnotatedFaces,
+    videos: Sequence[AnnotatedFaces],
+) -> DetectorScores:
     """detect: pictures u8 [N,S,S,3] -> points [N,P,2], 0 to 1 is the picture."""
     layout = layout_of(test.points.shape[1])
     errors = normalised_errors(detect(test.images), test.points, layout)
@@ -45,7 +47,7 @@ def judge_detector(
     moved = [motion_error(p, v.points, layout) for p, v in zip(seen, videos, strict=True)]
     shaken = [midpoint_jitter(points, layout) for points in seen]
     still = [still_jitter(views, layout) for views in _still_views(detect, test.images[:LOOKED_AT])]
-    return Judged(
+    return DetectorScores(
         nme=float(nme(errors)),
         failures=float(failure_rate(errors)),
         motion_error=float(np.mean(moved)),

@@ -23,7 +23,7 @@ IRISES = ((80, 50, 30), (60, 100, 140), (70, 110, 70), (40, 35, 35))
 
 
 @dataclasses.dataclass(frozen=True)
-class Faces:
+class FaceGenerator:
     """
     size: pixels a side.
     occluded: share of the pictures in which something hides a part of the face.
