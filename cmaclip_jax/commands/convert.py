@@ -1,9 +1,7 @@
 """cmaclip convert: other people's CLIP checkpoints into a folder of ours, and back."""
 
 import argparse
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
@@ -46,8 +44,9 @@ def convert(options: argparse.Namespace) -> None:
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
     from cmaclip_jax.screen import Screen
+    from cmaclip_jax.weights.description import describe_towers
     from cmaclip_jax.weights.verify import verify
-    from cmaclip_jax.weights.writer import check_new_folder
+    from cmaclip_jax.weights.writer import check_new_folder, write_folder
 
     screen = Screen(sys.stdout)
     check_new_folder(options.output)
@@ -57,52 +56,14 @@ def convert(options: argparse.Namespace) -> None:
     if options.tokenizer and tokenizer is None:
         raise UserError(f"{options.tokenizer} has no tokenizer.json, nor vocab.json and merges.txt")
     screen.entry("found", weights.found)
-    for line in tower_lines(weights.model):
-        screen.entry(*line)
+    for name, value in describe_towers(weights.model):
+        screen.entry(name, value)
     screen.entry("parameters", f"{parameter_count(weights.params):,}")
     missing = "none beside the weights; texts will need --tokenizer=FOLDER"
     screen.entry("tokenizer", f"{tokenizer.vocabulary:,} tokens" if tokenizer else missing)
     if options.verify:
         screen.entry("verified", verify(weights))
     screen.entry("writing", options.output)
-    write(options, weights, tokenizer)
+    write_folder(options.output, options.to, weights, tokenizer)
     files = ", ".join(sorted(path.name for path in options.output.iterdir()))
     screen.entry("written", f"{options.output}: {files}")
-
-
-def write(options: argparse.Namespace, weights, tokenizer) -> None:
-    """Writes the folder, which gets its name when all of it is written."""
-    from cmaclip_jax.weights.writer import WRITERS  # takes seconds to import
-
-    with tempfile.TemporaryDirectory(
-        dir=options.output.parent, prefix=".converting-"
-    ) as unfinished:
-        folder = Path(unfinished) / "whole"
-        folder.mkdir()
-        WRITERS[options.to](folder, weights)
-        if tokenizer and options.to == "ours":
-            tokenizer.save(folder / "tokenizer.json")
-        elif tokenizer:
-            tokenizer.save_for_transformers(folder, weights.model.text.length)
-        if options.output.exists():
-            options.output.rmdir()
-        shutil.move(folder, options.output)
-
-
-def tower_lines(model) -> list[tuple[str, str]]:
-    """Lines on the sizes of the two encoders."""
-    image, text = model.image, model.text
-    return [
-        (
-            "image",
-            f"{image.image_size} pixels in patches of {image.patch_size}, {image.layers} layers "
-            f"of width {image.width}, {image.heads} heads, {image.activation}",
-        ),
-        (
-            "text",
-            f"{text.length} tokens of {text.vocabulary:,}, {text.layers} layers of width "
-            f"{text.width}, {text.heads} heads, {text.activation}; read at "
-            + ("the highest id" if text.pooling == "argmax" else f"the first {text.end_token}"),
-        ),
-        ("together", f"embeddings of {image.projection} numbers"),
-    ]

@@ -12,7 +12,6 @@ example.py              answers one picture and its words; its `judge` scales th
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.weights.layout import save_tensors
+from cmaclip_jax.weights.writer import new_folder
 
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
 OF_THE_RUN = ("tasks.json", "tokenizer.json")
@@ -56,9 +56,7 @@ def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) ->
         raise UserError(
             f"the export is compared with the run on this machine; add {here} to --platforms"
         )
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".exporting-") as unfinished:
-        folder = Path(unfinished) / "whole"
-        folder.mkdir()
+    with new_folder(output) as folder:
         module = export_module(trained, platforms)
         (folder / MODULE).write_bytes(module.serialize())
         save_tensors(folder / PARAMETERS, flatten_dict(jax.device_get(trained.params), sep="/"))
@@ -70,7 +68,6 @@ def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) ->
         if thresholds:
             write_thresholds(folder / THRESHOLDS, thresholds.values())
             shutil.copyfile(SCALING, folder / SCALING.name)
-        folder.replace(output)
     return about
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
@@ -67,9 +69,6 @@ def write_clip_folder(folder: Path, weights: Weights) -> None:
 
 def read_clip_folder(folder: Path) -> Weights:
     """Reads a folder that `write_clip_folder` wrote."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
         model = model_from(json.loads((folder / DESCRIPTION).read_text()))
     except (KeyError, TypeError, ValueError) as error:

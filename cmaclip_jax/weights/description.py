@@ -1,4 +1,4 @@
-"""The network of a CLIP as JSON: the fields of its two encoders."""
+"""The network of a CLIP as JSON and in words: the fields of its two encoders."""
 
 import dataclasses
 from typing import Any
@@ -25,6 +25,25 @@ def model_from(description: dict[str, Any]) -> CLIP:
         for side in ("image", "text")
     )
     return CLIP(ImageEncoder(**image), TextEncoder(**text), description.get("bias", False))
+
+
+def describe_towers(model: CLIP) -> list[tuple[str, str]]:
+    """Names and values: the sizes of the two encoders."""
+    image, text = model.image, model.text
+    return [
+        (
+            "image",
+            f"{image.image_size} pixels in patches of {image.patch_size}, {image.layers} layers "
+            f"of width {image.width}, {image.heads} heads, {image.activation}",
+        ),
+        (
+            "text",
+            f"{text.length} tokens of {text.vocabulary:,}, {text.layers} layers of width "
+            f"{text.width}, {text.heads} heads, {text.activation}; read at "
+            + ("the highest id" if text.pooling == "argmax" else f"the first {text.end_token}"),
+        ),
+        ("together", f"embeddings of {image.projection} numbers"),
+    ]
 
 
 def _fields(encoder) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP, clip_batch
@@ -130,9 +131,9 @@ def read_parameters(
 def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: CLIP) -> Tensors:
     """Their tensors from our parameters."""
     flat, tensors = flatten_dict(params, sep="/"), {}
-    homeless = sorted({*flat} - {pairing.ours for pairing in pairings})
-    if homeless:
-        raise UserError(f"that format has no place for {_listed(homeless)}; use --to=ours")
+    unpaired = sorted({*flat} - {pairing.ours for pairing in pairings})
+    if unpaired:
+        raise UserError(f"that format has no place for {_listed(unpaired)}; use --to=ours")
     for pairing in pairings:
         ours = np.asarray(flat[pairing.ours])
         layers = ours if _is_layered(pairing) else [ours]
@@ -143,10 +144,8 @@ def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: C
 
 def save_tensors(file: Path, tensors: Tensors) -> None:
     """Writes a safetensors file that has the read permissions of its folder."""
-    from safetensors.numpy import save_file
-
-    whole = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    save_file(whole, file, metadata={"format": "pt"})  # transformers requires this entry
+    contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    save_file(contiguous, file, metadata={"format": "pt"})  # transformers requires this entry
     file.chmod(0o644)
 
 
@@ -173,11 +172,11 @@ def _check_names(tensors, pairings, clip, shapes, ignored) -> None:
         and tensors[name].shape != shape
         and not (shape == () and tensors[name].size == 1)
     ]
-    found = {"missing": missing, "extra": extra, "misshapen": misshapen}
-    if any(found.values()):
+    faults = {"missing": missing, "extra": extra, "misshapen": misshapen}
+    if any(faults.values()):
         raise UserError(
             "the checkpoint does not fit its description: "
-            + "; ".join(f"{len(x)} {kind}: {_listed(x)}" for kind, x in found.items() if x)
+            + "; ".join(f"{len(x)} {kind}: {_listed(x)}" for kind, x in faults.items() if x)
         )
 
 

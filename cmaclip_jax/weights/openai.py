@@ -99,9 +99,3 @@ def _tower_fields(tensors: Tensors, tower: str, activation: str, side: str) -> d
         "mlp_width": mlp_width,
         "activation": activation,
     }
-
-
-def add_text_prefix(name: str) -> str:
-    """The name of a text tensor in those OpenCLIP files that use the prefix `text.`."""
-    is_text = not name.startswith("visual.") and not name.startswith("logit_")
-    return f"text.{name}" if is_text else name

@@ -5,6 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
+from flax.serialization import msgpack_restore
+from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.weights import huggingface, openai, openclip
@@ -66,10 +72,8 @@ def _recognise(
     tensors: Tensors, folder: Path, file: Path, activation: str
 ) -> tuple[str, CLIP, list[Pairing], tuple[str, ...]]:
     """(family, network, pairings, ignored names) of a checkpoint, by the names of its tensors."""
-    image, text = (
-        _has(tensors, "vision_model.", "visual."),
-        _has(tensors, "text_model.", "transformer.resblocks."),
-    )
+    image = _has(tensors, "vision_model.", "visual.")
+    text = _has(tensors, "text_model.", "transformer.resblocks.")
     if not (image and text):
         missing = " and ".join(n for n, there in (("image", image), ("text", text)) if not there)
         raise UserError(f"{file} has no {missing} tower of a CLIP with two transformers")
@@ -142,9 +146,6 @@ def _read_tensors(file: Path) -> Tensors:
 
 
 def _read_safetensors(file: Path) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -152,9 +153,6 @@ def _read_safetensors(file: Path) -> Tensors:
 
 
 def _read_msgpack(file: Path) -> Tensors:
-    from flax.serialization import msgpack_restore
-    from flax.traverse_util import flatten_dict
-
     try:
         tree = msgpack_restore(file.read_bytes())
         return huggingface.names_from_flax(flatten_dict(tree, sep="."))
@@ -164,8 +162,6 @@ def _read_msgpack(file: Path) -> Tensors:
 
 def _from_hub(name: str) -> Path:
     """The folder of a hub repository in the local cache; downloaded if necessary."""
-    import huggingface_hub
-
     try:
         siblings = huggingface_hub.model_info(name, timeout=20).siblings
         files = [sibling.rfilename for sibling in siblings]

@@ -1,8 +1,8 @@
 """Reads tensors from PyTorch files, without PyTorch and without running code from the file.
 
 Such a file is a zip of raw storages and a pickled index of them. A pickle is a program. This reader
-replaces the few functions and classes that tensors need by harmless ones, and refuses all others
-by name before they could be called.
+replaces the few functions and classes that an index of tensors needs by harmless ones. It refuses
+all others by name, before any is called.
 """
 
 import collections
@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-
 
 # The pickle opcodes that an index of tensors needs. A file with other opcodes is refused.
 OPCODES = frozenset(
@@ -69,8 +69,8 @@ class StorageType(Inert):
         self.dtype = dtype
 
 
-class Stored(Inert):
-    """A tensor whose shape is known and whose numbers are still in the file."""
+class StoredTensor(Inert):
+    """A tensor whose shape is known. Its numbers are still in the file."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -81,8 +81,8 @@ class Stored(Inert):
         self.storage, self.offset = storage, offset
         self.shape, self.strides = tuple(shape), tuple(strides)
 
-    def of(self, numbers: np.ndarray) -> np.ndarray:
-        """This tensor's part of its storage; a tensor that reaches beyond it is refused."""
+    def part_of(self, numbers: np.ndarray) -> np.ndarray:
+        """The tensor, given the numbers of its storage. It must not reach beyond them."""
         if 0 in self.shape:
             return np.zeros(self.shape, numbers.dtype)
         steps = zip(self.shape, self.strides, strict=True)
@@ -100,42 +100,38 @@ class Module:
         self.__dict__.update(state if isinstance(state, dict) else {})
 
 
-class RebuildTensor(Inert):
-    """Replaces torch._utils._rebuild_tensor_v2."""
+class Function(Inert):
+    """A function that a file may call. Unlike a plain function it has no attributes to change."""
 
-    __slots__ = ()
+    __slots__ = ("_function",)
 
-    def __call__(self, storage, offset, shape, strides, requires_grad, hooks, metadata=None):
-        if metadata:
-            raise pickle.UnpicklingError(f"a tensor that is a view with {metadata}")
-        return Stored(storage, offset, shape, strides)
+    def __init__(self, function: Callable):
+        self._function = function
 
-
-class First(Inert):
-    """Replaces wrappers around a value: returns the value."""
-
-    __slots__ = ()
-
-    def __call__(self, value, *_):
-        return value
+    def __call__(self, *arguments):
+        return self._function(*arguments)
 
 
-WORDS = {
-    "torch._utils._rebuild_tensor_v2": RebuildTensor(),
-    "torch._utils._rebuild_parameter": First(),
+def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
+    if metadata:
+        raise pickle.UnpicklingError(f"a tensor that is a view with {metadata}")
+    return StoredTensor(storage, offset, shape, strides)
+
+
+UNWRAP = Function(lambda value, *_: value)  # replaces wrappers around a value
+TYPED = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+ALLOWED = {
+    "torch._utils._rebuild_tensor_v2": Function(_rebuild_tensor),
+    "torch._utils._rebuild_parameter": UNWRAP,
     "collections.OrderedDict": collections.OrderedDict,
     # Typed lists and tags of TorchScript, around plain values.
-    "torch.jit._pickle.build_intlist": First(),
-    "torch.jit._pickle.build_doublelist": First(),
-    "torch.jit._pickle.build_boollist": First(),
-    "torch.jit._pickle.build_tensorlist": First(),
-    "torch.jit._pickle.restore_type_tag": First(),
+    **{f"torch.jit._pickle.{name}": UNWRAP for name in (*TYPED, "restore_type_tag")},
     **{f"torch.{name}": StorageType(dtype) for name, dtype in STORAGES.items()},
 }
 
 
 class TensorReader(pickle.Unpickler):
-    """Reads an index of tensors. It imports nothing, and calls nothing except WORDS."""
+    """Reads an index of tensors. It imports nothing, and calls nothing that is not in ALLOWED."""
 
     def __init__(self, file, path: Path):
         super().__init__(file)
@@ -144,13 +140,13 @@ class TensorReader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
             return Module
-        word = f"{module}.{name}"
-        if word not in WORDS:
+        full_name = f"{module}.{name}"
+        if full_name not in ALLOWED:
             raise UserError(
-                f"{self.path} asks to run {word!r} and was refused; save the weights alone "
+                f"{self.path} asks to run {full_name!r} and was refused; save the weights alone "
                 "(torch.save(model.state_dict(), FILE)) or as safetensors"
             )
-        return WORDS[word]
+        return ALLOWED[full_name]
 
     def persistent_load(self, pid):
         kind, storage, key, *_ = pid
@@ -173,14 +169,14 @@ def read_torch_archive(path: Path) -> Tensors:
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise UserError(f"{path} was saved on a big-endian machine; convert it there")
             content = archive.read(index)
-            _check_words(content)
+            _check_opcodes(content)
             stored = _state_dict(_attributes(TensorReader(io.BytesIO(content), path).load()))
             places = {name: (x.storage.key, x.storage.dtype) for name, x in stored.items()}
             numbers = {
                 (key, dtype): np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
                 for key, dtype in set(places.values())
             }
-            return {name: x.of(numbers[places[name]]) for name, x in stored.items()}
+            return {name: x.part_of(numbers[places[name]]) for name, x in stored.items()}
     except UserError:
         raise
     except zipfile.BadZipFile as error:
@@ -189,7 +185,7 @@ def read_torch_archive(path: Path) -> Tensors:
         raise UserError(f"{path} is damaged or no file of tensors ({error!r})") from error
 
 
-def _check_words(content: bytes) -> None:
+def _check_opcodes(content: bytes) -> None:
     """Refuses an index with other opcodes, or with memo indices that are too high."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
@@ -218,7 +214,7 @@ def _attributes(content: Any) -> Any:
     return content
 
 
-def _state_dict(content: Any) -> dict[str, Stored]:
+def _state_dict(content: Any) -> dict[str, StoredTensor]:
     """The named tensors of a state dict, nested or wrapped as training scripts wrap it."""
     if not isinstance(content, dict):
         raise pickle.UnpicklingError("no tensors by name")
@@ -229,7 +225,7 @@ def _state_dict(content: Any) -> dict[str, Stored]:
 
 def _flatten(content: dict, prefix: str = ""):
     for name, value in content.items():
-        if isinstance(value, Stored):
+        if isinstance(value, StoredTensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")

@@ -18,7 +18,7 @@ def verify(weights: Weights) -> str:
     if not (weights.folder / "config.json").exists():
         return "no: transformers loads Hugging Face's folders alone"
     try:
-        from transformers import BatchFeature, CLIPModel
+        from transformers import BatchFeature, CLIPModel  # CLIPModel needs PyTorch
 
         reference = CLIPModel.from_pretrained(weights.folder).eval()
     except (ImportError, OSError, ValueError) as error:
@@ -43,10 +43,10 @@ def verify(weights: Weights) -> str:
     )
 
 
-def _compare_fingerprints(weights: Weights, kept: dict) -> str:
-    found = fingerprint(weights.model, weights.params)
-    for name, numbers in kept.items():
-        if not np.allclose(found[name], numbers, rtol=1e-3, atol=1e-3):
+def _compare_fingerprints(weights: Weights, stored: dict) -> str:
+    computed = fingerprint(weights.model, weights.params)
+    for name, numbers in stored.items():
+        if not np.allclose(computed[name], numbers, rtol=1e-3, atol=1e-3):
             raise UserError(f"{weights.folder}: its {name} are not what was converted; do it again")
     return "the fingerprint is that of the conversion"
 

@@ -1,8 +1,9 @@
-"""Writes a CLIP as a folder that other projects load. The caller adds the tokenizer."""
+"""Writes a CLIP as a folder that this project or another one loads."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,26 @@ def check_new_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror}); name another") from error
+
+
+@contextlib.contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Yields a folder to fill. It gets the name `output` when the block ends without an error."""
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".unfinished-") as unfinished:
+        folder = Path(unfinished) / "whole"
+        folder.mkdir()
+        yield folder
+        folder.replace(output)  # which may be an empty folder
+
+
+def write_folder(output: Path, layout: str, weights: Weights, tokenizer: Any) -> None:
+    """Writes the weights in one of the layouts of WRITERS, and the tokenizer if there is one."""
+    with new_folder(output) as folder:
+        WRITERS[layout](folder, weights)
+        if tokenizer and layout == "ours":
+            tokenizer.save(folder / "tokenizer.json")
+        elif tokenizer:
+            tokenizer.save_for_transformers(folder, weights.model.text.length)
 
 
 def write_huggingface(folder: Path, weights: Weights) -> None:

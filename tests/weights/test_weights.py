@@ -18,7 +18,6 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.weights.clip_folder import fingerprint
 from cmaclip_jax.weights.fit import fit, resize_grid, resize_length
-from cmaclip_jax.weights.openai import add_text_prefix
 from cmaclip_jax.weights.reader import read_weights
 
 torch = pytest.importorskip("torch", reason="the oracle; pip install -e '.[test]'")
@@ -220,7 +219,12 @@ def save_sigmoid(file, model):
 
 def save_custom_text(file, model):
     """As OpenCLIP's CustomTextCLIP names it."""
-    torch.save({add_text_prefix(name): x for name, x in model.state_dict().items()}, file)
+    without_prefix = ("visual.", "logit_")
+    tensors = {
+        name if name.startswith(without_prefix) else f"text.{name}": x
+        for name, x in model.state_dict().items()
+    }
+    torch.save(tensors, file)
 
 
 def read_weights_of(model):
