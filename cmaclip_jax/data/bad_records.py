@@ -29,7 +29,7 @@ class BadRecords:
         self.faults = 0  # records that this process has lost
         self._path = path
         self._listed: set[tuple[str, str, str]] = set()
-        self._met: dict[str, bytearray] = {}  # {split: for every record whether it was read}
+        self._read_before: dict[str, bytearray] = {}  # {split: for every record 1 if it was read}
         self._seen: collections.Counter = collections.Counter()  # {split: records read}
         self._lost: collections.Counter = collections.Counter()  # {split: lost ones among them}
         self._lock = threading.Lock()
@@ -37,11 +37,11 @@ class BadRecords:
             self._read()
 
     def fault(
-        self, split: str, record: str, reason: str, detail: str = "", stays: bool = False
+        self, split: str, record: str, reason: str, detail: str = "", still_used: bool = False
     ) -> None:
         """Lists a record that cannot be used as it is. Raises UserError under the policy 'fail'.
 
-        stays: whether it is still used, without its picture.
+        still_used: whether the record is used nevertheless, without its picture.
         """
         if self.policy == "fail":
             raise UserError(
@@ -49,7 +49,7 @@ class BadRecords:
                 "it, or let data.on_error be 'skip' or 'no_image'"
             )
         with self._lock:
-            self.faults += self._list(split, record, reason, detail) and not stays
+            self.faults += self._list(split, record, reason, detail) and not still_used
 
     def note(self, split: str, record: str, reason: str, detail: str = "") -> None:
         """Lists a defect of a record that was repaired."""
@@ -60,10 +60,10 @@ class BadRecords:
         """Counts the records that were read for the first time, and the lost ones among them."""
         lost = set(lost)
         with self._lock:
-            met = self._met.setdefault(split, bytearray(size))
-            new = [index for index in indices if not met[index]]
+            read_before = self._read_before.setdefault(split, bytearray(size))
+            new = [index for index in indices if not read_before[index]]
             for index in new:
-                met[index] = 1
+                read_before[index] = 1
         self.count(split, len(new), len(lost.intersection(new)), size)
 
     def count(self, split: str, seen: int, lost: int, size: int) -> None:

@@ -32,7 +32,7 @@ class Columns:
     """The roles of a table's columns. `left_out` says why a column has none.
 
     many: the tasks that have several labels in a cell.
-    told: lines about guesses, each with the config field that changes it.
+    hints: lines about guesses, each with the config field that changes it.
     """
 
     id: str | None
@@ -42,7 +42,7 @@ class Columns:
     tasks: tuple[str, ...]
     many: tuple[str, ...]
     left_out: Mapping[str, str]
-    told: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The chosen columns, to be printed."""
@@ -59,7 +59,7 @@ class Columns:
         ]
         left = ", ".join(f"{shown(name)} ({why})" for name, why in self.left_out.items())
         line = "columns: " + "; ".join(parts) + (f"; left out: {left}" if left else "")
-        return "\n".join((line, *self.told))
+        return "\n".join((line, *self.hints))
 
 
 def joined_text(cells: Iterable[str]) -> str | None:
@@ -78,7 +78,7 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
     identity, image, text = choose_inputs(table, data)
     taken = {identity, split, image, *text} - {None}
     named = tuple(_existing(table, name, "data.labels") for name in data.labels)
-    many, told = _many_columns(table, data, named or [x for x in table if x not in taken])
+    many, hints = _many_columns(table, data, named or [x for x in table if x not in taken])
     reasons = {
         name: why_no_task(name, values, name in many)
         for name, values in table.items()
@@ -97,7 +97,7 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
             f"no column of the table looks like a task ({_reasons(left_out)}); name them in "
             "data.labels"
         )
-    return Columns(identity, image, text, split, tasks, many, left_out, told)
+    return Columns(identity, image, text, split, tasks, many, left_out, hints)
 
 
 def choose_inputs(
@@ -133,7 +133,7 @@ def _many_columns(
     if NONE in data.many and NONE not in table:
         return (), ()
     many = [_existing(table, name, "data.many") for name in data.many]
-    told = []
+    hints = []
     for name in among:
         if name in many:
             continue
@@ -145,7 +145,7 @@ def _many_columns(
         separator = max(shares, key=shares.get)
         if not data.many and shares[data.separator] >= MANY:
             many.append(name)
-            told.append(
+            hints.append(
                 f"{name} has several labels in a cell, split by {data.separator!r}; "
                 "--config.data.many=none makes every cell one class"
             )
@@ -154,8 +154,8 @@ def _many_columns(
             flags = f"--config.data.many={','.join((*data.many, name))}"
             if separator != data.separator:
                 flags += f" --config.data.separator='{separator}'"
-            told.append(f"{name} has cells such as {cell!r}; {flags} makes them several labels")
-    return tuple(many), tuple(told)
+            hints.append(f"{name} has cells such as {cell!r}; {flags} makes them several labels")
+    return tuple(many), tuple(hints)
 
 
 def _of_numbers(cells: Iterable[str], separator: str) -> bool:

@@ -47,7 +47,7 @@ def _is_turned(content: bytes) -> bool:
     try:
         return Image.open(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1) != 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True  # Pillow opens it then, and reports what is wrong
+        return True  # Pillow opens the file later, and reports what is wrong
 
 
 def decoder_number(windows, size: int):

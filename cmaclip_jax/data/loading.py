@@ -37,7 +37,7 @@ class Example:
     index: the record's number in its source.
     position: where it stands in the order of the run.
     picture: first as the record has it (path, bytes or array), then its bytes, at last a PIL image
-        or the finished array. What stays bytes is a plain JPEG for tf.data to decode.
+        or the finished array. Bytes that are left are a plain JPEG, which tf.data decodes.
     size: the picture's height and width, where a random crop needs them.
     swapped: whether noise replaced the picture by another record's.
     lost: whether the record cannot be used.

@@ -74,10 +74,10 @@ def any_there(cells: Iterable[str], table: str, outside: bool) -> bool:
 
 def evenly(values: Iterable[Any], most: int) -> list[Any]:
     """Evenly spaced values: all of up to `most`, else between half of `most` and `most`."""
-    kept, step = [], 1
+    chosen, step = [], 1
     for number, value in enumerate(values):
         if number % step == 0:
-            kept.append(value)
-        if len(kept) > most:
-            kept, step = kept[::2], 2 * step
-    return kept
+            chosen.append(value)
+        if len(chosen) > most:
+            chosen, step = chosen[::2], 2 * step
+    return chosen

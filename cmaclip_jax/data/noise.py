@@ -67,7 +67,7 @@ class Noise:
             raise UserError(f"noise share {self.share} must lie between 0 and 1")
 
     def strikes(self, rng: np.random.Generator) -> bool:
-        """Whether an example is corrupted. Draws one random number, whatever the share."""
+        """Whether an example is corrupted. Draws exactly one random number."""
         return bool(rng.random() < self.share)
 
 
@@ -85,11 +85,11 @@ PROTOCOLS = {
 def corrupt_image(
     image: np.ndarray, kind: str, severity: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A worse uint8 [S,S,3] of the same size.
+    """The picture with noise, uint8 [S,S,3].
 
-    'blank' is a grey picture. It is not a missing one: `has_image` stays true and the model is not
-    told that the picture shows nothing, whereas a missing modality is masked. 'swap' needs the
-    other records; see `swap_index`.
+    'blank' is a grey picture. It is not a missing one: `has_image` stays true, so the model reads
+    the grey pixels, whereas a missing picture is masked. 'swap' needs the other records; see
+    `swap_index`.
     """
     if kind == "blank":
         return np.full_like(image, GREY)
@@ -99,11 +99,10 @@ def corrupt_image(
 
 
 def corrupt_text(text: str, kind: str, severity: int, rng: np.random.Generator) -> str:
-    """A worse text. It is empty only if it was empty before or `kind` is 'blank'.
+    """The text with noise. It is empty only if it was empty before or `kind` is 'blank'.
 
-    A blank text is the empty string, like the text of a pair without one: both have `has_text`
-    false. So, unlike with a blank picture, the model is told that the text is missing. 'swap'
-    needs the other records; see `swap_index`.
+    A blank text is a missing text: the empty string, with `has_text` false, which the model masks.
+    'swap' needs the other records; see `swap_index`.
     """
     if kind == "blank":
         return ""

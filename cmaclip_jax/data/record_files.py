@@ -51,7 +51,7 @@ def open_records(instructions: Sequence, file_format: str) -> Sequence[bytes]:
         )
     if not instructions:
         return ()
-    # The package array_record is not available on every system.
+    # array_record is not available on every system.
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     return ArrayRecordDataSource(instructions)

@@ -22,7 +22,7 @@ from cmaclip_jax.tasks import Task
 # The name of the data sets that `cmaclip prepare` writes. In them an empty list of labels means
 # that no class holds; in other data sets it counts as an unknown label.
 PREPARED = "cmaclip"
-MANIFEST = "manifest.json"  # their file that says what they were made from, and how
+MANIFEST = "manifest.json"  # describes the data that they were made from, and how
 HAS_IMAGE = "has_image"  # their feature that is false if the picture is only a placeholder
 
 # Text features that name a record. Texts such as 'tabby_17.jpg' would reveal the label.
@@ -167,10 +167,10 @@ def _find_image(known: dict, name: str) -> str:
         if not isinstance(feature, tfds.features.Image) and feature.np_dtype != np.uint8:
             raise UserError(f"feature {name!r} is no picture; data.image needs an Image feature")
         return name
-    found = [key for key, feature in known.items() if type(feature) is tfds.features.Image]
-    if "image" in found or len(found) < 2:
-        return "image" if "image" in found else "".join(found)
-    raise UserError(f"several pictures, {found}; name one with data.image")
+    pictures = [key for key, feature in known.items() if type(feature) is tfds.features.Image]
+    if "image" in pictures or len(pictures) < 2:
+        return "image" if "image" in pictures else "".join(pictures)
+    raise UserError(f"several pictures, {pictures}; name one with data.image")
 
 
 def _find_texts(known: dict, names: str, taken: set[str]) -> tuple[str, ...]:
@@ -193,8 +193,8 @@ def _find_texts(known: dict, names: str, taken: set[str]) -> tuple[str, ...]:
 def _find_labels(known: dict, names: tuple[str, ...], prepared: bool) -> Iterator[LabelField]:
     """A field for every name, or for all class labels. Labels in text have no classes yet."""
     classes = {key: _classes(feature) for key, feature in known.items()}
-    found = [key for key, value in classes.items() if value and (value[1] or len(value[0]) > 1)]
-    by_task = _task_names(dict.fromkeys([*found, *(name for name in names if name in known)]))
+    labels = [key for key, value in classes.items() if value and (value[1] or len(value[0]) > 1)]
+    by_task = _task_names(dict.fromkeys([*labels, *(name for name in names if name in known)]))
     for name in names or by_task:
         _check_known({**known, **by_task}, name, "data.labels")
         key = by_task.get(name, name)

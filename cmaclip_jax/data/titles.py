@@ -45,6 +45,6 @@ def _cleaned_once(title: str) -> str:
 
 
 def decode_escapes(run: re.Match) -> str:
-    r"""Decodes a run of literal `\xNN`. A character that is incomplete becomes a space."""
-    found = bytes.fromhex(re.sub(r"\\+x", "", run.group()))
-    return found.decode("utf-8", errors="replace").replace("\N{REPLACEMENT CHARACTER}", " ")
+    r"""Decodes a run of literal `\xNN`. An incomplete character becomes a space."""
+    content = bytes.fromhex(re.sub(r"\\+x", "", run.group()))
+    return content.decode("utf-8", errors="replace").replace("\N{REPLACEMENT CHARACTER}", " ")

@@ -36,7 +36,7 @@ class DeferredFaults(BadRecords):
             self._thread.entries = None
 
     def fault(
-        self, split: str, record: str, reason: str, detail: str = "", stays: bool = False
+        self, split: str, record: str, reason: str, detail: str = "", still_used: bool = False
     ) -> None:
         if self.policy == "fail":
             super().fault(split, record, reason, detail)

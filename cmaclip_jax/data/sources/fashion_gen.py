@@ -5,13 +5,14 @@ or both. The validation file is our `test`, because published figures are measur
 5 % of the products in the training file, chosen by a hash of the product's id. About four pictures
 share a product and its description, so a product is never divided between splits.
 
-Labels, texts and products are read when the data is opened. Pictures are read on demand, a whole
-chunk at a time.
+Labels, texts and products are read when the data is opened. Pictures are read later, a whole chunk
+at a time.
 """
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -214,14 +215,11 @@ def text_keys(file: h5py.File, names: str) -> list[str]:
 def read_column(file: h5py.File, name: str) -> np.ndarray:
     """A column as str, or None where it is empty: [N]. Equal values are one object."""
     dataset = find(file, name)
-    known: dict = {}
-    values = []
+    decode_once = functools.cache(decode)
+    values: list = []
     for start in range(0, len(dataset), ROWS_AT_ONCE):
         rows = dataset[start : start + ROWS_AT_ONCE]
-        for value in rows.reshape(len(rows), -1)[:, 0].tolist():
-            if value not in known:
-                known[value] = decode(value)
-            values.append(known[value])
+        values += map(decode_once, rows.reshape(len(rows), -1)[:, 0].tolist())
     return as_objects(values)
 
 
@@ -291,6 +289,6 @@ def with_tasks(
             if value not in known:
                 unknown[index].append(f"{task.name} {value}")
                 values[index] = None
-    for index, found in sorted(unknown.items()):
-        bad.note(split, f"{source.name}-{source.rows[index]}", "unknown class", ", ".join(found))
+    for index, names in sorted(unknown.items()):
+        bad.note(split, f"{source.name}-{source.rows[index]}", "unknown class", ", ".join(names))
     return dataclasses.replace(source, classes=classes, tasks=tasks)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import SPLITS, Label, Record, Sources, hash_share
-from cmaclip_jax.data.sources.food101_layouts import Row, Rows, read_rows
+from cmaclip_jax.data.sources.food101_layouts import FoodPair, Splits, read_pairs
 from cmaclip_jax.data.text import TITLES
 from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
@@ -26,32 +26,32 @@ VAL_SHARE = 0.05  # of the training pairs, in layouts without a validation split
 class Food101:
     """The pairs of one split. Pictures are paths."""
 
-    rows: Sequence[Row]
+    pairs: Sequence[FoodPair]
     tasks: tuple[Task, ...]
     with_image: bool = True
     with_text: bool = True
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> Record:
-        row = self.rows[index]
+        pair = self.pairs[index]
         return Record(
-            id=row.id,
-            image=row.image if self.with_image else None,
+            id=pair.id,
+            image=pair.image if self.with_image else None,
             text=self.text(index),
-            labels={"category": row.label},
+            labels={"category": pair.label},
         )
 
     @property
     def paths(self) -> list[str | None]:
-        return [row.image if self.with_image else None for row in self.rows]
+        return [pair.image if self.with_image else None for pair in self.pairs]
 
     def text(self, index: int) -> str | None:
-        return clean_title(self.rows[index].title) or None if self.with_text else None
+        return clean_title(self.pairs[index].title) or None if self.with_text else None
 
     def labels(self, task: str) -> list[Label]:
-        return [{"category": row.label}[task] for row in self.rows]
+        return [{"category": pair.label}[task] for pair in self.pairs]
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
@@ -62,18 +62,18 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
                 f"data.{field}={data[field]!r}: Food-101 has one {field} a pair; leave it '', or "
                 "'none' to go without"
             )
-    rows = with_validation(read_rows(data.path, bad))
-    if not rows["train"]:
+    pairs = with_validation(read_pairs(data.path, bad))
+    if not pairs["train"]:
         why = f" ({bad.summary()})" if bad.summary() else ""
         raise UserError(
             f"no training pair in {data.path} can be used{why}; compare it with its source"
         )
-    task = Task("category", tuple(sorted({row.label for row in rows["train"]})))
-    given = {"with_image": data.image != "none", "with_text": data.text != "none"}
+    task = Task("category", tuple(sorted({pair.label for pair in pairs["train"]})))
+    inputs = {"with_image": data.image != "none", "with_text": data.text != "none"}
     return {
-        split: Food101(with_known_classes(rows[split], split, task, bad), (task,), **given)
+        split: Food101(with_known_classes(pairs[split], split, task, bad), (task,), **inputs)
         for split in SPLITS
-        if rows.get(split)
+        if pairs.get(split)
     }
 
 
@@ -82,23 +82,25 @@ def cleaning_of(data: ConfigDict) -> str:
     return TITLES
 
 
-def with_validation(rows: Rows) -> Rows:
+def with_validation(pairs: Splits) -> Splits:
     """The pairs, with a validation split taken from training if there was none."""
-    if "val" in rows:
-        return rows
-    parts: Rows = {"train": [], "val": []}
-    for row in rows["train"]:
-        held_out = hash_share(os.path.basename(row.image)) < VAL_SHARE
-        parts["val" if held_out else "train"].append(row)
-    return {**rows, **parts}
+    if "val" in pairs:
+        return pairs
+    parts: Splits = {"train": [], "val": []}
+    for pair in pairs["train"]:
+        held_out = hash_share(os.path.basename(pair.image)) < VAL_SHARE
+        parts["val" if held_out else "train"].append(pair)
+    return {**pairs, **parts}
 
 
-def with_known_classes(rows: Sequence[Row], split: str, task: Task, bad: BadRecords) -> list[Row]:
+def with_known_classes(
+    pairs: Sequence[FoodPair], split: str, task: Task, bad: BadRecords
+) -> list[FoodPair]:
     """The pairs. A class that training lacks becomes an unknown label, and is listed."""
-    known, kept = set(task.classes), []
-    for row in rows:
-        if row.label not in known:
-            bad.note(split, row.id, "unknown class", row.label)
-            row = dataclasses.replace(row, label=None)
-        kept.append(row)
-    return kept
+    classes, checked = set(task.classes), []
+    for pair in pairs:
+        if pair.label not in classes:
+            bad.note(split, pair.id, "unknown class", pair.label)
+            pair = dataclasses.replace(pair, label=None)
+        checked.append(pair)
+    return checked

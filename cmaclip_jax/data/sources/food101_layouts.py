@@ -1,4 +1,4 @@
-"""The layouts in which UPMC Food-101 is distributed, each read into `Row`s.
+"""The layouts in which UPMC Food-101 is distributed, each read into `FoodPair`s.
 
     split file    split.json, text.json; pictures of train and val lie in images/train
     MMBT          train.jsonl, dev.jsonl, test.jsonl, each line with id, label, text, img
@@ -14,6 +14,7 @@ folder may be in a bucket.
 import concurrent.futures
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -25,12 +26,12 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import SPLITS
 from cmaclip_jax.errors import UserError
 
-READERS = 32  # text files that are read at once
+TEXTS_AT_ONCE = 32  # text files that are read at the same time
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One pair of a layout: the picture's path, the uncleaned title, the class."""
+class FoodPair:
+    """The path of a picture, the title of its page, not yet cleaned, and the class."""
 
     id: str
     image: str
@@ -38,10 +39,10 @@ class Row:
     label: str | None
 
 
-Rows = dict[str, list[Row]]  # by split
+Splits = dict[str, list[FoodPair]]
 
 
-def read_rows(root: str, bad: BadRecords) -> Rows:
+def read_pairs(root: str, bad: BadRecords) -> Splits:
     """Every pair, by the first layout whose files all exist in the folder `root`."""
     for files, read in LAYOUTS.items():
         if all(tf.io.gfile.exists(os.path.join(root, file)) for file in files):
@@ -53,28 +54,14 @@ def read_rows(root: str, bad: BadRecords) -> Rows:
     )
 
 
-def read_kaggle(root: str, bad: BadRecords) -> Rows:
-    """`texts/SPLIT_titles.csv`: image, title and class, without a header."""
-    files = existing(root, "texts/{}_titles.csv", train="train", test="test")
-    columns = ("image", "title", "class")
-    return {split: read_csv(root, path, split, bad, columns, columns) for split, path in files}
-
-
-def read_unis_mmc(root: str, bad: BadRecords) -> Rows:
-    """`SPLIT.csv` with a header; `id` is the file name and `annotation` the class."""
-    files = existing(root, "{}.csv", train="train", test="test")
-    columns = ("id", "text", "annotation")
-    return {split: read_csv(root, path, split, bad, columns) for split, path in files}
-
-
-def read_split_file(root: str, bad: BadRecords) -> Rows:
+def read_split_file(root: str, bad: BadRecords) -> Splits:
     """`split.json` lists file names, `text.json` has their titles. A name contains the class."""
     splits = read_json(os.path.join(root, "split.json"))
     titles = read_json(os.path.join(root, "text.json"))
     if not isinstance(splits.get("train"), list):
         raise UserError(f"{root}/split.json has no list 'train'; get the file again")
-    rows: Rows = {split: [] for split in SPLITS if split in splits}
-    for split in rows:
+    pairs: Splits = {split: [] for split in SPLITS if split in splits}
+    for split in pairs:
         for name in map(str, splits[split]):
             label, title = name.rpartition("_")[0], titles.get(name)
             if not label:
@@ -84,70 +71,82 @@ def read_split_file(root: str, bad: BadRecords) -> Rows:
             else:
                 folder = "test" if split == "test" else "train"
                 path = image_path(root, folder, label, name)
-                rows[split].append(Row(name, path, str(title), label))
-    return rows
+                pairs[split].append(FoodPair(name, path, str(title), label))
+    return pairs
 
 
-def read_jsonl(root: str, bad: BadRecords) -> Rows:
+def read_jsonl(root: str, bad: BadRecords) -> Splits:
     """`{train,dev,test}.jsonl`, with the picture's path relative to the folder."""
-    rows: Rows = {}
-    for split, path in existing(root, "{}.jsonl", train="train", val="dev", test="test"):
-        rows[split] = []
+    pairs: Splits = {}
+    for split, path in existing_paths(root, "{}.jsonl", train="train", val="dev", test="test"):
+        pairs[split] = []
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             if not line.strip():
                 continue
-            row = parse_line(line, root)
-            if row is None:
+            pair = parse_line(line, root)
+            if pair is None:
                 bad.fault(split, f"line {number}", "not a JSON object with label and img")
             else:
-                keep_if_told(rows[split], row, split, bad)
-    return rows
+                add_if_titled(pairs[split], pair, split, bad)
+    return pairs
 
 
-def parse_line(line: str, root: str) -> Row | None:
+def parse_line(line: str, root: str) -> FoodPair | None:
     """The pair in one line of JSON; None if it is malformed."""
     try:
-        pair = json.loads(line)
-        label, image, title = pair["label"], pair["img"], pair.get("text") or ""
+        fields = json.loads(line)
+        label, image, title = fields["label"], fields["img"], fields.get("text") or ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if not all(isinstance(part, str) for part in (label, image, title)) or not (label and image):
         return None
-    return Row(str(pair.get("id", image)), os.path.join(root, image), title, label)
+    return FoodPair(str(fields.get("id", image)), os.path.join(root, image), title, label)
 
 
-def read_folders(root: str, bad: BadRecords) -> Rows:
+def read_folders(root: str, bad: BadRecords) -> Splits:
     """`texts_txt/LABEL/LABEL_N.txt` for every picture in `images/SPLIT/LABEL`."""
-    rows: Rows = {}
-    for split, folder in existing(root, "images/{}", train="train", test="test"):
-        rows[split] = []
-        names = [(label, name) for label in listed(folder) for name in listed(folder, label)]
+    pairs: Splits = {}
+    for split, folder in existing_paths(root, "images/{}", train="train", test="test"):
+        pairs[split] = []
+        labels = visible_names(folder)
+        names = [(label, name) for label in labels for name in visible_names(folder, label)]
         texts = [
             os.path.join(root, "texts_txt", label, f"{os.path.splitext(name)[0]}.txt")
             for label, name in names
         ]
-        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        with concurrent.futures.ThreadPoolExecutor(TEXTS_AT_ONCE) as pool:
             for (label, name), text in zip(names, pool.map(read_if_there, texts), strict=True):
-                row = Row(name, image_path(root, split, label, name), text, label)
-                keep_if_told(rows[split], row, split, bad)
-    return rows
+                pair = FoodPair(name, image_path(root, split, label, name), text, label)
+                add_if_titled(pairs[split], pair, split, bad)
+    return pairs
 
 
+def read_csv_files(
+    pattern: str, columns: Sequence[str], header: Sequence[str], root: str, bad: BadRecords
+) -> Splits:
+    """Tables of train and test, whose paths are `pattern`; see `read_csv`."""
+    files = existing_paths(root, pattern, train="train", test="test")
+    return {split: read_csv(root, path, split, bad, columns, header) for split, path in files}
+
+
+UNIS_MMC, KAGGLE = ("id", "text", "annotation"), ("image", "title", "class")  # columns
 LAYOUTS = {  # {files that identify the layout: its reader}
     ("split.json", "text.json"): read_split_file,
     ("train.jsonl",): read_jsonl,
-    ("train.csv",): read_unis_mmc,
-    ("texts/train_titles.csv",): read_kaggle,
+    ("train.csv",): functools.partial(read_csv_files, "{}.csv", UNIS_MMC, ()),
+    ("texts/train_titles.csv",): functools.partial(
+        read_csv_files, "texts/{}_titles.csv", KAGGLE, KAGGLE
+    ),
     ("texts_txt", "images/train"): read_folders,
 }
 
 
-def keep_if_told(rows: list[Row], row: Row, split: str, bad: BadRecords) -> None:
-    """Adds a pair if it has a text. Others are listed and left out, as in MMBT."""
-    if row.title.strip():
-        rows.append(row)
+def add_if_titled(pairs: list[FoodPair], pair: FoodPair, split: str, bad: BadRecords) -> None:
+    """Adds a pair that has a title. Others are listed and left out, as in MMBT."""
+    if pair.title.strip():
+        pairs.append(pair)
     else:
-        bad.note(split, row.id, "no text", "left out, as MMBT does")
+        bad.note(split, pair.id, "no text", "left out, as MMBT does")
 
 
 def read_csv(
@@ -156,13 +155,13 @@ def read_csv(
     split: str,
     bad: BadRecords,
     columns: Sequence[str],
-    header: Sequence[str] = (),
-) -> list[Row]:
-    """The rows of a table whose `columns` are file name, title and class.
+    header: Sequence[str],
+) -> list[FoodPair]:
+    """The pairs of a table whose `columns` are the picture's file name, the title and the class.
 
-    header: the names of all columns, if the first line does not have them.
+    header: the names of all columns; () if the first line has them.
     """
-    reader, rows = csv.reader(io.StringIO(read_text(path), newline="")), []
+    reader, pairs = csv.reader(io.StringIO(read_text(path), newline="")), []
     try:
         header = header or [cell.strip() for cell in next(reader, ())]
         places = find_columns(path, columns, header)
@@ -173,12 +172,12 @@ def read_csv(
                 continue
             name, title, label = (cells[place].strip() for place in places)
             if name and label:
-                rows.append(Row(name, image_path(root, split, label, name), title, label))
+                pairs.append(FoodPair(name, image_path(root, split, label, name), title, label))
             else:
                 bad.fault(split, f"line {reader.line_num}", "no file name or no class")
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; mend its quotes") from error
-    return rows
+    return pairs
 
 
 def find_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> list[int]:
@@ -192,7 +191,7 @@ def find_columns(path: str, columns: Sequence[str], header: Sequence[str]) -> li
     return [list(header).index(name) for name in columns]
 
 
-def existing(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]:
+def existing_paths(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]:
     """Split and path of the files or folders that exist."""
     for split, name in names.items():
         path = os.path.join(root, pattern.format(name))
@@ -200,7 +199,7 @@ def existing(root: str, pattern: str, **names: str) -> Iterator[tuple[str, str]]
             yield split, path
 
 
-def listed(*folder: str) -> list[str]:
+def visible_names(*folder: str) -> list[str]:
     """The visible names in a folder, sorted, without the slash that buckets add to folders."""
     names = tf.io.gfile.listdir(os.path.join(*folder))
     return sorted(name.rstrip("/") for name in names if not name.startswith("."))

@@ -133,7 +133,7 @@ class Shop:
         return self.size
 
     def __getitem__(self, index: int) -> Record:
-        """The pair at `index`, drawn the first time and remembered: 7 KB at 48 pixels."""
+        """The pair at `index`. It is drawn once and stays in memory: 7 KB at 48 pixels."""
         if index not in self._drawn:
             self._drawn[index] = self.draw(index)
         return self._drawn[index]
@@ -168,15 +168,15 @@ class Shop:
         scene = draw_scene(random, things, backdrop, self.articles)
         image = paint(scene, self.image_size) if painted else None
         text = write_title(random, named.article, material)
-        lot = random.random()
+        absence = random.random()  # low: no picture, high: no title
         unknown = random.random(len(labels)) < self.missing_labels
         return Record(
             id=f"{self.split}-{index}",
-            image=None if lot < self.missing_images else image,
-            text=None if lot > 1 - self.missing_texts else text,
+            image=None if absence < self.missing_images else image,
+            text=None if absence > 1 - self.missing_texts else text,
             labels={
-                name: None if gone else label
-                for (name, label), gone in zip(labels.items(), unknown, strict=True)
+                name: None if is_unknown else label
+                for (name, label), is_unknown in zip(labels.items(), unknown, strict=True)
             },
         )
 
@@ -212,7 +212,7 @@ def draw_things(random: np.random.Generator, count: int) -> list[Thing]:
 
 
 def write_title(random: np.random.Generator, article: str, material: str) -> str:
-    """A title as sellers write them: a synonym, a material, and words that mean nothing."""
+    """A title as sellers write it: a synonym of the article, a material, and filler words."""
     name, stuff = pick(random, ARTICLES[article]), pick(random, MATERIALS[material])
     middle = f"{stuff} {name}" if random.random() < 0.5 else f"{name} made of {stuff}"
     title = f"{pick(random, OPENINGS)} {middle} {pick(random, ENDINGS)}".strip()

@@ -8,7 +8,7 @@ picture's path, or of the row's number) sends 80 % to train, 10 % to val and 10 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -34,6 +34,7 @@ from cmaclip_jax.tasks import Task, task_name
 SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # hashes below this belong to the split
 FLAGS = Flags("--config.data.outside=True", "--config.data.image=none")
 VAL_SHARE = 0.1  # of the training rows, where the table has a split but no val
+OUTSIDE = "\0"  # in place of the path of a picture that may not be opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +110,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     if not data.labels:
         columns = without_constants(columns, table, members["train"])
     tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
-    texts = [_text(table, columns.text, row) for row in range(size)]
-
+    texts = [joined_text(table[name][row] for name in columns.text) for row in range(size)]
     answers: dict = {task.name: table[name] for name, task in tasks.items()}
     rows = Rows(tuple(tasks.values()), ids, images, texts, answers, str(columns))
     return {
@@ -120,23 +120,20 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     }
 
 
-OUTSIDE = "\0"  # in place of the path of a picture that may not be opened
-
-
 def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadRecords) -> Rows:
     """The rows of one split, of a table whose `answers` are still cells."""
 
     def of(values: Sequence) -> list:
         return [values[row] for row in chosen]
 
-    unknown = _unknown(bad, split, of(rows.ids))
+    ids = of(rows.ids)
     return dataclasses.replace(
         rows,
-        ids=PackedStrings(of(rows.ids)),
+        ids=PackedStrings(ids),
         images=PackedStrings(None if image == OUTSIDE else image for image in of(rows.images)),
         texts=PackedStrings(of(rows.texts)),
         answers={
-            task.name: _labels(task, of(rows.answers[task.name]), data, unknown)
+            task.name: _labels(task, of(rows.answers[task.name]), ids, split, data, bad)
             for task in rows.tasks
         },
     )
@@ -147,8 +144,7 @@ def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -
         return None
     path, why = locate(cell, data.path, data.outside)
     if why:
-        stays = bad.policy == "no_image"
-        bad.fault(split or "table", identity, why, cell, stays)
+        bad.fault(split or "table", identity, why, cell, still_used=bad.policy == "no_image")
     return path or OUTSIDE
 
 
@@ -175,15 +171,11 @@ def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[st
             bad.fault("table", name, "unknown split", cell)
     if "val" in splits:
         return splits
-    carve = {name for name in ids if hash_share(name) < VAL_SHARE}
+    held_out = {name for name in ids if hash_share(name) < VAL_SHARE}
     return [
-        "val" if split == "train" and name in carve else split
+        "val" if split == "train" and name in held_out else split
         for split, name in zip(splits, ids, strict=True)
     ]
-
-
-def _text(table, names: Sequence[str], row: int) -> str | None:
-    return joined_text(table[name][row] for name in names)
 
 
 def _task(table, name: str, training: list[int], columns: Columns, data: ConfigDict) -> Task:
@@ -194,24 +186,17 @@ def _task(table, name: str, training: list[int], columns: Columns, data: ConfigD
     return Task(task_name(name), tuple(sorted(cells)), many)
 
 
-def _labels(task: Task, cells: Sequence[str], data: ConfigDict, unknown: Callable) -> list[Label]:
-    """The cells as labels of a task. Classes that it does not have are reported to `unknown`."""
+def _labels(
+    task: Task, cells: list[str], ids: list[str], split: str, data: ConfigDict, bad: BadRecords
+) -> list[Label]:
+    """The cells as labels of a task. A class that training lacks is listed and becomes unknown."""
     classes, labels = set(task.classes), []
-    for row, cell in enumerate(cells):
+    for identity, cell in zip(ids, cells, strict=True):
         parts = (split_cell(cell, data.separator) if task.many else (cell,)) if cell else ()
-        strange = [part for part in parts if part not in classes]
-        if strange:
-            unknown(row, task.name, strange)
-        if not parts or strange:
-            labels.append(None)
-        else:
-            labels.append(parts if task.many else cell)
+        unknown = [part for part in parts if part not in classes]
+        if unknown:
+            reason = f"class of {task.name} that training lacks"
+            bad.note(split, identity, reason, ", ".join(unknown))
+        known = parts if task.many else cell
+        labels.append(known if parts and not unknown else None)
     return labels
-
-
-def _unknown(bad: BadRecords, split: str, ids: Sequence[str]) -> Callable:
-    def report(row: int, task: str, classes: list[str]) -> None:
-        reason = f"class of {task} that training lacks"
-        bad.note(split, ids[row], reason, ", ".join(classes))
-
-    return report

@@ -27,7 +27,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 
 VALIDATION = ("val", "validation")  # names of that split in TFDS data sets
-TRAINED = 0.9  # the share of train that stays in it if the rest becomes val
+TRAIN_SHARE = 0.9  # of the training records, if the rest becomes val
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
@@ -44,7 +44,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     }
     if "val" not in splits:
         train = splits["train"]
-        kept = round(TRAINED * len(train))
+        kept = round(TRAIN_SHARE * len(train))
         splits["val"] = train.part("val", range(kept, len(train)))
         splits["train"] = train.part("train", range(kept))
     if any(field.texts for field in fields.labels):
@@ -118,14 +118,14 @@ def _instructions(builder, expression: str) -> Sequence:
 
 def _check_apart(expressions: dict[str, str], files: dict[str, Sequence]) -> None:
     """Raises UserError if a record of train also belongs to another split."""
-    learned = collections.defaultdict(list)
+    training = collections.defaultdict(list)
     for item in files["train"]:
-        learned[item.filename].append(range(item.skip, item.skip + item.take))
+        training[item.filename].append(range(item.skip, item.skip + item.take))
     for split in files.keys() - {"train"}:
         shared = sum(
             max(0, min(rows.stop, item.skip + item.take) - max(rows.start, item.skip))
             for item in files[split]
-            for rows in learned[item.filename]
+            for rows in training[item.filename]
         )
         if shared:
             raise UserError(
