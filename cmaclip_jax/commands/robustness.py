@@ -41,7 +41,7 @@ def robustness(options, overrides: list[str]) -> list:
     from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.runs.judged import open_judged
     from cmaclip_jax.screen import Screen
-    from cmaclip_jax.studies.robustness import Kept, check_same_pairs, check_same_tasks
+    from cmaclip_jax.studies.robustness import ResultsFile, check_same_pairs, check_same_tasks
     from cmaclip_jax.studies.robustness_report import run_names
     from cmaclip_jax.training.lock import holding
     from cmaclip_jax.training.workdir import saved_config
@@ -61,7 +61,7 @@ def robustness(options, overrides: list[str]) -> list:
             trained = open_judged(path, config, checkpoint=options.checkpoint)
             steps[name] = trained.step
             split = split or trained.data.last_split()
-            kept = kept or Kept(stem.with_suffix(".json"), split, overrides)
+            kept = kept or ResultsFile(stem.with_suffix(".json"), split, overrides)
             own = _findings(trained, split, noises, kept, screen, bar, name)
             findings += [dataclasses.replace(finding, run=name) for finding in own]
             check_same_pairs(findings)
@@ -103,7 +103,7 @@ def _noises(options) -> list:
 
 def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -> list:
     """The findings of a run under every noise; kept findings are not computed again."""
-    from cmaclip_jax.studies.robustness import Finding, condition_name, judge
+    from cmaclip_jax.studies.robustness import NoiseResult, condition_name, judge
     from cmaclip_jax.studies.robustness_report import MEAN, cell
 
     run, (task,) = str(trained.workdir), bar.task_ids
@@ -119,7 +119,7 @@ def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -
         return batches
 
     for noise, figures in judge(trained, split, missing, track) if missing else ():
-        finding = Finding(run, noise, **figures)
+        finding = NoiseResult(run, noise, **figures)
         kept.add(finding)
         bar.advance(task)
         line = f"{name}: {condition_name(noise)}: {cell(finding, MEAN)}"

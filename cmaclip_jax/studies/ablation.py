@@ -1,4 +1,4 @@
-"""What each part of the model gives: the same training without it, over several seeds."""
+"""What each part of the model contributes: the same training without it, over several seeds."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS
 from cmaclip_jax.tasks import select_tasks
 
-STEPS = "steps.json"  # what equal minutes came to
+STEPS = "steps.json"  # the steps of every arm, if the minutes are equal
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What is trained once with every seed: a variant, or one task of the variant `apart`."""
+    """A config that is trained with every seed: a variant, or one task of the variant `apart`."""
 
     variant: str
     config: ConfigDict
@@ -38,14 +38,14 @@ class Arm:
 
 
 def figures_of(run: StudyRun[Arm], split: str) -> dict | None:
-    """The figures of a run that has taken all its steps; None before that."""
+    """The figures of a run that has finished its steps; None before that."""
     figures = run.read(f"evaluation/{split}.json")
     return figures if figures and figures["step"] == run.config.train.steps else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """minutes: how long every run trains, where they are made equal; else None."""
+    """minutes: how long every run trains, if all train equally long; else None."""
 
     workdir: Path
     split: str
@@ -60,7 +60,7 @@ class Study:
 
     @functools.cached_property
     def runs(self) -> list[StudyRun[Arm]]:
-        """Seed by seed, so that a study that was stopped has all arms with its first seeds."""
+        """All runs, seed by seed: a stopped study has all arms with its first seeds."""
         return [
             make_run(arm, seed, with_changes(arm.config, {"seed": seed}), self.workdir)
             for seed in self.seeds
@@ -71,7 +71,7 @@ class Study:
 def open_study(
     config: ConfigDict, workdir: Path, variants: Sequence[str], seeds: int, apart: bool = False
 ) -> Study:
-    """The study of a config; every arm is built once, so that none fails hours later."""
+    """The study of a config. Every arm is built once, so that none fails hours later."""
     _check(config, variants, seeds)
     towers = open_towers(config, None)
     data = open_data(config, None, towers)
@@ -87,30 +87,30 @@ def open_study(
 
 
 def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None]) -> Study:
-    """The study with as many steps for every arm as it makes in so many minutes here.
+    """The study with the number of steps that every arm makes in `minutes` on this machine.
 
-    What was measured is kept in the study's folder: a study that goes on takes the same steps.
+    The numbers are kept in the study's folder, so a study that continues takes the same steps.
     """
     if minutes <= 0:
         raise UserError(f"--minutes={minutes:g} must be more than 0")
     path = study.workdir / STEPS
-    kept: dict[str, Any] = {"minutes": minutes, "steps": {}}
+    measured: dict[str, Any] = {"minutes": minutes, "steps": {}}
     if path.exists():
-        kept = json.loads(path.read_text())
-    if kept["minutes"] != minutes:
+        measured = json.loads(path.read_text())
+    if measured["minutes"] != minutes:
         raise UserError(
-            f"{study.workdir} is a study of {kept['minutes']:g} minutes a run; "
-            f"use --minutes={kept['minutes']:g} or name another --workdir"
+            f"{study.workdir} is a study of {measured['minutes']:g} minutes a run; "
+            f"use --minutes={measured['minutes']:g} or name another --workdir"
         )
     arms = []
     for number, arm in enumerate(study.arms, 1):
-        if arm.name not in kept["steps"]:
+        if arm.name not in measured["steps"]:
             say(f"measuring {arm.name}, {number} of {len(study.arms)}")
             study.workdir.mkdir(parents=True, exist_ok=True)
             rate = steps_a_second(arm.config, study.workdir)
-            kept["steps"][arm.name] = max(1, round(60 * minutes * rate))
-            write_text(path, json.dumps(kept, indent=2) + "\n")
-        steps = kept["steps"][arm.name]
+            measured["steps"][arm.name] = max(1, round(60 * minutes * rate))
+            write_text(path, json.dumps(measured, indent=2) + "\n")
+        steps = measured["steps"][arm.name]
         say(f"{arm.name}: {steps:,} steps in {minutes:g} minutes")
         arms.append(
             dataclasses.replace(arm, config=with_changes(arm.config, {"train.steps": steps}))
@@ -143,7 +143,7 @@ def _arms(config: ConfigDict, variants: Sequence[str], apart: Sequence[str]) -> 
 
 
 def _alone(config: ConfigDict, task: str) -> ConfigDict:
-    """The config for one task; what it says about the others goes."""
+    """The config for one task, without the settings of the other tasks."""
     settings = config.train
     return with_changes(
         config,
@@ -157,6 +157,6 @@ def _alone(config: ConfigDict, task: str) -> ConfigDict:
 
 
 def _build(arm: Arm, data: RunData, towers) -> None:
-    """Raises UserError where an arm's model or its rules cannot be built."""
+    """Raises UserError if the model or the rules of an arm cannot be built."""
     encode = data.encode.for_tasks(select_tasks(data.tasks, arm.config.data.labels))
     assemble(arm.config, make_mesh(), encode, towers).check()

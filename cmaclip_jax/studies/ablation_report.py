@@ -1,4 +1,4 @@
-"""The table and the picture of an ablation, from what its finished runs wrote."""
+"""The table and the plot of an ablation, made from the results of its finished runs."""
 
 import json
 import statistics
@@ -7,27 +7,29 @@ from pathlib import Path
 
 from cmaclip_jax.studies.ablation import Study, figures_of
 from cmaclip_jax.studies.framework import (
+    MEAN,
     StudyRun,
     deviation,
     markdown_table,
+    style_axes,
+    task_title,
     with_deviation,
     write_csv,
     write_files,
 )
 from cmaclip_jax.studies.variants import ABOUT
 
-MEAN = "(mean)"  # over the tasks; no task can be called so
-NARROWEST = 0.06  # range of accuracies that a panel shows, so that nothing looks like much
+NARROWEST = 0.06  # the smallest range of a panel, so that small differences look small
 COLUMNS = ("variant", "task", "mean", "sd", "n", "steps", "minutes", "seeds")
 
 
 def table_rows(study: Study) -> list[dict]:
     """A row for every variant and task, the mean over tasks first.
 
-    mean, sd, n: of the accuracies over the seeds that are done; sd, the sample standard deviation,
-        is None for one seed.
-    steps, minutes: of training, for one seed on average; over all tasks where they have a run each.
-    seeds: the accuracies themselves.
+    mean, sd, n: of the accuracies of the finished seeds; the sample standard deviation sd is None
+        for one seed.
+    steps, minutes: of the training of one seed, on average; the sum over tasks with a run each.
+    seeds: the accuracy of each seed.
     """
     rows = []
     for variant in study.variants:
@@ -51,7 +53,7 @@ def write_table(study: Study, rows: list[dict]) -> list[Path]:
 
 
 def heading(study: Study) -> str:
-    """What the numbers are."""
+    """The heading of the table, which says what its numbers are."""
     size = f", trained for {study.minutes:g} minutes each" if study.minutes else ""
     return (
         f"Accuracy on the complete pairs of {study.split}{size}: mean ± sample standard deviation "
@@ -60,7 +62,7 @@ def heading(study: Study) -> str:
 
 
 def table_cells(study: Study, rows: list[dict]) -> Iterator[list[str]]:
-    """The table as text: its head, then a line for every variant that has any figures."""
+    """The table as text: its head, then a line for every variant with figures."""
     yield ["variant", "seeds", "steps", "minutes", "mean", *study.tasks]
     for variant in study.variants:
         own = {row["task"]: row for row in rows if row["variant"] == variant}
@@ -71,14 +73,14 @@ def table_cells(study: Study, rows: list[dict]) -> Iterator[list[str]]:
 
 
 def markdown(study: Study, rows: list[dict]) -> str:
-    """The table with its heading, and what the variants are."""
+    """The table with its heading and a list of the variants."""
     table = markdown_table(table_cells(study, rows))
     legend = (f"- {name}: {ABOUT[name]}" for name in study.variants)
     return "\n".join([f"{heading(study)}.", "", *table, "", *legend]) + "\n"
 
 
 def draw(study: Study, rows: list[dict]):
-    """A panel for the mean and every task: each seed a dot, the mean with its spread a bar."""
+    """A panel for the mean and for every task: dots are seeds, bars the mean with its deviation."""
     from matplotlib.figure import Figure
 
     panels = [task for task in (MEAN, *study.tasks) if any(row["task"] == task for row in rows)]
@@ -89,7 +91,7 @@ def draw(study: Study, rows: list[dict]):
     axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for place, task in zip(axes, panels, strict=False):
         _draw_task(place, study, [row for row in rows if row["task"] == task])
-        place.set_title("mean over tasks" if task == MEAN else task, fontsize=9, loc="left")
+        place.set_title(task_title(task), fontsize=9, loc="left")
     for place in axes[len(panels) :]:
         place.remove()
     figure.suptitle(f"{heading(study)} (dots: seeds)", fontsize=9)
@@ -109,19 +111,17 @@ def _draw_task(axes, study: Study, rows: list[dict]) -> None:
     axes.set_xlim(min(axes.get_xlim()[0], right - NARROWEST), right)
     axes.set_yticks(range(len(study.variants)), study.variants)
     axes.set_ylim(len(study.variants) - 0.4, -0.5)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, 8, grid="x")
 
 
 def complete(figures: dict) -> dict:
-    """The figures of the complete pairs: of a run that reads one modality, they stand apart."""
+    """The figures of the complete pairs, which are a slice if the run reads one modality."""
     return figures["slices"].get("complete", figures)
 
 
 def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float, int, float]]:
     """{task: (accuracy, steps, minutes)} of the variant's finished runs with a seed."""
-    found, spent = {}, []
+    results, spent = {}, []
     for run in study.runs:
         figures = (run.arm.variant, run.seed) == (variant, seed) and figures_of(run, study.split)
         if not figures:
@@ -129,11 +129,11 @@ def _of_one_seed(study: Study, variant: str, seed: int) -> dict[str, tuple[float
         spent.append((figures["step"], training_minutes(run)))
         for task, numbers in complete(figures)["tasks"].items():
             if numbers["examples"]:
-                found[task] = (numbers["accuracy"], *spent[-1])
-    if len(spent) == sum(arm.variant == variant for arm in study.arms) and found:
-        mean = statistics.fmean(accuracy for accuracy, *_ in found.values())
-        found[MEAN] = (mean, *map(sum, zip(*spent, strict=True)))
-    return found
+                results[task] = (numbers["accuracy"], *spent[-1])
+    if len(spent) == sum(arm.variant == variant for arm in study.arms) and results:
+        mean = statistics.fmean(accuracy for accuracy, *_ in results.values())
+        results[MEAN] = (mean, *map(sum, zip(*spent, strict=True)))
+    return results
 
 
 def _summary(done: list[tuple[float, int, float]]) -> dict:
@@ -149,10 +149,10 @@ def _summary(done: list[tuple[float, int, float]]) -> dict:
 
 
 def training_minutes(run: StudyRun) -> float:
-    """How long a run's steps took by its own account, without evaluating and saving.
+    """The minutes that the steps of a run took, by its log, without evaluating and saving.
 
-    The first interval, which compiles, counts as long as the others are on average; steps that
-    were made twice, since the run was stopped, count once.
+    The first interval includes compiling, so it counts like the mean of the others. Steps that
+    were repeated after a stop count once.
     """
     lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
     speeds = {x["step"]: x["examples_per_second"] for x in lines if "examples_per_second" in x}

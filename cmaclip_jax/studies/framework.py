@@ -1,4 +1,4 @@
-"""What all studies share: runs of arms with seeds, their summaries, and the files of a report.
+"""The parts that all studies share: runs of arms with seeds, summaries, and files of reports.
 
 A study compares arms. Every arm is trained with several seeds. Each of these runs is an ordinary
 run in the folder STUDY/ARM/seed-N, so a study that was stopped continues with its next run.
@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -20,9 +20,11 @@ from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.process import give_memory_back
 from cmaclip_jax.training.workdir import open_workdir
 
+MEAN = "(mean)"  # a row in place of a task: the mean over tasks. No task can have this name
+
 
 class NamedArm(Protocol):
-    """What is compared in a study; `name` is that of its folder."""
+    """One of the things that a study compares; `name` is the name of its folder."""
 
     @property
     def name(self) -> str: ...
@@ -44,7 +46,7 @@ class StudyRun(Generic[Arm]):
         return f"{self.arm.name}, seed {self.seed}"
 
     def read(self, result: str) -> dict | None:
-        """The JSON file that the run writes when it is done; None before that.
+        """The JSON file that the run writes when it is finished; None before that.
 
         Raises:
           UserError: the folder belongs to a run of another config.
@@ -57,15 +59,15 @@ class StudyRun(Generic[Arm]):
 
 
 def make_run(arm: Arm, seed: int, config: ConfigDict, workdir: Path) -> StudyRun[Arm]:
-    """The run of an arm in its folder of a study; `config` holds the seed already."""
+    """The run of an arm in its folder; `config` has the seed already."""
     return StudyRun(arm, seed, config, workdir / arm.name / f"seed-{seed}")
 
 
 def train_one(run: StudyRun, train: Callable[[], Any], same_programs: bool = False) -> Any:
-    """Calls `train` and returns its result; an error names the run.
+    """Calls `train` and returns its result; the message of an error names the run.
 
-    Memory goes back to the system afterwards. Compiled programs are dropped as well, unless
-    `same_programs` says that the next runs compute with the same shapes.
+    Afterwards memory is given back to the system. Compiled programs are dropped too, unless
+    `same_programs` says that the next runs have the same shapes.
     """
     try:
         result = train()
@@ -88,7 +90,7 @@ def with_deviation(mean: float, spread: float | None, decimals: int) -> str:
 
 
 def markdown_table(cells: Iterable[list[str]], words: Sequence[int] = (0,)) -> Iterator[str]:
-    """Lines of a Markdown table: the head first. Columns but those of `words` align right."""
+    """The lines of a Markdown table, the head first. All columns but `words` are aligned right."""
     head, *body = (f"| {' | '.join(row)} |" for row in cells)
     columns = head.count(" | ") + 1
     yield head
@@ -96,8 +98,20 @@ def markdown_table(cells: Iterable[list[str]], words: Sequence[int] = (0,)) -> I
     yield from body
 
 
+def task_title(task: str) -> str:
+    """The title of the table or the panel of a task, or of MEAN."""
+    return "mean over tasks" if task == MEAN else task
+
+
+def style_axes(axes, size: int, grid: Literal["both", "x"] = "both") -> None:
+    """The style of all panels: small labels, a light grid, no frame at the top and the right."""
+    axes.tick_params(labelsize=size)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Writes rows under a head line."""
+    """Writes rows under a header."""
     with whole_file(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""What a trained run still knows when pictures or words are made worse."""
+"""The accuracy of a trained run when noise is added to pictures or words."""
 
 import dataclasses
 import json
@@ -26,9 +26,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES) -> list[Noise]:
-    """No noise, then every kind with every severity; those without degrees once.
+    """No noise, then every kind with every severity; kinds without severities once.
 
-    names: 'blur', or 'image.blank' where pictures and words have a kind of one name; () is all.
+    names: 'blur', or 'image.blank' if pictures and words share the name of a kind. (): all kinds.
     """
     known = {name for where, kind in KINDS for name in (kind, f"{where}.{kind}")}
     unknown = [name for name in names if name not in known]
@@ -40,9 +40,9 @@ def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES
     wanted = [CLEAN]
     for where, kind in KINDS:
         if not names or {kind, f"{where}.{kind}"} & set(names):
-            degrees = severities if kind in STRENGTHS else [CLEAN.severity]
+            wanted_severities = severities if kind in STRENGTHS else [CLEAN.severity]
             named: dict[str, Any] = {where: kind}
-            wanted += [Noise(**named, severity=degree) for degree in degrees]
+            wanted += [Noise(**named, severity=x) for x in wanted_severities]
     return wanted
 
 
@@ -58,21 +58,21 @@ def noise_name(noise: Noise) -> str:
     return name if noise.share == 1 else f"{name} ({noise.share:.0%})"
 
 
-def degree(noise: Noise) -> int | None:
-    """Its severity; None where its kinds know none."""
+def severity(noise: Noise) -> int | None:
+    """The severity of a noise; None if its kinds have no severities."""
     return noise.severity if {noise.image, noise.text} & set(STRENGTHS) else None
 
 
 def condition_name(noise: Noise) -> str:
-    """'image gaussian 3', or without a degree where there is none."""
-    return f"{noise_name(noise)} {degree(noise) or ''}".strip()
+    """'image gaussian 3'; without a number if the noise has no severity."""
+    return f"{noise_name(noise)} {severity(noise) or ''}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """How a run did under a noise: {task: examples, accuracy, image_weight}, and their means.
+class NoiseResult:
+    """The figures of a run under a noise: {task: examples, accuracy, image_weight}, and means.
 
-    All over the pairs that are complete without the noise, whatever it takes from them.
+    They are of the pairs that are complete without the noise.
     """
 
     run: str
@@ -84,9 +84,9 @@ class Finding:
 def judge(
     trained: JudgedRun, split: str, noises: Sequence[Noise], track: Callable
 ) -> Iterator[tuple[Noise, dict]]:
-    """Each noise with `tasks` and `mean` of a Finding. The model is compiled once.
+    """Each noise with the `tasks` and the `mean` of its NoiseResult. The model is compiled once.
 
-    track: shows how far an evaluation is, `(batches, noise) -> batches`.
+    track: shows the progress of an evaluation, `(batches, noise) -> batches`.
     """
 
     def outcome(noise: Noise) -> Outcome:
@@ -100,7 +100,7 @@ def judge(
 
 
 def _noisy(trained: JudgedRun, noise: Noise) -> RunData:
-    """The run's data under this noise and no other; the run's own ledger hears nothing of it."""
+    """The data of the run with this noise alone. Bad records are not added to the run's list."""
     data = trained.data
     fields = {**dataclasses.asdict(noise), "evaluate": True}
     changes = {f"data.noise.{name}": value for name, value in fields.items()}
@@ -110,7 +110,7 @@ def _noisy(trained: JudgedRun, noise: Noise) -> RunData:
 
 
 def _in_short(tasks: dict[str, dict]) -> dict:
-    """What a Finding keeps of the figures of all tasks."""
+    """The `tasks` and the `mean` of a NoiseResult, from the figures of all tasks."""
     short = {
         name: {
             "examples": task["examples"],
@@ -128,7 +128,7 @@ def _in_short(tasks: dict[str, dict]) -> dict:
 
 
 def check_same_tasks(workdirs: Sequence[Path]) -> None:
-    """Raises UserError where runs do not answer the same questions."""
+    """Raises UserError if runs differ in their tasks or classes."""
     asked = [{task.name: set(task.classes) for task in _tasks(path)} for path in workdirs]
     for path, tasks in zip(workdirs, asked, strict=True):
         if tasks != asked[0]:
@@ -138,16 +138,16 @@ def check_same_tasks(workdirs: Sequence[Path]) -> None:
             )
 
 
-def check_same_pairs(findings: Sequence[Finding]) -> None:
-    """Raises UserError where runs were not judged by equally many labels of every task."""
-    clean = [finding for finding in findings if finding.noise == CLEAN]
-    for finding in clean:
-        for task, figures in finding.tasks.items():
-            there, here = figures["examples"], clean[0].tasks[task]["examples"]
-            if there != here:
+def check_same_pairs(results: Sequence[NoiseResult]) -> None:
+    """Raises UserError if runs were evaluated on different numbers of labels of a task."""
+    clean = [result for result in results if result.noise == CLEAN]
+    for result in clean:
+        for task, figures in result.tasks.items():
+            own, first = figures["examples"], clean[0].tasks[task]["examples"]
+            if own != first:
                 raise UserError(
-                    f"{finding.run} was judged by {there:,} pairs in {task!r} and {clean[0].run} "
-                    f"by {here:,}; compare runs on the same data, or change it with "
+                    f"{result.run} was judged by {own:,} pairs in {task!r} and {clean[0].run} "
+                    f"by {first:,}; compare runs on the same data, or change it with "
                     "--config.data.path"
                 )
 
@@ -159,45 +159,45 @@ def _tasks(path: Path) -> tuple[Task, ...]:
         raise UserError(f"{path} is no whole run: it lacks a tasks.json; train first") from error
 
 
-class Kept:
-    """The file of findings: what is in it is not computed again.
+class ResultsFile:
+    """The file of results. Results that it has are not computed again.
 
-    Findings belong to a split, to changes of the runs' configs, and to a run's folder and step.
+    They belong to a split, to changes of the runs' configs, and to the folder and step of a run.
     """
 
     def __init__(self, path: Path, split: str, overrides: Sequence[str]):
         self._path = path
         self._about = {"split": split, "overrides": list(overrides)}
-        self._steps, self._findings = _read(path, self._about)
+        self._steps, self._results = _read(path, self._about)
 
     def begin(self, run: str, step: int) -> None:
-        """Forgets what a run did at another step."""
+        """Drops the results of a run at another step."""
         if self._steps.get(run) != step:
-            self._findings = [x for x in self._findings if x.run != run]
+            self._results = [x for x in self._results if x.run != run]
             self._steps[run] = step
 
-    def of(self, run: str, noises: Sequence[Noise]) -> list[Finding]:
-        """What is known of a run under these noises, in their order."""
-        known = {x.noise: x for x in self._findings if x.run == run}
+    def of(self, run: str, noises: Sequence[Noise]) -> list[NoiseResult]:
+        """The results of a run under these noises, as far as there are any, in their order."""
+        known = {x.noise: x for x in self._results if x.run == run}
         return [known[noise] for noise in noises if noise in known]
 
-    def add(self, finding: Finding) -> None:
-        """Keeps one more; the first host writes all of them at once."""
-        self._findings.append(finding)
+    def add(self, result: NoiseResult) -> None:
+        """Adds a result; the first host writes all results."""
+        self._results.append(result)
         if not leads():
             return
-        findings = list(map(dataclasses.asdict, self._findings))
-        content = {**self._about, "steps": self._steps, "findings": findings}
+        results = list(map(dataclasses.asdict, self._results))
+        content = {**self._about, "steps": self._steps, "findings": results}
         write_text(self._path, json.dumps(content, indent=1) + "\n")
 
 
-def _read(path: Path, about: dict) -> tuple[dict[str, int], list[Finding]]:
-    """Steps and findings as they were kept; none where they are about something else."""
+def _read(path: Path, about: dict) -> tuple[dict[str, int], list[NoiseResult]]:
+    """The steps and results in the file; none if they are about something else."""
     try:
         kept = json.loads(path.read_text())
         if any(kept[name] != value for name, value in about.items()):
             return {}, []
-        findings = [Finding(**{**x, "noise": Noise(**x["noise"])}) for x in kept["findings"]]
-        return kept["steps"], findings
-    except (OSError, ValueError, LookupError, TypeError):  # nothing there, or nothing of ours
+        results = [NoiseResult(**{**x, "noise": Noise(**x["noise"])}) for x in kept["findings"]]
+        return kept["steps"], results
+    except (OSError, ValueError, LookupError, TypeError):  # no file, or another one
         return {}, []

@@ -1,26 +1,31 @@
-"""Tables and curves of what noise does to runs."""
+"""Tables and plots of the accuracy of runs under noise."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cmaclip_jax.studies import framework
-from cmaclip_jax.studies.framework import markdown_table, write_csv
-from cmaclip_jax.studies.robustness import CLEAN, Finding, degree, noise_name
+from cmaclip_jax.studies.framework import (
+    MEAN,
+    markdown_table,
+    style_axes,
+    task_title,
+    write_csv,
+)
+from cmaclip_jax.studies.robustness import CLEAN, NoiseResult, noise_name, severity
 
-MEAN = "(mean)"  # over the tasks; no task can be called so
 COLUMNS = ("run", "image", "text", "severity", "share", "task", "examples")
 FIGURES = ("accuracy", "image_weight")
-WHOLE = "whole"  # where there are no degrees
+WHOLE = "whole"  # the column of noises without severities
 LEGEND = (
     "Accuracy, and in brackets the mean weight of the picture; the pairs are those of {split} that "
-    "are complete without noise. A blank picture is a grey one, and the model is not told; blank "
-    "words are absent, and then the picture has all the weight."
+    "are complete without noise. A blank picture is grey, and the model is "
+    "not told; blank words are missing, and then the picture has all the weight."
 )
 
 
 def run_names(workdirs: Sequence[Path]) -> list[str]:
-    """The folders by what tells them apart."""
+    """Names of the folders, without the part that they share."""
     if len(workdirs) == 1:
         return [workdirs[0].resolve().name]
     paths = [path.resolve() for path in workdirs]
@@ -29,69 +34,69 @@ def run_names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def write_report(
-    stem: Path, split: str, findings: Sequence[Finding], steps: Mapping[str, int]
+    stem: Path, split: str, results: Sequence[NoiseResult], steps: Mapping[str, int]
 ) -> list[Path]:
-    """Writes STEM.md, STEM.csv and STEM.png; steps: of every run, which checkpoint was judged."""
-    numbers = {".csv": lambda path: write_csv(path, (*COLUMNS, *FIGURES), csv_rows(findings))}
-    text = markdown(split, findings, steps)
-    return framework.write_files(stem, text, draw(split, findings), numbers)
+    """Writes STEM.md, STEM.csv and STEM.png; steps: {run: the step of its checkpoint}."""
+    numbers = {".csv": lambda path: write_csv(path, (*COLUMNS, *FIGURES), csv_rows(results))}
+    text = markdown(split, results, steps)
+    return framework.write_files(stem, text, draw(split, results), numbers)
 
 
-def csv_rows(findings: Sequence[Finding]) -> Iterator[dict]:
-    """A row for every run, noise and task; the mean over the tasks is one of them."""
-    for finding in findings:
-        noise = finding.noise
-        condition: dict = {"run": finding.run, "image": noise.image, "text": noise.text}
-        condition |= {"severity": degree(noise), "share": noise.share}
+def csv_rows(results: Sequence[NoiseResult]) -> Iterator[dict]:
+    """A row for every run, noise and task, and for the mean over tasks."""
+    for result in results:
+        noise = result.noise
+        condition: dict = {"run": result.run, "image": noise.image, "text": noise.text}
+        condition |= {"severity": severity(noise), "share": noise.share}
         if noise == CLEAN:
             condition |= {"severity": 0}
-        for task, figures in (finding.tasks | {MEAN: finding.mean}).items():
+        for task, figures in (result.tasks | {MEAN: result.mean}).items():
             yield condition | {"task": task} | figures
 
 
 def table_cells(
-    findings: Sequence[Finding], task: str, weights: bool = True
+    results: Sequence[NoiseResult], task: str, weights: bool = True
 ) -> Iterator[list[str]]:
     """A line for every noise and run, a column for every severity; the head first.
 
     weights: whether the picture's weight stands beside every accuracy.
     """
-    runs = list(dict.fromkeys(finding.run for finding in findings))
-    found = {(x.run, noise_name(x.noise), degree(x.noise)): x for x in findings}
-    kinds = dict.fromkeys(noise_name(x.noise) for x in findings if x.noise != CLEAN)
-    degrees = sorted({key[2] for key in found} - {None})
-    whole = [None] if any(key[1] in kinds and key[2] is None for key in found) else []
-    head = ["noise", "clean", *map(str, degrees), *[WHOLE for _ in whole]]
+    runs = list(dict.fromkeys(result.run for result in results))
+    by_condition = {(x.run, noise_name(x.noise), severity(x.noise)): x for x in results}
+    kinds = dict.fromkeys(noise_name(x.noise) for x in results if x.noise != CLEAN)
+    severities = sorted({key[2] for key in by_condition} - {None})
+    whole = [None] if any(key[1] in kinds and key[2] is None for key in by_condition) else []
+    head = ["noise", "clean", *map(str, severities), *[WHOLE for _ in whole]]
     yield head if len(runs) == 1 else [head[0], "run", *head[1:]]
     for kind in kinds:
         for run in runs:
-            keys = [(run, noise_name(CLEAN), None), *((run, kind, x) for x in degrees + whole)]
-            cells = [cell(found.get(key), task, weights) for key in keys]
+            keys = [(run, noise_name(CLEAN), None), *((run, kind, x) for x in severities + whole)]
+            cells = [cell(by_condition.get(key), task, weights) for key in keys]
             yield [kind, *cells] if len(runs) == 1 else [kind, run, *cells]
 
 
-def markdown(split: str, findings: Sequence[Finding], steps: Mapping[str, int]) -> str:
+def markdown(split: str, results: Sequence[NoiseResult], steps: Mapping[str, int]) -> str:
     """A table for the mean over the tasks, and one for every task."""
     judged = ", ".join(f"{run} at step {step:,}" for run, step in steps.items())
     lines = [f"{LEGEND.format(split=split)} Judged: {judged}."]
-    for task in (MEAN, *findings[0].tasks):
-        table = markdown_table(table_cells(findings, task))
-        lines += ["", f"## {_title(task)}", "", *table]
+    for task in (MEAN, *results[0].tasks):
+        table = markdown_table(table_cells(results, task))
+        lines += ["", f"## {task_title(task)}", "", *table]
     return "\n".join(lines) + "\n"
 
 
-def draw(split: str, findings: Sequence[Finding]):
-    """A row of panels for the mean and every task, a column for every noise with degrees.
+def draw(split: str, results: Sequence[NoiseResult]):
+    """A row of panels for the mean and for every task, a column for every noise with severities.
 
-    What has no degrees shares the last column. A colour is a run, a dashed line the weight
+    Noises without severities share the last column. A colour is a run; a dashed line is the weight
     of the picture.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    tasks = (MEAN, *findings[0].tasks)
-    runs = list(dict.fromkeys(finding.run for finding in findings))
-    columns = list(_columns(findings))
+    tasks = (MEAN, *results[0].tasks)
+    runs = list(dict.fromkeys(result.run for result in results))
+    columns = list(_columns(results))
     size = (1.2 + 1.7 * len(columns), 1.0 + 1.35 * len(tasks))
     figure = Figure((max(size[0], 6), size[1]), dpi=130, layout="constrained")
     axes = figure.subplots(len(tasks), len(columns), sharex="col", sharey=True, squeeze=False)
@@ -100,7 +105,7 @@ def draw(split: str, findings: Sequence[Finding]):
             _draw_panel(place, task, runs, points)
             if task == MEAN:
                 place.set_title(title, fontsize=9)
-        across[0].set_ylabel(_title(task), fontsize=9)
+        across[0].set_ylabel(task_title(task), fontsize=9)
     lines = [Line2D([], [], color=f"C{i}", label=run) for i, run in enumerate(runs)]
     lines.append(Line2D([], [], color="grey", ls="--", label="weight of the picture"))
     figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -108,26 +113,26 @@ def draw(split: str, findings: Sequence[Finding]):
     return figure
 
 
-def _columns(findings: Sequence[Finding]) -> Iterator[tuple[str, dict[str, list[Finding]]]]:
-    """Titles, and {label on the x-axis: findings} beginning with those without noise."""
-    clean = [x for x in findings if x.noise == CLEAN]
-    noisy = [x for x in findings if x.noise != CLEAN]
-    for name in dict.fromkeys(noise_name(x.noise) for x in noisy if degree(x.noise)):
+def _columns(results: Sequence[NoiseResult]) -> Iterator[tuple[str, dict[str, list[NoiseResult]]]]:
+    """The title of each column, and {label on its x-axis: results}, those without noise first."""
+    clean = [x for x in results if x.noise == CLEAN]
+    noisy = [x for x in results if x.noise != CLEAN]
+    for name in dict.fromkeys(noise_name(x.noise) for x in noisy if severity(x.noise)):
         points = {"0": clean}
         own = [x for x in noisy if noise_name(x.noise) == name]
-        for finding in sorted(own, key=lambda x: x.noise.severity):
-            points.setdefault(str(finding.noise.severity), []).append(finding)
+        for result in sorted(own, key=lambda x: x.noise.severity):
+            points.setdefault(str(result.noise.severity), []).append(result)
         yield name.replace(", ", ",\n"), points
     points = {"clean": clean}
-    for finding in noisy:
-        if degree(finding.noise) is None:
-            points.setdefault(noise_name(finding.noise), []).append(finding)
+    for result in noisy:
+        if severity(result.noise) is None:
+            points.setdefault(noise_name(result.noise), []).append(result)
     if len(points) > 1:
         yield WHOLE, points
 
 
-def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[Finding]]) -> None:
-    steps = "clean" not in points  # else they are kinds, and nothing lies between two of them
+def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[NoiseResult]]) -> None:
+    steps = "clean" not in points  # else the labels are kinds, and no line joins them
     ticks = list(map(int, points)) if steps else range(len(points))
     for number, run in enumerate(runs):
         for figure, style in zip(FIGURES, ("-", "--"), strict=True):
@@ -148,22 +153,16 @@ def _draw_panel(axes, task: str, runs: list[str], points: dict[str, list[Finding
     turned = {} if steps else {"rotation": 90}
     axes.set_xticks(ticks, list(points), fontsize=7, **turned)
     axes.set_ylim(-0.04, 1.04)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, 7)
 
 
-def _figures(finding: Finding, task: str) -> dict:
-    return finding.mean if task == MEAN else finding.tasks[task]
+def _figures(result: NoiseResult, task: str) -> dict:
+    return result.mean if task == MEAN else result.tasks[task]
 
 
-def _title(task: str) -> str:
-    return "mean over tasks" if task == MEAN else task
-
-
-def cell(finding: Finding | None, task: str, weights: bool = True) -> str:
+def cell(result: NoiseResult | None, task: str, weights: bool = True) -> str:
     """'0.912 (0.55)': accuracy and the picture's weight."""
-    figures = finding and _figures(finding, task)
+    figures = result and _figures(result, task)
     if not figures or figures["accuracy"] is None:
         return "-"
     return f"{figures['accuracy']:.3f}" + (f" ({figures['image_weight']:.2f})" if weights else "")

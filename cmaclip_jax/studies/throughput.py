@@ -1,4 +1,4 @@
-"""How fast a config trains here: the loop itself, stopped after some seconds."""
+"""The training speed of a config on this machine: the real loop, stopped after some seconds."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.runs.training import open_run
 
-WARM_UP = 8  # steps that compile, or find their batches made while others compiled
-SECONDS = 20.0  # of steps after those
+WARM_UP = 8  # steps that are not timed: they compile, or their batches were made meanwhile
+SECONDS = 20.0  # of timed steps
 NEVER = 10**9
 
 
@@ -23,7 +23,7 @@ class EnoughMeasured(Exception):
 
 
 class Stopwatch:
-    """Takes the place of a TrainingProgress: notes when each step is done, and ends the run."""
+    """Replaces TrainingProgress: notes the time at the end of each step, and ends the run."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -31,7 +31,7 @@ class Stopwatch:
         self._last: Any = None
 
     def add(self, figures) -> None:
-        """Waits for the step before this one, so that the device never waits for us."""
+        """Waits for the step before this one, so that the device never waits for the host."""
         before, self._last = self._last, figures
         jax.block_until_ready(before)
         self._marks.append(time.perf_counter())
@@ -40,13 +40,13 @@ class Stopwatch:
             raise EnoughMeasured
 
     def say(self, message) -> None:
-        """Nothing: the real run will say it."""
+        """Prints nothing; the real run prints it."""
 
     def resume(self, step: int, waited: float) -> None:
-        """Nothing: time is taken from the marks."""
+        """Does nothing; the marks give the time."""
 
     def flush(self) -> bool:
-        """Called where the run is asked to stop: a measurement leaves nothing to go on from."""
+        """Called when the run is asked to stop. A measurement cannot be continued."""
         raise KeyboardInterrupt
 
     def steps_a_second(self) -> float:
@@ -55,9 +55,9 @@ class Stopwatch:
 
 
 def steps_a_second(config: ConfigDict, beside: Path, seconds: float = SECONDS) -> float:
-    """Updates a second with input and all, without compiling, evaluating and saving.
+    """Updates per second, input included, without compiling, evaluating and saving.
 
-    beside: a folder to make a temporary one in, on the disk that the real run will use.
+    beside: the folder for a temporary folder, on the disk that the real run will use.
     """
     changes = dict.fromkeys(("train.steps", "train.log_every", "checkpoint.every"), NEVER)
     config = with_changes(config, changes | {"eval.every": 0, "profile.steps": 0})

@@ -1,6 +1,6 @@
-"""What an ablation compares: every variant is the same config with other fields."""
+"""The variants of an ablation: the same config with some fields changed."""
 
-# Fields of config.model that a variant changes, and what it is.
+# {variant: (the fields of config.model that it changes, its description)}
 VARIANTS: dict[str, tuple[dict, str]] = {
     "full": ({}, "the config as it is"),
     "no-sequence": ({"sequence_layers": 0}, "no sequence-wise attention"),
