@@ -37,8 +37,8 @@ def test_whatever_is_imported_is_declared(told):
     homes = importlib.metadata.packages_distributions()
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     modules = {module for file in files for module in imports(file)}
-    # An export carries `titles` beside the example that imports it.
-    own = {"cmaclip_jax", "titles", *sys.stdlib_module_names}
+    # An export carries `temperature` and `titles` beside the example that imports them.
+    own = {"cmaclip_jax", "temperature", "titles", *sys.stdlib_module_names}
     for module in (module for module in modules if module.split(".")[0] not in own):
         if module.startswith("google.protobuf"):
             names = {"protobuf"}

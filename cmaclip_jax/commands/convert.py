@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
         "--activation",
         choices=("quick_gelu", "gelu"),
         default="",
-        help="for files that do not say which one they were trained with",
+        help="of the network, for files that do not name it",
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare with the source under PyTorch"
@@ -59,7 +59,7 @@ def convert(options: argparse.Namespace) -> None:
     for name, value in describe_towers(weights.model):
         screen.entry(name, value)
     screen.entry("parameters", f"{parameter_count(weights.params):,}")
-    missing = "none beside the weights; texts will need --tokenizer=FOLDER"
+    missing = "none beside the weights; to read texts, add --tokenizer=FOLDER"
     screen.entry("tokenizer", f"{tokenizer.vocabulary:,} tokens" if tokenizer else missing)
     if options.verify:
         screen.entry("verified", verify(weights))

@@ -6,9 +6,9 @@ import sys
 from cmaclip_jax.commands.arguments import make_parser, read_named_config
 
 HELP = """\
-Reads the records that a config describes, makes their pictures small, and writes them as
-sharded files that train without the original data. TFDS reads the folder as well. The same
-command again continues a run that was stopped.
+Reads the records that a config describes, shrinks their pictures, and writes files of records.
+A run trains on these files without the original data; TFDS reads them too. If it is stopped, the
+same command goes on.
 
   --config=FILE            the run's config, for example configs/quickstart.py
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all
@@ -16,7 +16,7 @@ command again continues a run that was stopped.
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the arguments and prepares."""
+    """Reads the arguments, prepares, and prints a summary."""
     parser = make_parser("prepare", HELP)
     parser.add_argument("--output", required=True, help="the folder to write")
     parser.add_argument("--shards", required=True, type=int, help="files of the training split")
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--beam",
         nargs=argparse.REMAINDER,
-        help="let Apache Beam write the shards; all that follows goes to its runner",
+        help="let Apache Beam write the shards; the rest of the line goes to it",
     )
     options, rest = parser.parse_known_args(arguments)
     config, _ = read_named_config(rest)

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cmaclip_jax.data.handed import list_pictures, list_texts
 from cmaclip_jax.data.images import Picture
 from cmaclip_jax.data.pairs import Pair, PairReader
+from cmaclip_jax.data.python_inputs import list_pictures, list_texts
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.decisions import decided_classes
 from cmaclip_jax.evaluation.predictor import Outcome

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmaclip_jax.data.handed import list_pictures, list_texts, without_gaps
 from cmaclip_jax.data.images import Picture, clip_image
+from cmaclip_jax.data.python_inputs import list_pictures, list_texts, without_missing
 from cmaclip_jax.data.text import Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
@@ -44,7 +44,7 @@ class ClipEmbedder:
         An image is a path, bytes, a PIL image or an array [H,W,3] of 0 to 255 or 0 to 1. Lists,
         arrays and columns of data frames are accepted.
         """
-        pictures = without_gaps(list_pictures(images), "picture")
+        pictures = without_missing(list_pictures(images), "picture")
         size = self.model.image.image_size
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
@@ -60,7 +60,7 @@ class ClipEmbedder:
                 "this checkpoint came without a tokenizer; put its tokenizer.json, or vocab.json "
                 "and merges.txt, beside it"
             )
-        words, length = without_gaps(list_texts(texts), "text"), self.model.text.length
+        words, length = without_missing(list_texts(texts), "text"), self.model.text.length
         return self._embed(self._text, lambda some: self.tokenizer(some, length), words)
 
     def _embed(self, compiled: Callable, prepare: Callable, items: Sequence) -> np.ndarray:

@@ -59,7 +59,9 @@ def _read(source: str, activation: str) -> Weights:
     tensors = _plain_names(_read_tensors(file))
     family, model, pairings, ignored = _recognise(tensors, folder, file, activation)
     if activation and activation != model.image.activation:
-        raise UserError(f"{folder} says {model.image.activation}; leave --activation out")
+        raise UserError(
+            f"the config in {folder} names {model.image.activation}; leave --activation out"
+        )
     count = len(tensors)
     try:
         params = read_parameters(tensors, pairings, model, ignored)
@@ -179,5 +181,5 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         raise UserError(
             f"{name!r} is no folder here, and the Hugging Face hub has no such name, cannot be "
-            "reached or wants a login; fetch it where you can and give the folder's path instead"
+            "reached or requires a login; download it elsewhere and give the folder's path instead"
         ) from error

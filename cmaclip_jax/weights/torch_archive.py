@@ -189,9 +189,9 @@ def _check_opcodes(content: bytes) -> None:
     """Refuses an index with other opcodes, or with memo indices that are too high."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
-            raise pickle.UnpicklingError(f"it says {opcode.name}, which no tensor needs")
+            raise pickle.UnpicklingError(f"its pickle uses {opcode.name}, which no tensor needs")
         if opcode.name == "LONG_BINPUT" and argument > count:
-            raise pickle.UnpicklingError("it numbers what it has not")
+            raise pickle.UnpicklingError("its memo has an index that is too high")
 
 
 def _why_not_a_zip(path: Path) -> str:

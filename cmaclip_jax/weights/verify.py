@@ -16,13 +16,15 @@ def verify(weights: Weights) -> str:
     if described.exists():
         return _compare_fingerprints(weights, json.loads(described.read_text())["fingerprint"])
     if not (weights.folder / "config.json").exists():
-        return "no: transformers loads Hugging Face's folders alone"
+        return "no: transformers loads only folders in Hugging Face's format"
     try:
         from transformers import BatchFeature, CLIPModel  # CLIPModel needs PyTorch
 
         reference = CLIPModel.from_pretrained(weights.folder).eval()
     except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"--verify needs PyTorch and what transformers loads: {error}") from error
+        raise UserError(
+            f"--verify needs PyTorch and a folder that transformers loads: {error}"
+        ) from error
     model, batch = weights.model, drawn_batch(weights.model)
     image, text, aux = jax.jit(model.apply)({"params": weights.params}, batch)
     pixels = (batch["image"] / 255 - model.image.mean) / np.array(model.image.deviation)
@@ -47,7 +49,9 @@ def _compare_fingerprints(weights: Weights, stored: dict) -> str:
     computed = fingerprint(weights.model, weights.params)
     for name, numbers in stored.items():
         if not np.allclose(computed[name], numbers, rtol=1e-3, atol=1e-3):
-            raise UserError(f"{weights.folder}: its {name} are not what was converted; do it again")
+            raise UserError(
+                f"{weights.folder}: its {name} are not what was converted; convert again"
+            )
     return "the fingerprint is that of the conversion"
 
 

@@ -5,7 +5,16 @@ import subprocess
 import sys
 
 TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
-ANSWERING = ("pairs", "batches", "text", "images", "tables", "named_pictures", "handed", "storage")
+ANSWERING = (
+    "pairs",
+    "batches",
+    "text",
+    "images",
+    "tables",
+    "named_pictures",
+    "python_inputs",
+    "storage",
+)
 
 
 def test_what_answers_loads_without_tensorflow():

@@ -56,14 +56,14 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        (b"(d.", "says DICT"),
+        (b"(d.", "uses DICT"),
         (b"\x80\x02}X\x01\x00\x00\x00xctorch\nFloatStorage\n}b.", "tries to change"),
         (
             b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
             b"(X\x04\x00\x00\x00(4)fX\x01\x00\x00\x000\x86K\x00K\x04\x85K\x01\x85\x89}tR.",
             "without storage",
         ),
-        (b"\x80\x02}r\xff\xff\xff\x0f.", "numbers what it has not"),
+        (b"\x80\x02}r\xff\xff\xff\x0f.", "an index that is too high"),
         (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "asks to run 'builtins.eval'"),
         (b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.", "asks to run"),
         (b"\x80\x02}", "damaged"),

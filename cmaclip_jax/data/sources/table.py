@@ -39,20 +39,20 @@ OUTSIDE = "\0"  # in place of the path of a picture that may not be opened
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one split. `answers` has the labels of every task, row by row."""
+    """The rows of one split. `all_labels` has every task's labels, row by row."""
 
     tasks: tuple[Task, ...]
     ids: Sequence[str]
     images: Sequence[str | None]
     texts: Sequence[str | None]
-    answers: dict[str, Sequence[Label]]
+    all_labels: dict[str, Sequence[Label]]
     description: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Record:
-        labels = {name: column[index] for name, column in self.answers.items()}
+        labels = {name: column[index] for name, column in self.all_labels.items()}
         return Record(self.ids[index], self.images[index], self.texts[index], labels)
 
     @property
@@ -81,7 +81,7 @@ class Rows:
         return self.texts[index]
 
     def labels(self, task: str) -> Sequence[Label]:
-        return self.answers[task]
+        return self.all_labels[task]
 
 
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
@@ -111,8 +111,8 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
         columns = without_constants(columns, table, members["train"])
     tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
     texts = [joined_text(table[name][row] for name in columns.text) for row in range(size)]
-    answers: dict = {task.name: table[name] for name, task in tasks.items()}
-    rows = Rows(tuple(tasks.values()), ids, images, texts, answers, str(columns))
+    all_labels: dict = {task.name: table[name] for name, task in tasks.items()}
+    rows = Rows(tuple(tasks.values()), ids, images, texts, all_labels, str(columns))
     return {
         split: _part(rows, split, members[split], data, bad)
         for split, _ in SHARES
@@ -121,7 +121,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
 
 
 def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadRecords) -> Rows:
-    """The rows of one split, of a table whose `answers` are still cells."""
+    """The rows of one split, of a table whose `all_labels` are still cells."""
 
     def of(values: Sequence) -> list:
         return [values[row] for row in chosen]
@@ -132,8 +132,8 @@ def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadR
         ids=PackedStrings(ids),
         images=PackedStrings(None if image == OUTSIDE else image for image in of(rows.images)),
         texts=PackedStrings(of(rows.texts)),
-        answers={
-            task.name: _labels(task, of(rows.answers[task.name]), ids, split, data, bad)
+        all_labels={
+            task.name: _labels(task, of(rows.all_labels[task.name]), ids, split, data, bad)
             for task in rows.tasks
         },
     )

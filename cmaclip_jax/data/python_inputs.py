@@ -47,8 +47,8 @@ def list_texts(texts: Iterable | None) -> list[str | None] | None:
     return [_text(item, number) for number, item in enumerate(_items(texts))]
 
 
-def without_gaps(items: list | None, what: str) -> list:
-    """The list itself. Raises UserError if the list or one of its elements is missing."""
+def without_missing(items: list | None, what: str) -> list:
+    """The same list. Raises UserError if the list or one of its elements is missing."""
     if items is None:
         raise UserError(f"give a list of {what}s")
     for number, item in enumerate(items):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import cmaclip_jax as cma
-from cmaclip_jax.data.handed import list_pictures, list_texts
+from cmaclip_jax.data.python_inputs import list_pictures, list_texts
 
 NAN = float("nan")
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 20, 24, 3)).astype(np.uint8)
