@@ -1,10 +1,16 @@
-"""How annotators scatter about a face's points, learned from faces that several annotated.
+"""A model of how annotators scatter around a face's points, fitted to repeated annotations.
 
-Our own reconstruction: of the paper we know that it models the noise of annotations, not how.
-A point's noise is bivariate, in the frame of its contour (along it, across it) and as a share
-of the face's size: Gaussian, or Student's t where rare large slips make its tails heavier.
-Only repeated annotations tell noise from faces, so every face's truth is its consensus, and
-what k annotators lose to their own mean, (k - 1) / k of the variance, is put back.
+This model is our own: the abstract of the paper does not describe the paper's noise model. The
+noise of a point is bivariate, (along the contour, across it), in shares of the face's size. It is
+Gaussian, or Student's t where rare large errors make the tails heavier. The mean over the
+annotators of a face, the consensus, stands for its true points. The deviation of k annotators from
+their own mean has only (k - 1) / k of the variance; the fit corrects for that.
+
+The likelihood under Student's t: a bivariate t vector is a Gaussian vector with a random variance
+v. The residual of one of k annotators from their mean then has the variance sum_a w_a^2 v_a, where
+w is 1 - 1/k for this annotator and -1/k for the others. So the density of a residual is a mean of
+Gaussian densities over random variances. The density depends on the length alone, so one table
+serves all points.
 """
 
 import dataclasses
@@ -20,34 +26,32 @@ from cmaclip_jax.landmarks.consensus import Residuals, residuals_of
 from cmaclip_jax.landmarks.contour import out_of_frame, tangents
 from cmaclip_jax.landmarks.corruption import filled_sizes
 from cmaclip_jax.landmarks.layouts import LAYOUTS, Layout
-from cmaclip_jax.landmarks.residual_likelihood import (
-    FREEDOMS,
-    gaussian_logs,
-    student_logs,
-    tabulate,
-)
 
 FAMILIES = ("gaussian", "student")
 LEVEL = 0.95  # of the confidence intervals
-HELD_OUT = 0.3  # share of the faces that choose between the families
+HELD_OUT = 0.3  # share of the faces that the families are compared on
 RESAMPLES = 500  # of the bootstrap over faces
+# Candidates for the degrees of freedom, a seventh apart; at 60 the t is almost a Gaussian.
+FREEDOMS = np.geomspace(2.2, 60, 25)
+LENGTHS = np.concatenate([[0], np.geomspace(1e-3, 150, 120)])  # squared, in variances
+DRAWS = 6000  # random variances for each density
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseModel:
-    """What `fit` found; the first axis of its arrays is the point, the last (along, across).
+    """A fitted model. The first axis of an array is the point; an axis of 2 is (along, across).
 
     layout: the layout's name, '' for none.
-    family: one of FAMILIES, chosen by held-out faces.
+    family: one of FAMILIES, chosen on held-out faces.
     deviations: [P,2] standard deviations.
-    intervals: [P,2,2] of them, at the level that `fit` was given; the last axis is (low, high).
-    correlation: [P] of the two.
+    intervals: [P,2,2] confidence intervals of `deviations`; the last axis is (low, high).
+    correlation: [P] between the errors along and across the contour.
     freedom: [P] degrees of freedom of Student's t, the largest of FREEDOMS where tails are light.
-    biases: [P,A,2] how far an annotator is off the mean of all, which itself may be off.
-    normality: [P,2] p-values of D'Agostino's test; small ones speak against a Gaussian.
-    gain: by how much Student's t explains a held-out face better (log-likelihood), and its
-        standard error.
-    faces: how many faces were used.
+    biases: [P,A,2] offset of each annotator from the mean of all annotators.
+    normality: [P,2] p-values of D'Agostino's test; a small one rejects the Gaussian.
+    gain: log-likelihood of a held-out face under Student's t minus that under the Gaussian, and
+        the standard error of that difference.
+    faces: the number of faces in the fit.
     """
 
     layout: str
@@ -62,9 +66,9 @@ class NoiseModel:
     faces: int
 
     def sample(self, rng: np.random.Generator, points, annotators=None) -> np.ndarray:
-        """Faces as somebody would annotate them: [N,P,2] -> [N,P,2].
+        """Points with random annotation noise: [N,P,2] -> [N,P,2].
 
-        annotators: [N] whose biases come on top; None for none.
+        annotators: [N] the annotator of each face, whose bias is added; None adds no bias.
         """
         points = np.asarray(points, np.float64)
         self.check_points(points.shape[1])
@@ -72,9 +76,9 @@ class NoiseModel:
         across = self.correlation * noise[..., 0]
         across += np.sqrt(1 - self.correlation**2) * noise[..., 1]
         noise = np.stack([noise[..., 0], across], -1) * self.deviations
-        if self.family == "student":  # the same stretch for both coordinates
+        if self.family == "student":  # one factor for both coordinates
             squares = rng.chisquare(np.broadcast_to(self.freedom, noise.shape[:-1]))
-            noise *= np.sqrt((self.freedom - 2) / squares)[..., None]  # keeps the deviations
+            noise *= np.sqrt((self.freedom - 2) / squares)[..., None]  # the deviations stay
         if annotators is not None:
             noise += self.biases.swapaxes(0, 1)[np.asarray(annotators)]
         layout = next((known for known in LAYOUTS if known.name == self.layout), None)
@@ -82,7 +86,7 @@ class NoiseModel:
         return points + out_of_frame(noise, tangents(points, layout)) * size
 
     def check_points(self, count: int) -> None:
-        """UserError where faces of so many points cannot have this noise."""
+        """Raises UserError if the model has another number of points."""
         if count != len(self.deviations):
             raise UserError(
                 f"the noise is of {len(self.deviations)} points and the faces have {count}; fit "
@@ -90,13 +94,13 @@ class NoiseModel:
             )
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON, every number in full; NaN becomes null."""
+        """Writes the model as JSON with full precision; NaN becomes null."""
         fields = {name: _plain(value) for name, value in vars(self).items()}
         write_text(path, json.dumps(fields, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: str | Path) -> NoiseModel:
-    """What `NoiseModel.save` wrote."""
+    """Reads a file that `NoiseModel.save` wrote."""
     try:
         fields = json.loads(Path(path).read_text())
         types = {field.name: field.type for field in dataclasses.fields(NoiseModel)}
@@ -113,10 +117,10 @@ def load(path: str | Path) -> NoiseModel:
 def fit(
     annotations, layout: Layout | None, biased: bool = True, seed: int = 0, level: float = LEVEL
 ) -> NoiseModel:
-    """The noise of annotations [A,N,P,2]: A annotators, the same N faces, NaN where missing.
+    """Fits a model to annotations [A,N,P,2] of A annotators on the same N faces; NaN is missing.
 
-    biased: whether every annotator may have a constant offset per point. Without, it counts
-        as noise.
+    biased: whether an annotator may have a constant offset per point; otherwise offsets are noise.
+    level: of the confidence intervals.
     """
     residuals = residuals_of(annotations, layout, biased)
     covariances = residuals.covariances()
@@ -148,30 +152,30 @@ def fit(
 
 
 def _choose(residuals: Residuals, tables: np.ndarray, seed: int):
-    """The family, and how much better t explains the held-out faces: mean and standard error.
+    """The family, and the gain of t on held-out faces: its mean and standard error.
 
-    Heavy tails are believed only if the gain is twice its error: t has light tails too.
+    Student's t must gain more than twice the standard error, as it can describe light tails too.
     """
     faces = residuals.values.shape[1]
     order = np.random.default_rng(seed).permutation(faces)
-    held = max(2, round(HELD_OUT * faces))
-    if faces - held < 3:
+    held_out = max(2, round(HELD_OUT * faces))
+    if faces - held_out < 3:
         return "gaussian", (float("nan"), float("nan"))
-    train, test = residuals.of_faces(order[held:]), residuals.of_faces(order[:held])
+    train, test = residuals.of_faces(order[held_out:]), residuals.of_faces(order[:held_out])
     covariances = train.covariances()
     freedom = _freedoms(train, covariances, tables)
-    gains = np.zeros(held)
+    gains = np.zeros(held_out)
     for point, covariance in enumerate(covariances):
         squares = _mahalanobis(test.values[:, :, point], covariance)  # [A, faces]
         number = int(np.flatnonzero(freedom[point] == FREEDOMS)[0])
         better = student_logs(squares, tables[number], FREEDOMS[number]) - gaussian_logs(squares)
         gains += np.nan_to_num(better).sum(0)
-    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(held))
+    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(held_out))
     return FAMILIES[gain > 2 * error], (gain, error)
 
 
 def _freedoms(residuals: Residuals, covariances: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """The likeliest of FREEDOMS for every point, its covariance given: [P]."""
+    """The most likely of FREEDOMS for every point, given its covariance: [P]."""
     best = []
     for point, covariance in enumerate(covariances):
         squares = _mahalanobis(residuals.values[:, :, point], covariance)
@@ -182,47 +186,78 @@ def _freedoms(residuals: Residuals, covariances: np.ndarray, tables: np.ndarray)
 
 
 def _mahalanobis(values: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Squared distances from zero in standard deviations: [..., 2] -> [...]."""
+    """Squared Mahalanobis distances from zero: [..., 2] -> [...]."""
     return np.einsum("...i,ij,...j", values, np.linalg.inv(covariance), values)
 
 
 def _chi_square(residuals: Residuals, deviations: np.ndarray, level: float) -> np.ndarray:
-    """Intervals of Gaussian standard deviations, exact: [P,2,2]."""
+    """Exact confidence intervals of Gaussian standard deviations: [P,2,2]."""
     freedom = residuals.freedom[:, None]
     tails = np.array([(1 + level) / 2, (1 - level) / 2])
     return deviations[..., None] * np.sqrt(freedom / chi2.ppf(tails, freedom))[:, None, :]
 
 
 def _bootstrap(residuals: Residuals, level: float, seed: int) -> np.ndarray:
-    """Intervals from faces drawn again with replacement: [P,2,2]."""
+    """Confidence intervals from a bootstrap over faces: [P,2,2]."""
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return np.moveaxis(np.quantile(redrawn(residuals, seed), tails, axis=0), 0, -1)
+    return np.moveaxis(np.quantile(resampled(residuals, seed), tails, axis=0), 0, -1)
 
 
-def redrawn(residuals: Residuals, seed: int) -> np.ndarray:
-    """Deviations of faces drawn again with replacement, many times: [resamples,P,2]."""
+def resampled(residuals: Residuals, seed: int) -> np.ndarray:
+    """Standard deviations in faces drawn with replacement, RESAMPLES times: [resamples,P,2]."""
     faces = residuals.values.shape[1]
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(faces, np.full(faces, 1 / faces), RESAMPLES)  # [resamples, faces]
     squares = np.nansum(residuals.raw**2, axis=0).reshape(faces, -1)
-    found = (drawn @ squares).reshape(RESAMPLES, -1, 2)
+    sums = (drawn @ squares).reshape(RESAMPLES, -1, 2)
     freedom = drawn @ residuals.repeats * residuals.kept  # [resamples, P]
-    return np.sqrt(found / np.maximum(freedom, 1e-9)[..., None])
+    return np.sqrt(sums / np.maximum(freedom, 1e-9)[..., None])
 
 
 def _normality(residuals: Residuals) -> np.ndarray:
-    """D'Agostino's p-values over one residual a face, as those of a face depend on each other."""
-    first = np.isfinite(residuals.values[..., 0]).argmax(0)  # [N,P]: an annotator who was there
+    """D'Agostino's p-values from one residual per face: residuals of a face are dependent."""
+    first = np.isfinite(residuals.values[..., 0]).argmax(0)  # [N,P]: the first annotator present
     values = np.take_along_axis(residuals.values, first[None, ..., None], 0)[0]
-    found = []
+    p_values = []
     for point in values.swapaxes(0, 1):
         own = point[np.isfinite(point).all(-1)]
-        found.append(normaltest(own).pvalue if len(own) >= 20 else [np.nan, np.nan])
-    return np.array(found)
+        p_values.append(normaltest(own).pvalue if len(own) >= 20 else [np.nan, np.nan])
+    return np.array(p_values)
+
+
+def tabulate(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Log densities of residuals of covariance one: [freedoms, lengths].
+
+    counts: [N,P] the number of annotators of a point of a face; draws follow its distribution.
+    """
+    rng = np.random.default_rng(seed)
+    annotators = rng.choice(counts[counts > 1], DRAWS).astype(float)
+    present = np.arange(counts.max()) < annotators[:, None]  # [draws, annotators]
+    weights = np.where(present, 1 / annotators[:, None] ** 2, 0)
+    weights[:, 0] = (1 - 1 / annotators) ** 2
+    weights *= (annotators / (annotators - 1))[:, None]  # scaled to a variance of one
+    tables = []
+    for freedom in FREEDOMS:
+        variances = (freedom - 2) / rng.chisquare(freedom, weights.shape)
+        total = (weights * variances).sum(-1)
+        densities = np.exp(-LENGTHS[:, None] / (2 * total)) / (2 * np.pi * total)
+        tables.append(np.log(densities.mean(-1)))
+    return np.array(tables)
+
+
+def student_logs(squares: np.ndarray, table: np.ndarray, freedom: float) -> np.ndarray:
+    """Log densities at squared lengths; beyond the table, those of the tail of t."""
+    beyond = np.maximum(squares / LENGTHS[-1], 1)
+    return np.interp(squares, LENGTHS, table) - (freedom / 2 + 1) * np.log(beyond)
+
+
+def gaussian_logs(squares: np.ndarray) -> np.ndarray:
+    """Log densities of a Gaussian of covariance one."""
+    return -squares / 2 - np.log(2 * np.pi)
 
 
 def _plain(value):
-    """Arrays as lists, with None for NaN."""
+    """Arrays as nested lists, with None for NaN."""
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.pictures import (
@@ -25,6 +24,7 @@ from cmaclip_jax.landmarks.pictures import (
     read_face,
 )
 from cmaclip_jax.landmarks.study import StudyFaces
+from cmaclip_jax.landmarks.training import open_encoder
 
 SOURCES = ("drawn", "folder", "the300w_lp")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")

@@ -17,7 +17,7 @@ from cmaclip_jax.landmarks.corruption import KINDS
 from cmaclip_jax.landmarks.detector import HEADS
 from cmaclip_jax.landmarks.detector_scores import DetectorScores, score_detector
 from cmaclip_jax.landmarks.layouts import layout_of
-from cmaclip_jax.landmarks.losses import POINTWISE
+from cmaclip_jax.landmarks.objective import POINTWISE
 from cmaclip_jax.landmarks.pictures import AnnotatedFaces
 from cmaclip_jax.landmarks.training import answers, train_detector
 from cmaclip_jax.studies.framework import StudyRun, make_run

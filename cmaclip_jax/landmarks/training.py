@@ -1,4 +1,4 @@
-"""A detector from a config: trained by the one loop, and asked about pictures."""
+"""Trains a landmark detector from a config, and finds the landmarks of pictures."""
 
 import contextlib
 import dataclasses
@@ -10,33 +10,66 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks.detector import Detector
-from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.layouts import layout_of
 from cmaclip_jax.landmarks.objective import Landmarks
 from cmaclip_jax.landmarks.pictures import AnnotatedFaces, batch_of, train_batches
-from cmaclip_jax.models import ImageEncoder
+from cmaclip_jax.models import ImageEncoder, image_encoder
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.parallel.mesh import check_batch, make_mesh
+from cmaclip_jax.runs.pretrained import read_clip
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.loop import train
 from cmaclip_jax.training.progress import TrainingProgress
 from cmaclip_jax.training.workdir import open_workdir
 
-ASKED = 200  # pictures at once
+ANSWER_BATCH = 200  # pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedDetector:
-    """A detector that has learnt."""
+    """A detector and its trained parameters."""
 
     objective: Landmarks
     params: Any
 
 
+def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
+    """The encoder at the picture size of the config, and its pretrained parameters.
+
+    The parameters are `{"image": parameters}` of `model.pretrained`, or None without one.
+    """
+    fields, stem = config.model, tuple(config.landmarks.stem)
+    params = None
+    if fields.pretrained:
+        if stem:
+            raise UserError(
+                "a pretrained encoder has its own first layer; add --config.landmarks.stem='()'"
+            )
+        encoder, params = _pretrained(fields.pretrained)
+    else:
+        stem_fields = {"stem": stem, "patch_hidden": 0} if stem else {}
+        encoder = image_encoder(fields.image, **stem_fields)
+    size, patch = config.data.image_size or encoder.image_size, encoder.patch_size
+    if size % patch:
+        raise UserError(
+            f"data.image_size={size} does not divide into patches of {patch}; use "
+            f"{max(size // patch, 1) * patch}"
+        )
+    return encoder.clone(image_size=size, unroll=fields.unroll), params
+
+
+@functools.lru_cache(maxsize=1)
+def _pretrained(source: str) -> tuple[ImageEncoder, Any]:
+    """The image encoder of a CLIP, cached for the other runs of a study; needs no tokenizer."""
+    weights = read_clip(source)
+    return weights.model.image, {"image": weights.params["image"]}
+
+
 def build_objective(config: ConfigDict, points: int, encoder: ImageEncoder) -> Landmarks:
-    """The detector and the loss that `config.landmarks` describes."""
+    """The detector and its losses, from `config.landmarks`."""
     fields = config.landmarks
     return Landmarks(
         model=Detector(encoder, points, fields.head),
@@ -50,9 +83,9 @@ def build_objective(config: ConfigDict, points: int, encoder: ImageEncoder) -> L
 
 
 def train_detector(config: ConfigDict, faces: AnnotatedFaces, workdir: Path) -> TrainedDetector:
-    """Trains on these pictures and points, or goes on where a run in that folder was stopped.
+    """Trains on these pictures and points, or continues a stopped run in `workdir`.
 
-    What there is to say while it does goes to `train.log` in that folder.
+    Progress is written to `train.log` in that folder.
     """
     open_workdir(workdir, config)
     mesh = make_mesh(**config.mesh)
@@ -76,17 +109,17 @@ def train_detector(config: ConfigDict, faces: AnnotatedFaces, workdir: Path) -> 
 
 
 def answers(detector: TrainedDetector, images: np.ndarray) -> np.ndarray:
-    """The points of pictures u8 [N,S,S,3]: [N,P,2], 0 to 1 is the picture."""
-    step, found = _step(detector.objective), []
-    for first in range(0, len(images), ASKED):
-        some = images[first : first + ASKED]
-        padded = np.zeros((ASKED, *images.shape[1:]), np.uint8)
-        padded[: len(some)] = some
-        found.append(np.asarray(step(detector.params, padded))[: len(some)])
-    return np.concatenate(found).astype(np.float64)
+    """The points of pictures u8 [N,S,S,3]: [N,P,2]; 0 to 1 spans the picture."""
+    step, points = _step(detector.objective), []
+    for first in range(0, len(images), ANSWER_BATCH):
+        batch = images[first : first + ANSWER_BATCH]
+        padded = np.zeros((ANSWER_BATCH, *images.shape[1:]), np.uint8)
+        padded[: len(batch)] = batch
+        points.append(np.asarray(step(detector.params, padded))[: len(batch)])
+    return np.concatenate(points).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=4)
 def _step(objective: Landmarks):
-    """Compiled once for all detectors of a kind."""
+    """The compiled prediction, cached for detectors with the same objective."""
     return jax.jit(lambda params, image: objective.predict(params, {"image": image})["points"])

@@ -14,7 +14,7 @@ from cmaclip_jax.landmarks.contour import into_frame, out_of_frame, tangents
 from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import IBUG_68, LAYOUTS
 from cmaclip_jax.landmarks.metrics import face_sizes
-from cmaclip_jax.landmarks.noise_summary import parts_of
+from cmaclip_jax.landmarks.noise_report import parts_of
 from cmaclip_jax.landmarks.pictures import drawn_faces
 from cmaclip_jax.main import main
 

@@ -15,11 +15,10 @@ from support.landmarks import pts
 from tensorflow_datasets.core.registered import skip_registration
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.landmarks import annotating, losses, sources
+from cmaclip_jax.landmarks import annotating, objective, sources
 from cmaclip_jax.landmarks.config import landmark_config
 from cmaclip_jax.landmarks.detector import centres
 from cmaclip_jax.landmarks.detector_scores import VIEWS, score_detector
-from cmaclip_jax.landmarks.encoder import open_encoder
 from cmaclip_jax.landmarks.face_generator import FaceGenerator
 from cmaclip_jax.landmarks.layouts import IBUG_68
 from cmaclip_jax.landmarks.metrics import face_sizes, typical_size
@@ -31,11 +30,11 @@ from cmaclip_jax.landmarks.pictures import (
     drawn_faces,
     drawn_videos,
 )
-from cmaclip_jax.landmarks.training import answers, train_detector
+from cmaclip_jax.landmarks.training import answers, open_encoder, train_detector
 from cmaclip_jax.runs.pretrained import read_clip
 from cmaclip_jax.weights.reader import read_weights
 
-WIDTH, CURVE = losses.WING_WIDTH, losses.WING_CURVE
+WIDTH, CURVE = objective.WING_WIDTH, objective.WING_CURVE
 
 
 @pytest.mark.parametrize(
@@ -49,23 +48,23 @@ WIDTH, CURVE = losses.WING_WIDTH, losses.WING_CURVE
 )
 def test_wing_is_the_published_formula(error, expected):
     assert (WIDTH, CURVE) == (0.15, 0.03)
-    assert float(losses.wing(jnp.array(error))) == pytest.approx(expected, rel=1e-5)
+    assert float(objective.wing(jnp.array(error))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_wing_is_smooth_to_the_eye_where_it_turns_linear():
-    below, above = (float(losses.wing(jnp.array([WIDTH + x, 0]))) for x in (-1e-5, 1e-5))
+    below, above = (float(objective.wing(jnp.array([WIDTH + x, 0]))) for x in (-1e-5, 1e-5))
     assert above - below == pytest.approx(2e-5, rel=0.2)
-    assert float(losses.l1(jnp.array([3.0, -4.0]))) == 7
-    assert float(losses.l2(jnp.array([3.0, -4.0]))) == 12.5
+    assert float(objective.l1(jnp.array([3.0, -4.0]))) == 7
+    assert float(objective.l2(jnp.array([3.0, -4.0]))) == 12.5
 
 
 def test_errors_along_the_contour_count_half_and_those_across_it_whole():
     points = np.random.default_rng(0).uniform(size=(1, 68, 2))
     points[0, :17] = np.stack([np.arange(17), 2 * np.arange(17)], -1) / 40  # the jaw, a line
     along, across = np.array([1, 2]) / 5**0.5, np.array([-2, 1]) / 5**0.5
-    for direction, share in ((along, losses.LOOSE), (across, 1.0)):
+    for direction, share in ((along, objective.LOOSE), (across, 1.0)):
         error = jnp.broadcast_to(0.3 * direction, points.shape)
-        found = losses.loosened(error, jnp.asarray(points), IBUG_68)[0, :17]
+        found = objective.loosened(error, jnp.asarray(points), IBUG_68)[0, :17]
         np.testing.assert_allclose(found, np.tile(share * 0.3 * direction, (17, 1)), atol=1e-6)
 
 
@@ -82,7 +81,7 @@ def test_the_map_loss_is_the_cross_entropy_of_two_maps():
     points = np.array([[[0.4, 0.55], [0.93, 0.1], [3.0, -2.0]]])
     logits = rng.normal(size=(1, 3, 16, 16))
     logarithms = np.asarray(jax.nn.log_softmax(logits.reshape(1, 3, -1)).reshape(logits.shape))
-    found = losses.map_losses(jnp.asarray(logarithms), jnp.asarray(points), jnp.array([0.08]))
+    found = objective.map_losses(jnp.asarray(logarithms), jnp.asarray(points), jnp.array([0.08]))
     for number in (0, 1):
         target = gaussian_map(points[0, number], 0.08, 16)
         by_hand = -(target * logarithms[0, number]).sum()
