@@ -6,7 +6,6 @@ Pictures are read when they are needed, a row group at a time, and the groups th
 stay in memory. So a file of any size can be read.
 """
 
-import collections
 import functools
 import json
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
+from cmaclip_jax.data.group_cache import GroupCache
 from cmaclip_jax.data.storage import EMBEDDED, is_local, open_seekable, why_unreadable
 from cmaclip_jax.errors import UserError
 
@@ -181,27 +181,7 @@ class _ArrowGroups:
         return 0
 
 
-class _GroupCache:
-    """The pictures of the row groups that were read last."""
-
-    def __init__(self, most_bytes: int, least_groups: int):
-        self._most, self._least, self._bytes = most_bytes, least_groups, 0
-        self._groups: collections.OrderedDict[tuple, pa.Array] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple, read: Callable[[], pa.Array]) -> pa.Array:
-        """The group of this key; `read` reads a group that is not in memory."""
-        with self._lock:
-            if key not in self._groups:
-                self._groups[key] = read()
-                self._bytes += self._groups[key].nbytes
-            self._groups.move_to_end(key)
-            while self._bytes > self._most and len(self._groups) > self._least:
-                self._bytes -= self._groups.popitem(last=False)[1].nbytes
-            return self._groups[key]
-
-
-CACHE = _GroupCache(CACHE_BYTES, CACHE_GROUPS)
+CACHE = GroupCache(CACHE_BYTES, CACHE_GROUPS)
 
 
 @functools.lru_cache(maxsize=1_024)

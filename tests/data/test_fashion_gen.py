@@ -198,7 +198,7 @@ def test_a_fork_opens_the_file_anew(folder):
     (reader,) = pictures._readers.values()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    with reader._lock:
+    with reader._cache._lock:
         child = context.Process(target=read_into, args=(pictures, queue), daemon=True)
         child.start()
     found = queue.get(timeout=30)

@@ -208,9 +208,7 @@ def test_every_row_group_is_read_once_an_epoch_and_few_stay_in_memory(tmp_path, 
     parquet.write_table(pairs(0, 100), tmp_path / "train.parquet", row_group_size=5)
     parquet.write_table(pairs(100, 20), tmp_path / "val.parquet")
     monkeypatch.setattr(arrow_tables, "CACHE_BYTES", 8 * len(png(1)) * 5)
-    monkeypatch.setattr(
-        arrow_tables, "CACHE", arrow_tables._GroupCache(arrow_tables.CACHE_BYTES, 3)
-    )
+    monkeypatch.setattr(arrow_tables, "CACHE", arrow_tables.GroupCache(arrow_tables.CACHE_BYTES, 3))
     reads = collections.Counter()
     read = arrow_tables.ArrowTable._bytes
     monkeypatch.setattr(

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Iterator, Sequence
 
 import h5py
@@ -22,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.group_cache import GroupCache
 from cmaclip_jax.data.records import Label, Record, RecordError, Sources, hash_share
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
@@ -90,7 +90,7 @@ class ChunkedImages:
         self.path = path
         self.key = key
         self.block_size = block_size
-        self.blocks = blocks  # the number of decompressed chunks to keep
+        self.blocks = blocks  # the most decompressed chunks in memory
         self._readers: dict[int, BlockReader] = {}  # by process id
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -104,23 +104,16 @@ class ChunkedImages:
 
 
 class BlockReader:
-    """One process's handle on a file, opened at the first read, with its cache."""
+    """One process's handle on a file, and its cache. The cache's lock guards both."""
 
     def __init__(self, images: ChunkedImages):
         self._images = images
         self._file: h5py.File | None = None
-        self._blocks: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._cache = GroupCache(0, images.blocks)
 
     def block(self, number: int) -> np.ndarray:
         """The pictures of one chunk: uint8 [block_size or fewer,H,W,3]."""
-        with self._lock:
-            if number not in self._blocks:
-                self._blocks[number] = self._read(number)
-            self._blocks.move_to_end(number)
-            if len(self._blocks) > self._images.blocks:
-                self._blocks.popitem(last=False)
-            return self._blocks[number]
+        return self._cache.get(number, lambda: self._read(number))
 
     def _read(self, number: int) -> np.ndarray:
         size = self._images.block_size

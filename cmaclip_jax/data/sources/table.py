@@ -34,7 +34,7 @@ from cmaclip_jax.tasks import Task, task_name
 SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # hashes below this belong to the split
 FLAGS = Flags("--config.data.outside=True", "--config.data.image=none")
 VAL_SHARE = 0.1  # of the training rows, where the table has a split but no val
-OUTSIDE = "\0"  # in place of the path of a picture that may not be opened
+NOT_ALLOWED = "\0"  # in place of the path of a picture that may not be opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     ]
     members = collections.defaultdict(list)
     for row, split in enumerate(splits):
-        if split and not (images[row] == OUTSIDE and bad.policy == "skip"):
+        if split and not (images[row] == NOT_ALLOWED and bad.policy == "skip"):
             members[split].append(row)
     if not members["train"]:
         why = f" ({bad.summary()})" if bad.summary() else ""
@@ -130,7 +130,7 @@ def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadR
     return dataclasses.replace(
         rows,
         ids=PackedStrings(ids),
-        images=PackedStrings(None if image == OUTSIDE else image for image in of(rows.images)),
+        images=PackedStrings(None if image == NOT_ALLOWED else image for image in of(rows.images)),
         texts=PackedStrings(of(rows.texts)),
         all_labels={
             task.name: _labels(task, of(rows.all_labels[task.name]), ids, split, data, bad)
@@ -145,7 +145,7 @@ def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -
     path, why = locate(cell, data.path, data.outside)
     if why:
         bad.fault(split or "table", identity, why, cell, still_used=bad.policy == "no_image")
-    return path or OUTSIDE
+    return path or NOT_ALLOWED
 
 
 def _ids(table, columns: Columns, size: int, bad: BadRecords) -> list[str]:
