@@ -74,7 +74,7 @@ def _data() -> ConfigDict:
     data.path = ""  # the folder, file or pattern ('data/*.parquet') of the data; 'shop' needs none
     data.image = ""  # the column or feature of pictures; '': found by its content; 'none': unused
     data.text = ""  # the column(s) or feature(s) of text, as 'title,brand'; '' and 'none' as above
-    data.labels = ()  # names of the tasks to learn; (): all tasks of the data
+    data.labels = ()  # names of the tasks to learn; (): all tasks of the data; 'none': no task
     data.id = ""  # the column of a table with the rows' ids; '': found by its name; 'none': unused
     # Tasks of a table whose cells hold several labels; (): found by the separator; 'none': no task.
     data.many = ()

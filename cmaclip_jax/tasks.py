@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 
+NO_TASKS = "none"  # as data.labels: no column is a task
 TASK_NAME = r"[\w .-]+"
 UNKNOWN = -1  # a label nobody gave: of one-label tasks the class, of many-label tasks the row
 
@@ -53,11 +54,19 @@ def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> tuple[Task, ...
     A task whose name was shortened is found by either name.
     """
     known = {task.name: task for task in tasks}
+    names = tuple(names)
+    if without_tasks(names, known):
+        return ()
     names = tuple(name if name in known else task_name(name) for name in names) or tuple(known)
     for name in names:
         if name not in known:
             raise UserError(f"unknown task {name!r} in data.labels; this data has {list(known)}")
     return tuple(known[name] for name in names)
+
+
+def without_tasks(names: Sequence[str], known: Container[str]) -> bool:
+    """Whether `data.labels` is `none`: pairs are learned from without any label."""
+    return tuple(names) == (NO_TASKS,) and NO_TASKS not in known
 
 
 def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:

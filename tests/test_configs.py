@@ -20,7 +20,7 @@ TASKS = (Task("colour", ("red", "green")),)
 
 def objective_of(name: str, towers: Towers, *overrides: str):
     config = read_config([f"--config={FOLDER / name}.py", *overrides])
-    fields = with_sizes(config, towers, 16).data
+    fields = with_sizes(config, towers, 32).data
     tokenizer = train_tokenizer(["a red mug"], 300)
     encode = BatchEncoder(TASKS, tokenizer, fields.image_size, fields.text_length)
     return build_objective(config, encode, towers), encode

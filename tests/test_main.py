@@ -209,6 +209,27 @@ def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):
     assert textual["modality_weights"] == {"image": 0.0, "text": 1.0}
 
 
+def test_pairs_without_labels_make_a_clip(catalogue, tmp_path, capsys):
+    """The columns of labels are not read, and the run starts another run as any CLIP does."""
+    small = ["--config.model.image=test/8", "--config.model.text=test/8", "--config.train.steps=2"]
+    small += ["--config.data.image_size=48", "--config.train.batch_size=8", "--workdir"]
+    pretrain = [f"--config={ROOT}/configs/pretrain.py", f"--config.data.path={catalogue}"]
+    assert main([*pretrain, *small, str(tmp_path / "clip")]) == 0
+    assert json.loads((tmp_path / "clip/tasks.json").read_text()) == {"tasks": []}
+    said = capsys.readouterr().err
+    assert "tasks none" in said
+    assert "without a task there is no score" in said
+    config = read_config([*pretrain[1:], f"--config={ROOT}/configs/attributes.py", *small[:-1]])
+    config.data.labels, config.model.pretrained = ("colour",), str(tmp_path / "clip")
+    config.model.sequence_layers, config.eval.every = 0, 0
+    figures = train_and_evaluate(config, tmp_path / "run")
+    assert figures["tasks"]["colour"]["examples"] > 0
+    ours = json.loads((tmp_path / "run/tokenizer.json").read_text())
+    assert ours == json.loads((tmp_path / "clip/tokenizer.json").read_text())
+    says = mistake(capsys, *pretrain, "--config.train.objective=classification")
+    assert "this data has no task to learn" in says
+
+
 def test_zero_shot_evaluates_any_clip(tmp_path, clip_folder, capsys):
     arguments = ["--config.data.shop.test_size=20", "--config.eval.batch_size=8"]
     arguments += ["--config.data.shop.train_size=20", f"--workdir={tmp_path / 'run'}"]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.data.many_labels import SEPARATORS, share_of_several, split_cell
 from cmaclip_jax.data.storage import EMBEDDED
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.tasks import task_name
+from cmaclip_jax.tasks import task_name, without_tasks
 
 NAMELESS = ("", "unnamed: 0")  # names that programs give to the row's number
 UNNAMED = r"(unnamed: \d+)?"  # names that programs give to a column without one
@@ -55,7 +55,7 @@ class Columns:
             f"words {' + '.join(map(shown, self.text)) or 'none'}",
             f"id {shown(self.id)}",
             f"split {self.split or 'by a hash of the id'}",
-            f"tasks {', '.join(tasks)}",
+            f"tasks {', '.join(tasks) or NONE}",
         ]
         left = ", ".join(f"{shown(name)} ({why})" for name, why in self.left_out.items())
         line = "columns: " + "; ".join(parts) + (f"; left out: {left}" if left else "")
@@ -77,6 +77,8 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
     split = _called(table, SPLIT)
     identity, image, text = choose_inputs(table, data)
     taken = {identity, split, image, *text} - {None}
+    if without_tasks(data.labels, table):
+        return Columns(identity, image, text, split, (), (), {})
     named = tuple(_existing(table, name, "data.labels") for name in data.labels)
     many, hints = _many_columns(table, data, named or [x for x in table if x not in taken])
     reasons = {

@@ -86,7 +86,7 @@ def describe_data(data: RunData) -> list[str]:
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in data.encode.tasks)
     lines = [
         getattr(training, "description", ""),
-        f"pairs: {sizes}; tasks (classes): {tasks}",
+        f"pairs: {sizes}; tasks (classes): {tasks or 'none'}",
         texts_cut(data),
     ]
     return list(filter(None, lines))

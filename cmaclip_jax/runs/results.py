@@ -28,6 +28,9 @@ def write_results(run, outcome: Outcome, split: str, step: int, screen: Screen) 
         screen.say(
             f"{left_out:,} of the {size:,} pairs of {split} cannot be used and are not judged"
         )
-    screen.show(score_table(figures))
+    if data.tasks:
+        screen.show(score_table(figures))
+    else:
+        screen.say(f"{figures['examples']:,} pairs of {split}; without a task there is no score")
     screen.say(f"written to {path}")
     return figures
