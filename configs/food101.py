@@ -1,18 +1,18 @@
-"""UPMC Food-101: a photo of a dish, the title of the page it stood on, 101 classes.
+"""UPMC Food-101: a photo of a dish, the title of its web page, 101 classes.
 
     python -m cmaclip_jax.main --config=configs/food101.py --config.data.path=FOLDER
 
 FOLDER holds the data set in any of its four public layouts (data/sources/food101_layouts.py).
-Made for one host with four or eight accelerators of 16 GB or more; on one of them, add
---config.train.accumulate=4. To feed them, write the pictures small first:
+Made for one host with four or eight accelerators of 16 GB or more; with a single one, add
+--config.train.accumulate=4. So that input keeps up, write record files of small pictures first:
 
     cmaclip prepare --config=configs/food101.py --config.data.path=FOLDER --output=DIR --shards=64
     python -m cmaclip_jax.main --config=configs/food101.py --config.data.source=tfds \\
         --config.data.path=DIR
 
 Published test accuracies: CMA-CLIP 93.1 % (its encoders' size and recipe are not known to us),
-UniS-MMC 94.7 %, MMBT 92.1 %. This recipe is ours. It has not been run on the real data set yet,
-so neither its time nor its score is known; the tests run it on small files in every layout.
+UniS-MMC 94.7 %, MMBT 92.1 %. This recipe is ours. It has not been run on the real data set, so its
+time and its score are unknown; the tests run it on small files in every layout.
 """
 
 from cmaclip_jax.config import base_config
@@ -31,7 +31,7 @@ def get_config():
 
     config.train.steps = 4_000  # about 15 epochs
     config.train.batch_size = 256
-    config.train.learning_rate = 2e-4  # of the new parts
+    config.train.learning_rate = 2e-4  # for the new parts
     config.train.rates = (("(image|text)/.*", 0.05), (".*", 1.0))  # 1e-5 for CLIP's encoders
     config.train.label_smoothing = 0.1
     config.train.ema = 0.999

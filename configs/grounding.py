@@ -2,16 +2,16 @@
 
     python -m cmaclip_jax.main --config=configs/grounding.py
 
-Late fusion has to squeeze four articles with their colours and patterns into one vector
-before it knows which of them is meant; sequence-wise attention lets the title pick. The
-baseline that it is measured against has as many parameters (wider, deeper heads) and as
-much time (more, cheaper steps):
+Late fusion must put four articles with their colours and patterns into one vector before it
+knows which one the title names. With sequence-wise attention, the title selects the article.
+The baseline for the comparison has as many parameters (wider, deeper heads) and trains as
+long (more, cheaper steps):
 
     python -m cmaclip_jax.main --config=configs/grounding.py --workdir=runs/grounding_late \\
         --config.model.sequence_layers=0 --config.model.head_layers=2 \\
         --config.model.head_width=112 --config.train.steps=24_000
 
-configs/README.md has the figures of both.
+configs/README.md has the results of both.
 """
 
 from cmaclip_jax.config import base_config
@@ -21,7 +21,7 @@ def get_config():
     config = base_config()
     config.data.source = "shop"
     config.data.text_length = 16
-    config.data.shop.articles = 4  # two by two; guessing one of them is right once in four
+    config.data.shop.articles = 4  # in two rows of two; a guess is right once in four times
 
     config.model.image = "tiny/12"
     config.model.text = "tiny/12"

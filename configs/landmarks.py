@@ -1,15 +1,14 @@
-"""Facial landmarks under annotation noise: which noise hurts, and which remedy helps.
+"""Facial landmarks under annotation noise: which noise does harm, and which remedy helps.
 
     cmaclip landmarks study --config=configs/landmarks.py
 
 Reconstructed from the abstract of arXiv:2007.15269 ("The Blessing and the Curse of the Noise behind
-Facial Landmark Annotations"): its formulas, its noise model, its network and its figures are
-unknown to us. Every measure, noise and remedy here is our own choice, or that of another paper
-that the code names.
+Facial Landmark Annotations"). Its formulas, noise model, network and figures are unknown to us.
+Every measure, noise and remedy is our own choice, or from another paper that the code names.
 
 Nothing is downloaded: the faces are drawn, so the true points are known exactly. Plain training
-minimises the coordinates' squared error. With 200 faces, noise that averages to zero does not
-average out completely; plain training is repeated with 2,000 faces to see whether it then does.
+minimises the squared error of the coordinates. With 200 faces, noise with a mean of zero does not
+average out completely. Plain training is repeated with 2,000 faces, to see whether it does there.
 
 29 arms with 3 seeds; cmaclip_jax/landmarks/README.md has the results. Your own faces:
 --config.landmarks.source=folder --config.landmarks.path=FOLDER (pictures with .pts files), or
@@ -31,7 +30,10 @@ def get_config() -> ConfigDict:
 
     marks = config.landmarks
     marks.train = 200
-    marks.stem = (12, 24)  # knows neighbourhoods, which a small encoder learns slowly
+    marks.stem = (
+        12,
+        24,
+    )  # convolutions see neighbouring pixels; a small encoder learns that slowly
     marks.head = "coordinates"
 
     study = marks.study

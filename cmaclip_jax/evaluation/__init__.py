@@ -1,1 +1,1 @@
-"""One trained model, looked at: its figures, exact for any batch size and host count."""
+"""The evaluation of a trained model: figures that are exact for any batch size and host count."""

@@ -1,1 +1,1 @@
-"""Pages about a run, and about single pairs."""
+"""HTML pages about a run, and about single pairs."""

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: small enough for a phone, crisp, and coloured by the page's style."""
+"""Plots as inline SVG, which take their colours from the style of the page."""
 
 import dataclasses
 import math
@@ -10,17 +10,17 @@ from cmaclip_jax.report.markup import Html, element
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 42
-COLOURS = 8  # of lines; more of them are dashed
-POINTS = 400  # of a line: more than that no eye can tell apart
+COLOURS = 8  # of lines; further lines are dashed
+POINTS = 400  # of a line at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What is laid out along one side of a plot."""
+    """An axis of a plot."""
 
     label: str
     ticks: tuple[float, ...]
-    form: Callable[[float], str] = "{:g}".format
+    write: Callable[[float], str] = "{:g}".format
 
     @property
     def low(self) -> float:
@@ -31,12 +31,12 @@ class Axis:
         return self.ticks[-1]
 
     def place(self, values) -> np.ndarray:
-        """Where values lie, as shares of the axis; those outside lie at its end."""
+        """The places of values as shares of the axis; values outside are at its ends."""
         return (np.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
 
 
-def axis(label: str, values, form: Callable[[float], str] = "{:g}".format, ticks: int = 5) -> Axis:
-    """An axis with round ticks that holds all values."""
+def axis(label: str, values, write: Callable[[float], str] = "{:g}".format, ticks: int = 5) -> Axis:
+    """An axis with round ticks that includes all values."""
     values = np.asarray(values, float)
     low, high = values.min(), values.max()
     rough = max((high - low) / (ticks - 1), abs(high) * 1e-3, 1e-6)
@@ -44,7 +44,7 @@ def axis(label: str, values, form: Callable[[float], str] = "{:g}".format, ticks
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     places = range(first, max(last, first + 1) + 1)
-    return Axis(label, tuple(round(place * step, 10) for place in places), form)
+    return Axis(label, tuple(round(place * step, 10) for place in places), write)
 
 
 def share_axis(label: str, low: float = 0.0) -> Axis:
@@ -54,7 +54,7 @@ def share_axis(label: str, low: float = 0.0) -> Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A frame to draw in: every method gives a part, and `svg` puts parts together."""
+    """A frame to draw in: methods return parts, and `svg` puts parts together."""
 
     x: Axis
     y: Axis
@@ -74,7 +74,7 @@ class Plot:
         return element("path", element("title", name), d=path, class_=class_, style=colour)
 
     def dot(self, x: float, y: float, size: float, name: str, **attributes) -> Html:
-        """A point that says what it is."""
+        """A point with a name that appears under the mouse."""
         across, down = self.across(x), self.down(y)
         return element(
             "circle",
@@ -86,7 +86,7 @@ class Plot:
         )
 
     def bar(self, low: float, high: float, value: float, name: str) -> Html:
-        """A bar from the foot of the plot up to a value."""
+        """A bar from the bottom of the plot up to a value."""
         left, right, top = self.across(low) + 1, self.across(high) - 1, self.down(value)
         return element(
             "rect",
@@ -99,7 +99,7 @@ class Plot:
         )
 
     def svg(self, description: str, *parts: Html) -> Html:
-        """The whole plot; `description` is read out where it cannot be seen."""
+        """The whole plot; screen readers read `description`."""
         return element(
             "svg",
             *self._grid(),
@@ -114,12 +114,12 @@ class Plot:
         for tick in self.y.ticks:
             down = float(self.down(tick))
             yield _stroke(LEFT, down, WIDTH - RIGHT, down)
-            yield _text(self.y.form(tick), LEFT - 6, down + 4, "end")
+            yield _text(self.y.write(tick), LEFT - 6, down + 4, "end")
         for number, tick in enumerate(self.x.ticks):
             across = float(self.across(tick))
             yield _stroke(across, foot, across, foot + 4)
             last = number == len(self.x.ticks) - 1
-            yield _text(self.x.form(tick), across, foot + 17, "end" if last else "middle")
+            yield _text(self.x.write(tick), across, foot + 17, "end" if last else "middle")
         yield _text(self.x.label, LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 6, "middle")
         turned = f"rotate(-90 11 {middle:.0f})"
         yield _text(self.y.label, 11, middle, "middle", turned)
@@ -132,7 +132,7 @@ def line_style(number: int) -> str:
 
 
 def key(names: Sequence[str]) -> Html:
-    """Which line is which."""
+    """The names of the lines, each beside a sample of its line."""
 
     def sample(number: int) -> Html:
         path = element("path", d="M0 4H26", class_="curve", style=line_style(number))
@@ -143,12 +143,12 @@ def key(names: Sequence[str]) -> Html:
 
 
 def chart(drawing: Html, *caption: str) -> Html:
-    """A plot with what is said about it."""
+    """A plot with its caption."""
     return element("figure", drawing, element("figcaption", *caption))
 
 
 def thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points of a line, spread evenly, both ends among them."""
+    """At most POINTS points of a line, spread evenly, with both ends."""
     keep = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), POINTS)).round().astype(int))
     return xs[keep], ys[keep]
 
@@ -158,7 +158,7 @@ def _stroke(x1: float, y1: float, x2: float, y2: float) -> Html:
     return element("line", class_="grid", **{n: f"{v:.1f}" for n, v in places.items()})
 
 
-def _text(said: str, x: float, y: float, anchor: str, transform: str | None = None) -> Html:
+def _text(content: str, x: float, y: float, anchor: str, transform: str | None = None) -> Html:
     return element(
-        "text", said, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, transform=transform
+        "text", content, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, transform=transform
     )

@@ -1,4 +1,4 @@
-"""The rows of a table that a person names by number or id."""
+"""The rows of a table that the user names by number or id."""
 
 from cmaclip_jax.data.tables import NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError

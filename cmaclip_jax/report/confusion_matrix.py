@@ -8,13 +8,13 @@ from cmaclip_jax.evaluation.curves import collapsed, confusions_of
 from cmaclip_jax.report.markup import Html, element, scrolling, table
 from cmaclip_jax.tasks import Task
 
-MOST_CLASSES = 30  # that a matrix shows one by one
-SHOWN_CLASSES = 12  # of a task with more classes than that
+MOST_CLASSES = 30  # a matrix shows all classes of a task with up to so many
+SHOWN_CLASSES = 12  # rows of the matrix of a task with more classes
 CONFUSIONS = 10  # in the list of mistakes
 
 
 def confusion_matrix(task: Task, scored: dict) -> list[Html]:
-    """What is taken for what; of a many-label task see the classes."""
+    """The confusion matrix and the most frequent mistakes of a one-label task."""
     if task.many:
         return []
     listed = scored.get("most_confused")
@@ -36,7 +36,7 @@ def confusion_matrix(task: Task, scored: dict) -> list[Html]:
 
 
 def _matrix(caption: str, classes: Sequence[str], counts: np.ndarray) -> Html:
-    """A confusion matrix, shaded by the share of each true class."""
+    """A confusion matrix, shaded by the shares within each true class."""
     rows = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     lines = []
     for truth, name in enumerate(classes):

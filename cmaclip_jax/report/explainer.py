@@ -1,4 +1,4 @@
-"""Explains single pairs: the answers of a run, and what they rest on."""
+"""Explains the answers to single pairs: heat of the words, and changes without a word."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ AnsweredClasses = list[tuple[str, str, int]]  # (task, class, its index)
 
 
 class Explainer:
-    """Prepares and explains pairs; `why_no_maps` says why there is no heat, '' if there is."""
+    """Explains pairs. `why_no_maps` is the reason if there is no heat, else ''."""
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
         self.why_no_maps = why_no_maps(classifier.trained.objective)
 
     def show(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[PairView]:
-        """The pairs as the model receives them."""
+        """The pairs as the model receives them, to be shown on a page."""
         most, shown = self.classifier.most, []
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
@@ -42,7 +42,7 @@ class Explainer:
         pairs: Sequence[Pair],
         truths: Sequence[Mapping[str, str]] | None = None,
     ) -> Iterator[Explanation]:
-        """The explanation of each pair, one after the other."""
+        """The explanation of each pair, one at a time."""
         for name, pair, truth in zip(names, pairs, truths or [{}] * len(pairs), strict=True):
             yield self._explain(name, pair, truth)
 
@@ -55,7 +55,7 @@ class Explainer:
         words, sentence = (), None
         if not self.why_no_maps and picture is not None and pair.text:
             words, sentence = self._heats(batch, places)
-        asked = [(task, label, place) for task, label, place in self._asked(answers)]
+        asked = self._asked(answers)
         before = self._probabilities([Pair(picture, pair.text)], asked)[0] if asked else []
         return Explanation(
             shown=shown,
@@ -77,14 +77,14 @@ class Explainer:
         return make_map_step(trained.objective, trained.mesh, trained.params)
 
     def _heats(self, batch, places) -> tuple[list[WordHeat], np.ndarray]:
-        """The heat of every word and of the whole text, for the first pair of a batch."""
+        """The heat of each word and of the whole text, for the first pair of a batch."""
         maps = self.classifier.outcome(batch, 1, self._map_step)["attention_maps"][0]  # [L,T,P]
         words = [WordHeat(word, word_heat(maps, at), read=bool(at)) for word, at in places]
         end = 1 + max((position for _, at in places for position in at), default=0)
         return words, sentence_heat(maps, end)
 
     def _asked(self, answers: Mapping[str, Answer]) -> AnsweredClasses:
-        """The classes of the answers."""
+        """The classes that the answers name."""
         asked = []
         for task in self.classifier.tasks:
             label = answers[task.name].label
@@ -95,7 +95,7 @@ class Explainer:
     def _without(
         self, pair: Pair, picture, places, asked: AnsweredClasses
     ) -> list[tuple[str, np.ndarray]]:
-        """The probabilities of the answered classes if a word or a modality is left out."""
+        """The probabilities of the answered classes when a word or a modality is left out."""
         words, inputs = [word for word, _ in places], self.classifier.trained.config.model.inputs
         variants = [
             (word, Pair(picture, " ".join(words[:number] + words[number + 1 :])))
@@ -115,8 +115,8 @@ class Explainer:
         for start in range(0, len(pairs), most):
             batch, notes = self.classifier.read(pairs[start : start + most])
             outcome = self.classifier.outcome(batch, len(notes))
-            said = {task: self.classifier.scaled(outcome, task) for task, _, _ in asked}
-            rows.append(np.stack([said[task][:, place] for task, _, place in asked], axis=1))
+            scaled = {task: self.classifier.scaled(outcome, task) for task, _, _ in asked}
+            rows.append(np.stack([scaled[task][:, place] for task, _, place in asked], axis=1))
         return np.concatenate(rows)
 
 

@@ -30,8 +30,8 @@ def learning_curves(results: RunResults) -> Html:
 
 def _loss_plot(steps: Sequence[int], values: Sequence[float]) -> Html:
     plot = Plot(axis("step", [0, max(steps)], _steps, 5), axis("loss", [0, *_middle(values)]))
-    said = f"Training loss, from {values[0]:.3g} to {values[-1]:.3g} at step {steps[-1]:,}"
-    return chart(plot.svg(said, plot.line(steps, values, name="training loss")), said + ".")
+    caption = f"Training loss, from {values[0]:.3g} to {values[-1]:.3g} at step {steps[-1]:,}"
+    return chart(plot.svg(caption, plot.line(steps, values, name="training loss")), caption + ".")
 
 
 def _accuracy_plot(watched: Mapping[str, tuple]) -> Html:
@@ -45,10 +45,10 @@ def _accuracy_plot(watched: Mapping[str, tuple]) -> Html:
         names.append(f"{task} {values[-1]:.3f}")
         for step, value in zip(steps, values, strict=True) if len(steps) <= 40 else ():
             colour = f"fill:var(--s{number % 8})"
-            said = f"{name} {value:.3f} at step {step:,}"
-            points.append(plot.dot(step, value, 2.5, said, class_="point", style=colour))
-    said = f"Accuracy on {split} of each task over the steps"
-    return chart(plot.svg(said, *lines, *points), f"{said}; last value:", key(names))
+            label = f"{name} {value:.3f} at step {step:,}"
+            points.append(plot.dot(step, value, 2.5, label, class_="point", style=colour))
+    caption = f"Accuracy on {split} of each task over the steps"
+    return chart(plot.svg(caption, *lines, *points), f"{caption}; last value:", key(names))
 
 
 def _middle(values: Sequence[float]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""HTML made of elements. Whatever was not made here is text, and is escaped."""
+"""HTML made of elements. Every string that is not an Html is text, and is escaped."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ def element(tag: str, *children: str, **attributes) -> Html:
 
 
 def join(children: Iterable[str]) -> Html:
-    """Children one after the other; texts among them are escaped."""
+    """The children in one string; texts among them are escaped."""
     return Html("".join(x if isinstance(x, Html) else html.escape(str(x)) for x in children))
 
 
@@ -37,7 +37,7 @@ def table(
 ) -> Html:
     """A table that scrolls inside itself; the first cell of a row names it.
 
-    words: the heads of columns that hold words, which stand at the left.
+    words: the heads of columns with words, which are aligned left.
     """
     sides = ["words" if cell in words else None for cell in head]
     names = [element("th", c, scope="col", class_=s) for c, s in zip(head, sides, strict=True)]
@@ -62,32 +62,32 @@ def table(
 
 
 def is_cell(content: Cell) -> bool:
-    """Whether this is a finished cell of a table."""
+    """Whether the content is a finished table cell."""
     return isinstance(content, Html) and content.startswith("<td")
 
 
 def scrolling(name: str, content: Html) -> Html:
-    """What is wider than a phone scrolls inside itself, by keyboard as well."""
+    """Content that scrolls inside itself if it is too wide, also by keyboard."""
     return element("div", content, class_="wide", role="region", tabindex="0", aria_label=name)
 
 
 def folded(summary: str, *content: str, **attributes) -> Html:
-    """What is shown when it is asked for."""
+    """Content that is hidden until the reader opens it."""
     return element("details", element("summary", summary), *content, **attributes)
 
 
 def picture(source: str, alternative: str, **attributes) -> Html:
-    """A picture that is in the page itself."""
+    """A picture; `source` is a data URL, so the page needs no other file."""
     return element("img", src=source, alt=alternative, **attributes)
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number as all tables of a run write it; '-' where there is none."""
+    """A number as all tables of a report write it; '-' for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def share(image: float, text: float) -> Html:
-    """What picture and words counted for, as a bar."""
-    said = f"picture {image:.2f}, words {text:.2f}"
+    """The weights of picture and words as a bar."""
+    label = f"picture {image:.2f}, words {text:.2f}"
     bar = element("span", style=f"width:{100 * image:.1f}%")
-    return element("span", bar, class_="share", role="img", aria_label=said, title=said)
+    return element("span", bar, class_="share", role="img", aria_label=label, title=label)

@@ -11,9 +11,10 @@ from cmaclip_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A decision on the pair at `row` of its split; `accepted` is None without thresholds.
+    """A decision about the pair at `row` of its split.
 
-    probability: at the temperature of the task's thresholds, where there are any.
+    probability: if the task has thresholds, at their temperature.
+    accepted: None without thresholds.
     """
 
     row: int
@@ -26,7 +27,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Cases:
-    """How many decisions of a task are wrong or held back, and the surest of each."""
+    """How many decisions of a task are wrong, or held back, and the most confident of each."""
 
     wrong: int
     mistakes: list[Case]
@@ -35,27 +36,27 @@ class Cases:
 
 
 def cases(results: RunResults, task: Task, most: int) -> Cases:
-    """The cases of a task; nothing is held back without thresholds.
+    """The cases of a task. Nothing is held back if there are no thresholds.
 
-    Of a many-label task every class of a row is a decision, for "yes" or "no", and to hold one
-    back is not to assert a "yes".
+    A many-label task decides "yes" or "no" for every class of a row. It holds back a "yes" that is
+    not accepted.
     """
     probabilities, labels = results.judged(task)
     thresholds, accepted = results.thresholds.get(task.name), None
     temperature = thresholds.temperature if thresholds else None
-    found = decisions(task, probabilities, labels, temperature)
-    yes = decided_classes(probabilities, task.many)[found.row, found.place]
-    wrong = yes != found.correct
-    sure = np.where(yes, found.confidence, 1 - found.confidence)
+    made = decisions(task, probabilities, labels, temperature)
+    yes = decided_classes(probabilities, task.many)[made.row, made.place]
+    wrong = yes != made.correct
+    sure = np.where(yes, made.confidence, 1 - made.confidence)
     if thresholds:
         accepted = thresholds.accepts(probabilities)
-        accepted = accepted[found.row, found.place] if task.many else accepted[found.row]
+        accepted = accepted[made.row, made.place] if task.many else accepted[made.row]
     held_back = np.zeros_like(yes) if accepted is None else yes & ~accepted
 
     def case(number: int) -> Case:
-        name, truth = task.classes[found.place[number]], int(found.truth[number])
+        name, truth = task.classes[made.place[number]], int(made.truth[number])
         return Case(
-            row=int(results.outcome["row"][found.row[number]]),
+            row=int(results.outcome["row"][made.row[number]]),
             answer=name if yes[number] else f"not {name}",
             probability=float(sure[number]),
             truth=(f"{'' if truth else 'not '}{name}") if task.many else task.classes[truth],

@@ -1,4 +1,4 @@
-"""The two pages, a report on a run and the explanation of single pairs, and how a page is built."""
+"""The two kinds of page: the report on a run, and the explanation of single pairs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from cmaclip_jax.report.task_section import task_sections
 from cmaclip_jax.report.task_table import scored_tasks, task_table
 from cmaclip_jax.report.word_heat import Explanation, PairView
 
-# If a text is ever written unescaped, the browser still neither runs nor fetches anything.
+# Even if a text is not escaped by mistake, the browser runs nothing and fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -33,7 +33,7 @@ class Section:
 def report_page(
     results: RunResults,
     about: Mapping[str, str],
-    found: Mapping[str, Cases],
+    cases: Mapping[str, Cases],
     shown: Mapping[int, PairView],
     explained: Sequence[Explanation],
     missing: Sequence[str] = (),
@@ -42,9 +42,9 @@ def report_page(
     """The report on a run.
 
     about: facts about the run: {name: value}.
-    found: the single cases of every task.
-    shown: the pairs of these cases, by their row in the split, as far as they can be read.
-    missing: what else is missing, a line each, besides the files that the run's folder lacks.
+    cases: {task: its single cases}.
+    shown: {row in the split: pair} of these cases, for the pairs that can be read.
+    missing: a line for everything that is missing besides files of the run's folder.
     """
     sections = [
         Section(
@@ -53,7 +53,7 @@ def report_page(
         Section("learning", "How it learned", learning_curves(results)),
     ]
     if results.figures:
-        tasks = task_sections(results, scored_tasks(results), found, shown)
+        tasks = task_sections(results, scored_tasks(results), cases, shown)
         sections += [
             Section("tasks", "All tasks", task_table(results)),
             Section("details", "Task by task", tasks),

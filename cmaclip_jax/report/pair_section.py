@@ -1,12 +1,8 @@
-"""Pairs on a page: the picture, the words, what was answered, and where the words look."""
+"""The section of explained pairs: answers, heat of the words, and changes without a word."""
 
-import base64
-import io
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from cmaclip_jax.report.markup import (
     Html,
@@ -19,19 +15,17 @@ from cmaclip_jax.report.markup import (
     share,
     table,
 )
-from cmaclip_jax.report.word_heat import Explanation, PairView, WordHeat
+from cmaclip_jax.report.pair_card import heat_png, jpeg, marked_truth, pair_picture, pair_words
+from cmaclip_jax.report.word_heat import Explanation, WordHeat
 
-SIDE = 160  # pixels of a picture at most
-STRENGTH = 190  # of 255: what covers the hottest patch
-HEAT = (255, 64, 0)
 PROOF = "Attention says what was looked at; it does not prove why the answer is what it is."
 READING_HEAT = (
     "The redder a patch, the more attention the word gives it, within one picture: the reddest is "
     "that word's own most. The percentage is the share of the word's attention that falls on the "
-    "patches; the rest goes to the words and to the picture's class token. It is the attention of "
-    "the word's tokens, the mean over heads and over the layers but the last, whose words nobody "
-    "reads any more; “all of it” is the last layer's, of the token that the whole text is read out "
-    f"at. {PROOF}"
+    "patches; the rest goes to the words and to the picture's class token. It is a mean over the "
+    "word's tokens, the heads and all layers but the last: no answer reads the words of the last "
+    "layer. “all of it” is the attention, in the last layer, of the token that the whole text "
+    f"is read out at. {PROOF}"
 )
 READING_HEAT_OF_ALL = (
     "The redder a patch, the more attention the text as a whole gives it, within one picture. The "
@@ -50,43 +44,8 @@ READING_CHANGES = (
 )
 
 
-def jpeg(pixels: np.ndarray) -> str:
-    """A picture u8 [H,W,3] as a small JPEG in a page."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _data("jpeg", image, quality=80)
-
-
-def heat_png(heat: np.ndarray) -> str:
-    """A heat [P] over square patches, in rows, as what is laid over a picture."""
-    side = math.isqrt(len(heat))
-    hottest = max(float(heat.max()), 1e-12)
-    pixels = np.zeros((side, side, 4), np.uint8)
-    pixels[..., :3] = HEAT
-    pixels[..., 3] = np.round(heat.reshape(side, side) / hottest * STRENGTH)
-    return _data("png", Image.fromarray(pixels))
-
-
-def card(shown: PairView, *lines: Html) -> Html:
-    """A pair with a few lines on it."""
-    name = element("span", f" ({shown.name})", class_="quiet")
-    return element("article", seen(shown), paragraph(words(shown), name), *lines, class_="pair")
-
-
-def seen(shown: PairView) -> Html:
-    """The picture of a pair, or why there is none."""
-    if shown.picture is None:
-        return element("div", shown.note or "no picture", class_="none")
-    return picture(jpeg(shown.picture), f"picture of {shown.name}")
-
-
-def words(shown: PairView) -> str:
-    """The words of a pair."""
-    return shown.text or element("i", "no words")
-
-
 def explained(pair: Explanation) -> Html:
-    """A pair with all its answers, the heat of its words, and what changes without them."""
+    """A pair with its answers, the heat of its words, and how the answers change without them."""
     shown = pair.shown
     note = [paragraph(shown.note, class_="quiet")] if shown.note else []
     return element(
@@ -94,7 +53,9 @@ def explained(pair: Explanation) -> Html:
         element("h3", shown.name),
         element(
             "div",
-            element("div", seen(shown), paragraph(words(shown)), *note, class_="pair first"),
+            element(
+                "div", pair_picture(shown), paragraph(pair_words(shown)), *note, class_="pair first"
+            ),
             element("div", answer_table(pair)),
             class_="both",
         ),
@@ -104,14 +65,8 @@ def explained(pair: Explanation) -> Html:
     )
 
 
-def judged(truth: str, right: bool) -> Html:
-    """The truth, marked by whether the answer was it."""
-    mark = "\N{CHECK MARK}" if right else "\N{BALLOT X}"
-    return element("span", f"{mark} {truth}", class_="good" if right else "bad")
-
-
 def answer_table(pair: Explanation) -> Html:
-    """What every task says about a pair."""
+    """The answers of every task to a pair."""
     truth = ["truth"] if pair.truth else []
     head = ["task", "answer", *truth, "probability", "accepted", "picture : words"]
     rows = [list(_answer_row(pair, task)) for task in pair.answers]
@@ -121,13 +76,13 @@ def answer_table(pair: Explanation) -> Html:
 def _answer_row(pair: Explanation, task: str) -> Iterable[str]:
     answer = pair.answers[task]
     yield task
-    said = _listed(answer.label)
-    yield said
+    label = _listed(answer.label)
+    yield label
     if pair.truth:
         truth = pair.truth.get(task)
-        yield judged(truth, truth == said) if truth else "?"
+        yield marked_truth(truth, truth == label) if truth else "?"
     yield _listed(answer.probability, "{:.3f}".format)
-    yield _listed(answer.accepted, lambda stands: "yes" if stands else "no")
+    yield _listed(answer.accepted, lambda accepted: "yes" if accepted else "no")
     both = answer.weights["image"], answer.weights["text"]
     yield share(*both) if any(both) else "-"
 
@@ -139,7 +94,7 @@ def _listed(value, form=str) -> str:
 
 
 def heats(pair: Explanation) -> list[Html]:
-    """A small picture for each word, and one for the whole text."""
+    """A small picture with the heat of each word, and one of the whole text."""
     if pair.shown.picture is None or pair.sentence is None:
         return []
     source = jpeg(pair.shown.picture)
@@ -154,13 +109,15 @@ def heats(pair: Explanation) -> list[Html]:
 def _heat(source: str, word: WordHeat) -> Html:
     total = f"{float(word.heat.sum()):.0%}"
     overlay = picture(heat_png(word.heat), "")
-    said = f"Heat of “{word.text}” over the picture; {total} of its attention"
+    description = f"Heat of “{word.text}” over the picture; {total} of its attention"
     caption = element("figcaption", element("b", word.text), f" {total}")
-    return element("figure", element("div", picture(source, said), overlay, class_="heat"), caption)
+    return element(
+        "figure", element("div", picture(source, description), overlay, class_="heat"), caption
+    )
 
 
 def changes(pair: Explanation) -> list[Html]:
-    """What happens to each answer's probability without a word."""
+    """The change of each answer's probability when a word is left out."""
     if not pair.without:
         return []
     names = [element("span", f"{task}: ", element("b", label)) for task, label, _ in pair.asked]
@@ -182,7 +139,7 @@ def _differences(pair: Explanation, after: np.ndarray) -> Iterable[Html]:
 
 
 def explained_pairs(pairs: Sequence[Explanation], why_no_heat: str) -> Html:
-    """Pairs with what they rest on, and how to read it."""
+    """Explained pairs, after texts on how to read them."""
     if any(pair.sentence is not None for pair in pairs):
         of_words = any(word.heat is not None for pair in pairs for word in pair.words)
         reading = [paragraph(READING_HEAT if of_words else READING_HEAT_OF_ALL)]
@@ -195,9 +152,3 @@ def explained_pairs(pairs: Sequence[Explanation], why_no_heat: str) -> Html:
     if any(pair.without for pair in pairs):
         reading.append(paragraph(READING_CHANGES))
     return join([*reading, *map(explained, pairs)])
-
-
-def _data(kind: str, image: Image.Image, **options) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

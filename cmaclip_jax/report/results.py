@@ -1,4 +1,4 @@
-"""What a report reads from a run's folder: figures, answers, thresholds, history."""
+"""The results in a run's folder: figures, outcome, thresholds and history."""
 
 import dataclasses
 import json
@@ -24,16 +24,16 @@ from cmaclip_jax.evaluation.thresholds import (
 )
 from cmaclip_jax.tasks import Task, read_tasks
 
-ORDER = ("test", "val", "train")  # the first one that was evaluated is reported
+ORDER = ("test", "val", "train")  # the first evaluated split is reported
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResults:
     """
-    figures: evaluation/SPLIT.json; empty where that is missing.
-    outcome: evaluation/SPLIT.npz, of the rows that the figures are of; None where missing.
-    thresholds: of the run, where they were chosen on answers of the figures' step.
-    stale: the other step that they were chosen on, where they were not.
+    figures: evaluation/SPLIT.json; empty if the file is missing.
+    outcome: the scored rows of evaluation/SPLIT.npz; None if the file is missing.
+    thresholds: those of the run, if they were chosen at the step of the figures; else empty.
+    stale: if they were chosen at another step, that step.
     history: {name: (steps, values)} of every figure in metrics.jsonl.
     """
 
@@ -56,7 +56,7 @@ class RunResults:
 
 
 def read_results(workdir: str | Path, split: str = "") -> RunResults:
-    """Reads a run's folder; `split` is the last one evaluated of test, val where not named."""
+    """Reads a run's folder. Without `split`, the first evaluated one in ORDER is read."""
     workdir = Path(workdir)
     split = split or _evaluated(workdir)
     figures = read_score(workdir, split)
@@ -77,7 +77,7 @@ def read_results(workdir: str | Path, split: str = "") -> RunResults:
 
 
 def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Every figure of metrics.jsonl by step; of a step that was run twice, the later value."""
+    """Every figure of metrics.jsonl by step. If a step was run twice, the later value counts."""
     series: dict[str, dict[int, float]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -92,9 +92,9 @@ def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def _evaluated(workdir: Path) -> str:
-    """The split to look at: of those that were evaluated the first in `ORDER`."""
-    there = [split for split in ORDER if score_file(workdir, split).exists()]
-    return (there or ["test"])[0]
+    """The first evaluated split in ORDER."""
+    evaluated = [split for split in ORDER if score_file(workdir, split).exists()]
+    return (evaluated or ["test"])[0]
 
 
 def _read_tasks(workdir: Path) -> tuple[Task, ...]:

@@ -1,4 +1,4 @@
-"""The report on a run, from what its folder and its data hold."""
+"""The report on a run, made from its folder and its data."""
 
 import functools
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from cmaclip_jax.report.word_heat import Explanation, PairView
 from cmaclip_jax.training.saved_parameters import chosen_step
 from cmaclip_jax.training.workdir import saved_config
 
-PICTURES = 120  # on a page, about
-MOST = 6  # mistakes of a task, and as many answers below its threshold
+PICTURES = 120  # on a page, approximately
+MOST = 6  # mistakes of a task at most, and as many answers that are held back
 EXPLAINED = 4  # pairs
 FACTS = {
     "data": ("data.source", "data.path"),
@@ -36,7 +36,7 @@ FACTS = {
 def run_report(
     workdir: str, overrides: list[str], split: str, checkpoint: str
 ) -> tuple[str, list[str]]:
-    """The page on a run, and a line for everything that it lacks besides files of the folder.
+    """The page on a run, and a line for everything missing besides files of the run's folder.
 
     overrides: '--config.FIELD=VALUE', changes to the config of the run.
     """
@@ -45,14 +45,14 @@ def run_report(
     results = read_results(workdir, split)
     most = max(1, min(MOST, PICTURES // (2 * len(results.tasks))))
     judged = results.tasks if results.outcome else ()
-    found = {task.name: cases(results, task, most) for task in judged}
-    shown, explained, missing, why_no_heat = _pairs(results, config, found, checkpoint)
-    page = report_page(results, facts(config), found, shown, explained, missing, why_no_heat)
+    task_cases = {task.name: cases(results, task, most) for task in judged}
+    shown, explained, missing, why_no_heat = _pairs(results, config, task_cases, checkpoint)
+    page = report_page(results, facts(config), task_cases, shown, explained, missing, why_no_heat)
     return page, missing
 
 
 def facts(config: ConfigDict) -> dict[str, str]:
-    """The fields of a config that a reader of the report wants first, by their names there."""
+    """The fields of a config that the report shows: {name in the report: value}."""
     values = {
         name: [str(functools.reduce(getattr, field.split("."), config)) for field in fields]
         for name, fields in FACTS.items()
@@ -61,9 +61,9 @@ def facts(config: ConfigDict) -> dict[str, str]:
 
 
 def _pairs(
-    results: RunResults, config: ConfigDict, found: Mapping[str, Cases], checkpoint: str
+    results: RunResults, config: ConfigDict, task_cases: Mapping[str, Cases], checkpoint: str
 ) -> tuple[dict[int, PairView], list[Explanation], list[str], str]:
-    """The arguments of `report_page` after `found`."""
+    """The arguments of `report_page` after `task_cases`."""
     if not results.outcome:
         return {}, [], [], f"the answers to {results.split} are not kept"
     try:
@@ -79,6 +79,6 @@ def _pairs(
             f"figures of step {step}, whose answers the single pairs show: they are of step "
             f"{judged}; {again} makes them, or take --checkpoint={judged}"
         ]
-    rows = [case.row for task in found.values() for case in task.mistakes + task.abstentions]
+    rows = [case.row for task in task_cases.values() for case in task.mistakes + task.abstentions]
     explained = pairs.explain(results.outcome, EXPLAINED)
     return pairs.show(rows), explained, missing, pairs.explainer.why_no_maps

@@ -1,4 +1,4 @@
-"""The pairs of a split of a finished run, to be shown by their row."""
+"""The pairs of a split of a finished run, shown by their row."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ UNREADABLE = Record("unreadable", None, None, {})
 
 
 class SplitPairs:
-    """A run with its data, opened as `config` says; it asks nothing of pairs that are not shown."""
+    """A run with its data, opened as `config` says. Only the pairs that are shown are read."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SplitPairs:
         return dict(zip(rows, shown, strict=True))
 
     def explain(self, outcome: Outcome, most: int) -> list[Explanation]:
-        """Some of the pairs that were scored, spread evenly over them."""
+        """Explanations of some scored pairs, spread evenly over the split."""
         rows = outcome["row"]
         places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
         records = [self._record(int(row)) for row in rows[places]]
@@ -57,7 +57,7 @@ class SplitPairs:
     def _record(self, row: int) -> Record:
         try:
             return self.source[row]
-        except (RecordError, IndexError):  # the data is no longer what it was
+        except (RecordError, IndexError):  # the data has changed since
             return UNREADABLE
 
 

@@ -1,4 +1,4 @@
-"""How the pages look: by day and by night, on a phone and on paper."""
+"""The style of the pages: light and dark, on a phone and on paper."""
 
 STYLE = """
 :root {

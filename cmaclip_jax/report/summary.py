@@ -1,4 +1,4 @@
-"""The first section of a report: the run in a few numbers, what it is, and what is missing."""
+"""The first section of a report: the main figures, facts about the run, and what is missing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from cmaclip_jax.report.task_table import COLUMNS
 
 
 def summary(results: RunResults, about: Mapping[str, str], missing: Sequence[str]) -> Html:
-    """The run in a few numbers, what it is, and what this page lacks."""
+    """The main figures, what this page lacks, and facts about the run."""
     figures, tiles = results.figures, []
     if figures:
         mean = figures["mean"]
@@ -16,8 +16,8 @@ def summary(results: RunResults, about: Mapping[str, str], missing: Sequence[str
             (f"{figures['examples']:,}", f"pairs of {results.split}"),
             (str(len(results.tasks)), "tasks"),
             *[
-                (figure(mean.get(name)), f"{said}, mean over tasks")
-                for said, name in list(COLUMNS.items())[:2]
+                (figure(mean.get(name)), f"{title}, mean over tasks")
+                for title, name in list(COLUMNS.items())[:2]
             ],
         ]
     facts = [
@@ -34,25 +34,23 @@ def summary(results: RunResults, about: Mapping[str, str], missing: Sequence[str
 
 
 def what_is_missing(results: RunResults) -> list[str]:
-    """What the folder does not keep, and the command that makes it."""
-    lines = []
+    """A line for everything that the folder lacks, with the command that makes it."""
+    lines, evaluate = [], results.command(f"--split={results.split}")
     if not results.figures:
-        made = results.command(f"--split={results.split}")
-        lines.append(f"there are no figures of {results.split}; make them with {made}")
+        lines.append(f"there are no figures of {results.split}; make them with {evaluate}")
     elif results.outcome is None:
-        made = results.command(f"--split={results.split}")
         lines.append(
             f"evaluation/{results.split}.npz, which holds every answer, so there are no curves, no "
-            f"calibration and no single pairs; make it with {made}"
+            f"calibration and no single pairs; make it with {evaluate}"
         )
     if results.stale is not None:
         step = results.figures["step"]
-        made = results.command(f"--checkpoint={step}", "--precision=0.95")
+        command = results.command(f"--checkpoint={step}", "--precision=0.95")
         lines.append(
             f"thresholds of step {step}: those of the run were chosen on answers of step "
-            f"{results.stale}; choose them with {made}"
+            f"{results.stale}; choose them with {command}"
         )
     elif not results.thresholds:
-        made = results.command("--precision=0.95")
-        lines.append(f"no thresholds, so nothing is accepted or held back; choose them with {made}")
+        choose = results.command("--precision=0.95")
+        lines.append(f"no thresholds: nothing is accepted or held back; choose them with {choose}")
     return lines

@@ -1,4 +1,4 @@
-"""All tasks of a run: how good each is, and how many of its answers can be accepted."""
+"""All tasks of a run: the figures of each, and the share of its answers that can be accepted."""
 
 from collections.abc import Mapping
 
@@ -27,21 +27,21 @@ SLICES = {"no picture": "without_image", "no words": "without_text"}
 
 
 def task_table(results: RunResults) -> Html:
-    """How good each task is, and what of it can be accepted; two tables, so that both are seen."""
-    told = (
+    """The section of all tasks: a table of figures, and a table of accepted answers."""
+    introduction = (
         f"Figures of {results.split} at step {results.figures['step']:,}. Commonest: the accuracy "
         "of always answering the most frequent class."
     )
     if _has_accepted(results):
-        told += _chosen_on(results)
-    return join([paragraph(told), _quality(results), weights_key(), _acceptance(results)])
+        introduction += _chosen_on(results)
+    return join([paragraph(introduction), _quality(results), weights_key(), _acceptance(results)])
 
 
 def _quality(results: RunResults) -> Html:
-    """A line per task: how well it does, also on what lacks a picture or words."""
+    """A line per task: its figures, also of pairs without a picture or without words."""
     figures = results.figures
-    slices = {said: figures["slices"].get(name) for said, name in SLICES.items()}
-    slices = {said: part for said, part in slices.items() if part}
+    slices = {title: figures["slices"].get(name) for title, name in SLICES.items()}
+    slices = {title: part for title, part in slices.items() if part}
     columns = [*COLUMNS, *slices, "classes", "known", "commonest"]
     rows = [
         [
@@ -61,8 +61,8 @@ def _quality(results: RunResults) -> Html:
 
 
 def _acceptance(results: RunResults) -> Html:
-    """A line per task: how much of it can be accepted at a precision, and how much is."""
-    stands = ["accepted", "right of these"] if _has_accepted(results) else []
+    """A line per task: the recall at each precision, and the share that is accepted."""
+    by_thresholds = ["accepted", "right of these"] if _has_accepted(results) else []
     columns = [
         (name, precision, f"{word} at {precision}")
         for word, name in RECALLS.items()
@@ -73,21 +73,21 @@ def _acceptance(results: RunResults) -> Html:
         return [figure((scored.get(name) or {}).get(precision)) for name, precision, _ in columns]
 
     rows = [
-        [task.name, *recalls(scored), *(_accepted(results, task) if stands else [])]
+        [task.name, *recalls(scored), *(_accepted(results, task) if by_thresholds else [])]
         for task, scored in scored_tasks(results)
     ]
-    rows.append(["mean", *recalls(results.figures["mean"]), *[""] * len(stands)])
-    head = ["task", *[said for *_, said in columns], *stands]
+    rows.append(["mean", *recalls(results.figures["mean"]), *[""] * len(by_thresholds)])
+    head = ["task", *[title for *_, title in columns], *by_thresholds]
     return join([table("What can be accepted", head, rows), paragraph(READING_RECALL)])
 
 
 def _has_accepted(results: RunResults) -> bool:
-    """Whether there are thresholds, and answers to try them on."""
+    """Whether there are thresholds, and answers to compare with them."""
     return bool(results.outcome and results.thresholds)
 
 
 def _chosen_on(results: RunResults) -> str:
-    """The split that thresholds were chosen on, and a warning if it is the split of the report."""
+    """The split that the thresholds were chosen on, with a warning if it is the reported split."""
     split = next(iter(results.thresholds.values())).split  # one command chooses them all
     if split == results.split:
         return (
@@ -126,5 +126,5 @@ def _accepted(results: RunResults, task: Task) -> list[str]:
     thresholds = results.thresholds.get(task.name)
     if thresholds is None:
         return ["-", "-"]
-    found = reached(thresholds, *results.judged(task))
-    return [figure(found["accepted_share"]), figure(found["precision"])]
+    figures = reached(thresholds, *results.judged(task))
+    return [figure(figures["accepted_share"]), figure(figures["precision"])]

@@ -1,8 +1,8 @@
 """The heat of words over picture patches, and the types of an explained pair.
 
-Attention shows where the model looked, not why it answered: it does not show what else the layers
-do with a patch. The change when a word is left out is measured, but if two words say the same,
-leaving out either one changes little.
+Attention shows where the model looked, not why it answered: the layers also compute other things
+with a patch. The change without a word is measured. If two words say the same, leaving out one of
+them changes little.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cmaclip_jax.parallel.rules import tree_shardings
 
 @dataclasses.dataclass(frozen=True)
 class PairView:
-    """A pair as a page shows it: `picture` u8 [S,S,3] as the model gets it, or None and a note."""
+    """A pair on a page: `picture` u8 [S,S,3] as the model receives it, or None and a note."""
 
     name: str
     picture: np.ndarray | None
@@ -30,11 +30,11 @@ class PairView:
 
 @dataclasses.dataclass(frozen=True)
 class WordHeat:
-    """A word and its attention to each patch [P], which adds up to what fell on the picture.
+    """A word and its attention to each patch.
 
-    heat: None where there is no picture, where no answer rests on a word's attention, and of
-        words that are not read.
-    read: whether the run reads the word; it does not where the text was cut.
+    heat: [P]; its sum is the share of attention on the picture. None if there is no picture, if the
+        word's attention reaches no answer, or if the word is not read.
+    read: whether the model reads the word; it does not if the text was cut before the word.
     """
 
     text: str
@@ -44,14 +44,14 @@ class WordHeat:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """A pair, every task's answer, and what they rest on.
+    """A pair, the answers of all tasks, and how they depend on words and picture.
 
-    answers: {task: an Answer}, as `predict` gives it.
-    truth: {task: the label}, of pairs whose labels are known.
-    words: with their heat; empty where the model has no maps.
+    answers: {task: Answer}, as `predict` returns them.
+    truth: {task: label} for known labels.
+    words: the words with their heat; empty if the model has no attention maps.
     sentence: the heat of the whole text, at the token that is read out.
     asked: (task, class, its probability), the columns of `without`.
-    without: (what was left out, the probabilities then).
+    without: (what is left out, the probabilities without it).
     """
 
     shown: PairView
@@ -64,7 +64,7 @@ class Explanation:
 
 
 def why_no_maps(objective: Objective) -> str:
-    """Why a model has no heat to show; '' where it has."""
+    """The reason why a model has no heat; '' if it has."""
     if not isinstance(objective, Classification):
         return "this model compares pictures with sentences and has no sequence-wise attention"
     model = objective.model
@@ -76,7 +76,7 @@ def why_no_maps(objective: Objective) -> str:
 
 
 def make_map_step(objective: Any, mesh: Mesh, param_shapes) -> Callable:
-    """`(params, batch) -> outcome`, jitted: as `predict`, and `attention_maps` [B,L,T,P]."""
+    """`(params, batch) -> outcome`, jitted: like `predict`, with `attention_maps` [B,L,T,P]."""
     return jax.jit(
         lambda params, batch: objective.predict(params, batch, with_maps=True),
         in_shardings=(tree_shardings(param_shapes, mesh), batch_sharding(mesh)),
@@ -87,12 +87,12 @@ def make_map_step(objective: Any, mesh: Mesh, param_shapes) -> Callable:
 def word_heat(maps: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
     """A word's attention to each patch [P], from one pair's `maps` [L,T,P].
 
-    The mean over its tokens and over all layers but the last. What words attend to in the last
-    layer reaches no answer, since their tokens are not read out; None where it is the only one.
+    The mean over its tokens and over all layers but the last. In the last layer the attention of
+    words reaches no answer, because their tokens are not read out. None if there is one layer.
     """
     return maps[:-1, list(places)].mean(axis=(0, 1)) if len(maps) > 1 and places else None
 
 
 def sentence_heat(maps: np.ndarray, end: int) -> np.ndarray:
-    """The last layer's attention of the token that the text is read out at: [L,T,P] -> [P]."""
+    """The attention, in the last layer, of the token that is read out: [L,T,P] -> [P]."""
     return maps[-1, end]

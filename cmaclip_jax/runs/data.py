@@ -22,7 +22,7 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.view import View
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import host_rows, shared_rows
-from cmaclip_jax.runs.batch_encoder import encoder_for
+from cmaclip_jax.runs.new_encoder import encoder_for
 from cmaclip_jax.runs.towers import Towers, with_sizes
 from cmaclip_jax.tasks import Task, select_tasks
 

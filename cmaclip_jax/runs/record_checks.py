@@ -8,8 +8,8 @@ import sys
 from cmaclip_jax.data.missing import missing_pictures, spread
 from cmaclip_jax.data.records import RecordError, Source
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.runs.batch_encoder import SAMPLED_TEXTS, some_texts
 from cmaclip_jax.runs.data import RunData
+from cmaclip_jax.runs.new_encoder import SAMPLED_TEXTS, some_texts
 
 TEXTS_MEASURED = 1_000  # texts from which the share of cut texts is estimated
 

@@ -1,1 +1,1 @@
-"""A trained run put to use: from Python, on whole tables, elsewhere."""
+"""A trained run put to use: from Python, on tables, and exported."""

@@ -1,1 +1,1 @@
-"""Many runs, or many conditions, compared."""
+"""Comparisons of many runs, or of runs under many conditions."""

@@ -14,12 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
-from cmaclip_jax.data.columns import (
-    Columns,
-    choose_columns,
-    joined_text,
-    without_constants,
-)
+from cmaclip_jax.data.columns import Columns, choose_columns, joined_text, without_constants
 from cmaclip_jax.data.many_labels import split_cell
 from cmaclip_jax.data.named_pictures import Flags, check_places, locate
 from cmaclip_jax.data.order import SHUFFLED_TOGETHER
