@@ -18,7 +18,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -130,7 +130,8 @@ def read_csv_files(
 
 
 UNIS_MMC, KAGGLE = ("id", "text", "annotation"), ("image", "title", "class")  # columns
-LAYOUTS = {  # {files that identify the layout: its reader}
+Reader = Callable[[str, BadRecords], Splits]
+LAYOUTS: dict[tuple[str, ...], Reader] = {  # by the files that identify a layout
     ("split.json", "text.json"): read_split_file,
     ("train.jsonl",): read_jsonl,
     ("train.csv",): functools.partial(read_csv_files, "{}.csv", UNIS_MMC, ()),
