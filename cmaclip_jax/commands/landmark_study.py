@@ -9,15 +9,14 @@ from cmaclip_jax.commands.arguments import make_parser, read_named_config
 from cmaclip_jax.errors import UserError
 
 STUDY = """\
-Trains detectors of facial landmarks on points that were made worse on purpose, by several kinds of
-noise and with several remedies, each with several seeds; judges them by the true points; and puts
-accuracy and stability in one table: study.md, study.json and study.png in DIR. Each is an ordinary
-run in DIR/NOISE-STRENGTH-REMEDY-FACES/seed-N. The same command again goes on where it was stopped;
-the files are there as soon as all arms are done with the first seed.
+Adds several kinds of noise to the points of training faces, trains landmark detectors with several
+remedies and seeds, and compares their accuracy and stability on true points. Writes study.md,
+study.json and study.png in DIR after each seed. Each run is an ordinary one, in
+DIR/NOISE-STRENGTH-REMEDY-FACES/seed-N. The same command continues where it was stopped.
 
 Reconstructed from the abstract of arXiv:2007.15269: metrics, noises and remedies are our choice.
 
-  --config=FILE            configs/landmarks.py; `landmarks.study` in it says what is compared
+  --config=FILE            configs/landmarks.py; its fields `landmarks.study` define the study
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/landmarks/config.py lists them all
                            for example --config.landmarks.study.noises="('bias','outliers')"
 """

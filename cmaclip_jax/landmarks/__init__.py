@@ -1,1 +1,1 @@
-"""How stable facial landmarks are in video, and what the noise of annotations does to them."""
+"""The stability of facial landmarks in video, and the effect of annotation noise on them."""

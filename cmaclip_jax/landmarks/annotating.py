@@ -1,4 +1,4 @@
-"""What annotators make of true points, and what is made of their marks before training."""
+"""Simulated annotations of true points, and how they are combined for training."""
 
 from pathlib import Path
 
@@ -9,25 +9,25 @@ from cmaclip_jax.landmarks.annotation_noise import NoiseModel, load
 from cmaclip_jax.landmarks.corruption import corrupt
 from cmaclip_jax.landmarks.layouts import Layout
 
-FITTED = "fitted"  # the noise that `landmarks.noise_model` holds
+FITTED = "fitted"  # the noise of the model in the file `landmarks.noise_model`
 
 
 def read_fitted(path: str) -> NoiseModel:
-    """The noise that `cmaclip landmarks noise` wrote to `path`."""
-    where = "--config.landmarks.noise_model=FILE.json, which `cmaclip landmarks noise` writes"
+    """The noise model that `cmaclip landmarks noise` wrote to `path`."""
+    option = "--config.landmarks.noise_model=FILE.json, which `cmaclip landmarks noise` writes"
     if not path:
-        raise UserError(f"the noise {FITTED!r} needs {where}")
+        raise UserError(f"the noise {FITTED!r} needs {option}")
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"no noise was fitted to {path}: it is not there; name {where}")
+        raise UserError(f"no noise was fitted to {path}: it is not there; name {option}")
     return load(file)
 
 
 def fitted_marks(truth: np.ndarray, model: NoiseModel, annotators: int, seed: int) -> np.ndarray:
-    """All annotators' marks under a fitted noise: truth [N,P,2] -> [A,N,P,2].
+    """Every annotator's points under a fitted noise model: truth [N,P,2] -> [A,N,P,2].
 
-    Each draws on his own. Those beyond the annotators of the model have the biases of the first
-    again.
+    Random errors are independent. The biases of the model's annotators repeat in turn if
+    `annotators` is larger than their number.
     """
     known = model.biases.shape[1]
     return np.stack(
@@ -43,9 +43,10 @@ def fitted_marks(truth: np.ndarray, model: NoiseModel, annotators: int, seed: in
 def marks(
     truth: np.ndarray, kind: str, strength: float, annotators: int, seed: int, layout: Layout | None
 ) -> np.ndarray:
-    """All annotators' marks of all faces: truth [N,P,2] -> [A,N,P,2].
+    """Every annotator's points under a noise of corruption.py: truth [N,P,2] -> [A,N,P,2].
 
-    A bias is everybody's; of 'annotators' each has his own; all else differs between them.
+    With 'bias' all annotators have the same offsets, with 'annotators' each has its own. The other
+    noises are drawn independently for each annotator.
     """
     if not kind:
         return np.broadcast_to(truth, (annotators, *truth.shape))
@@ -65,21 +66,12 @@ def marks(
 
 
 def one_each(marks: np.ndarray, seed: int) -> np.ndarray:
-    """Every face as one annotator, drawn by lot, has marked it: [A,N,P,2] -> [N,P,2]."""
-    who = np.random.default_rng(seed).integers(len(marks), size=marks.shape[1])
-    return marks[who, np.arange(marks.shape[1])]
+    """The points of one random annotator for each face: [A,N,P,2] -> [N,P,2]."""
+    chosen = np.random.default_rng(seed).integers(len(marks), size=marks.shape[1])
+    return marks[chosen, np.arange(marks.shape[1])]
 
 
 def averaged(marks: np.ndarray) -> np.ndarray:
-    """The mean of what all annotators have marked; of the points that at least one has."""
+    """The mean over annotators; NaN for a point that no annotator marked."""
     with np.errstate(invalid="ignore"):
         return np.nanmean(marks, axis=0)
-
-
-def distilled(told: np.ndarray, answered: np.ndarray) -> np.ndarray:
-    """What a detector answered about its own training faces, in place of what it was told.
-
-    It has seen too many faces to learn each one's errors by heart; where a point was not marked,
-    it still has an answer.
-    """
-    return np.broadcast_to(answered, told.shape).copy()

@@ -1,6 +1,6 @@
-"""What is left of repeated annotations when their consensus is taken away.
+"""Residuals of repeated annotations: their differences from the consensus of all annotators.
 
-Our own reconstruction of how annotation noise can be told from the faces themselves.
+Our own way to separate annotation noise from the differences between faces.
 """
 
 import dataclasses
@@ -12,17 +12,17 @@ from cmaclip_jax.landmarks.contour import into_frame, out_of_frame, tangents
 from cmaclip_jax.landmarks.layouts import Layout
 from cmaclip_jax.landmarks.metrics import face_sizes
 
-ROUNDS = 20  # of biases given the consensus and back; one is enough if nothing is missing
-FEWEST = 3  # repeats that a point needs
+ROUNDS = 20  # of estimating biases and consensus in turn; 1 is enough if no point is missing
+FEWEST = 3  # degrees of freedom that a point needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Residuals:
-    """Annotations less the consensus, as shares of the size, as (along, across) the contour.
+    """Annotations minus the consensus, as (along, across) the contour, in shares of the size.
 
-    raw: [A,N,P,2] as they are, NaN where missing or alone.
-    biases: [A,P,2] what an annotator is off the mean of all; taken out of `raw`.
-    kept: [P] share of the degrees of freedom that the biases left.
+    raw: [A,N,P,2] unscaled; NaN where a point is missing or has a single annotator.
+    biases: [A,P,2] an annotator's offset from the mean of all; `raw` does not contain it.
+    kept: [P] share of the degrees of freedom that remain after the biases were estimated.
     """
 
     raw: np.ndarray
@@ -36,12 +36,12 @@ class Residuals:
 
     @property
     def counts(self) -> np.ndarray:
-        """How many annotators met at a point: [N,P], 0 or at least 2."""
+        """The number of annotators of a point: [N,P], 0 or at least 2."""
         return self.present.sum(0)
 
     @property
     def repeats(self) -> np.ndarray:
-        """Annotations beyond the one that the consensus takes: [N,P]."""
+        """The degrees of freedom that the consensus leaves, `counts` - 1: [N,P]."""
         return np.maximum(self.counts - 1, 0)
 
     @property
@@ -51,22 +51,25 @@ class Residuals:
 
     @property
     def values(self) -> np.ndarray:
-        """Residuals stretched to the variance of the annotations: [A,N,P,2]."""
+        """Residuals scaled to the variance of the annotations: [A,N,P,2]."""
         counts = np.maximum(self.counts, 2)
         return self.raw * np.sqrt(counts / (counts - 1) / self.kept)[..., None]
 
     def covariances(self) -> np.ndarray:
-        """Of the annotations, unbiased: [P,2,2]."""
+        """Unbiased covariances of the annotations: [P,2,2]."""
         known = np.nan_to_num(self.raw)
         return np.einsum("anpi,anpj->pij", known, known) / self.freedom[:, None, None]
 
     def of_faces(self, faces: np.ndarray) -> "Residuals":
-        """Those of some faces; the biases are those of all."""
+        """The residuals of these faces; biases stay those of all faces."""
         return Residuals(self.raw[:, faces], self.biases, self.kept)
 
 
 def residuals_of(annotations, layout: Layout | None, biased: bool) -> Residuals:
-    """Residuals of annotations [A,N,P,2] from every face's mean, NaN where missing."""
+    """The residuals of annotations [A,N,P,2], NaN where missing.
+
+    biased: whether to estimate and remove a bias for each annotator and point.
+    """
     annotations = np.array(annotations, np.float64)
     if annotations.ndim != 4 or annotations.shape[-1] != 2 or len(annotations) < 2:
         raise UserError(
@@ -77,9 +80,9 @@ def residuals_of(annotations, layout: Layout | None, biased: bool) -> Residuals:
     repeated = present & (present.sum(0) > 1)
     first = _mean(annotations, present)
     sizes, frame = face_sizes(first, layout), tangents(first, layout)
-    seen = repeated.any((0, 2)) & np.isfinite(sizes)  # faces that say something
-    annotations, repeated, frame = annotations[:, seen], repeated[:, seen], frame[seen]
-    annotations = annotations / sizes[seen, None, None]  # as shares of the size
+    useful = repeated.any((0, 2)) & np.isfinite(sizes)  # faces with repeated points and a size
+    annotations, repeated, frame = annotations[:, useful], repeated[:, useful], frame[useful]
+    annotations = annotations / sizes[useful, None, None]  # as shares of the size
     biases = np.zeros((len(annotations), annotations.shape[2], 2))
     for _ in range(ROUNDS if biased else 1):
         shifted = annotations - out_of_frame(biases[:, None], frame)
@@ -99,7 +102,7 @@ def residuals_of(annotations, layout: Layout | None, biased: bool) -> Residuals:
 
 
 def _mean(values: np.ndarray, present: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
-    """The mean over the first axis of what is present: [A,...,2] -> [...,2]."""
+    """The mean of the present values over the first axis: [A,...,2] -> [...,2]."""
     count = present.sum(0)[..., None]
     total = np.where(present[..., None], values, 0).sum(0)
     return np.where(count > 0, total / np.maximum(count, 1), otherwise)

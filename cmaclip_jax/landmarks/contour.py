@@ -1,7 +1,7 @@
-"""The frame in which annotators err: along a face's contour, and across it.
+"""The frame of a point on a contour of the face: directions along the contour and across it.
 
-Annotators agree on where a jaw line is and less on where along it a point belongs. The frame
-is our own reconstruction; the paper's is not known to us. Works on numpy and on JAX arrays.
+Annotators agree on the position of a jaw line, and less on where along it a point belongs. The
+frame is our own reconstruction; we do not know the paper's. Works on numpy and on JAX arrays.
 """
 
 import functools
@@ -13,12 +13,12 @@ from cmaclip_jax.landmarks.layouts import Layout
 
 
 def tangents(points, layout: Layout | None):
-    """The unit vector along every point's contour: [..., P, 2] -> [..., P, 2].
+    """The unit vector along the contour at every point: [..., P, 2] -> [..., P, 2].
 
-    It points from the neighbour before to the neighbour after; at an open end the point
-    itself takes the place of the neighbour that is not there. A point on no contour, or one
-    whose neighbours are unknown (NaN) or in one place, takes the face's horizontal axis: from
-    eye to eye, and without eyes the picture's own.
+    The vector points from the previous neighbour to the next one; at an open end the point itself
+    replaces the missing neighbour. The horizontal axis of the face (from eye to eye, or that of
+    the picture without eyes) is used for a point on no contour, and for one whose neighbours are
+    unknown (NaN) or coincide.
     """
     xp = namespace(points)
     level = xp.broadcast_to(xp.asarray([1.0, 0.0], dtype=points.dtype), points.shape)
@@ -39,20 +39,20 @@ def normals(tangent):
 
 
 def into_frame(vectors, tangent):
-    """Vectors in the picture's axes as (along the contour, across it): [..., P, 2]."""
+    """Vectors from picture axes to (along the contour, across it): [..., P, 2]."""
     xp = namespace(vectors, tangent)
     along = (vectors * tangent).sum(-1)
     return xp.stack([along, (vectors * normals(tangent)).sum(-1)], -1)
 
 
 def out_of_frame(vectors, tangent):
-    """The inverse: (along the contour, across it) in the picture's axes."""
+    """The inverse of `into_frame`: vectors to picture axes."""
     return vectors[..., :1] * tangent + vectors[..., 1:] * normals(tangent)
 
 
 @functools.cache
 def neighbours(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The points before and after every point on its contour; itself twice if it has none."""
+    """The previous and the next point on every point's contour; the point itself without one."""
     before, after = np.arange(layout.count), np.arange(layout.count)
     seen = set()
     for points, closed in layout.contours:
@@ -66,7 +66,7 @@ def neighbours(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unit(vectors, otherwise):
-    """Vectors of length one; `otherwise` where there is no direction."""
+    """Unit vectors; `otherwise` where a vector is zero or NaN."""
     xp = namespace(vectors, otherwise)
     known = xp.isfinite(vectors).all(-1, keepdims=True)
     vectors = xp.where(known, vectors, 0)  # before the arithmetic: gradients stay finite

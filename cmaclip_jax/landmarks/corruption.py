@@ -1,11 +1,10 @@
 """Six kinds of annotation noise to train with, comparable in size.
 
-The kinds are our own reconstruction; the paper studies several and does not name them to us.
-A strength is the root mean square length of a displacement, as a share of the face's size, and
-is the same for every kind: on average over draws, and for the two biases exactly, as they are
-scaled to it over the points. Kinds differ in where the error goes, not in how much there is.
-Every function is deterministic given its seed and leaves its argument as it is; points that
-are missing (NaN) stay so.
+The kinds are our own choice; the paper's abstract does not name its kinds. The strength is the root
+mean square length of a displacement, in shares of the face's size. All kinds have the same strength
+on average over draws; the two biases have it exactly, as they are scaled over the points. Kinds
+differ in direction and distribution, not in size. Every function is deterministic for a seed and
+does not change its argument. Missing points (NaN) stay missing.
 """
 
 from collections.abc import Callable
@@ -17,29 +16,29 @@ from cmaclip_jax.landmarks.contour import tangents
 from cmaclip_jax.landmarks.layouts import Layout
 from cmaclip_jax.landmarks.metrics import face_sizes
 
-OUTLIERS = 0.05  # the share of the points that 'outliers' moves, the others stay in place
-ANNOTATORS = 5  # among whom 'annotators' deals out the faces, where nobody says who did which
-MEMORY = 0.95  # how much of an offset of 'drift' stays to the next frame
+OUTLIERS = 0.05  # the share of the points that 'outliers' moves
+ANNOTATORS = 5  # how many 'annotators' shares the faces among if the caller does not assign them
+MEMORY = 0.95  # coefficient of the AR(1) process of 'drift'
 
 
 def isotropic(points, layout: Layout | None, seed: int) -> np.ndarray:
-    """Every point on its own, as likely in one direction as in any other."""
+    """Independent displacements of all points, equally likely in every direction."""
     return _white(np.random.default_rng(seed), points.shape)
 
 
 def contour(points, layout: Layout | None, seed: int) -> np.ndarray:
-    """Every point on its own, along its contour only."""
+    """Independent displacements of all points, along the contour only."""
     along = np.random.default_rng(seed).standard_normal((*points.shape[:2], 1))
     return along * tangents(points, layout)
 
 
 def bias(points, layout: Layout | None, seed: int) -> np.ndarray:
-    """One constant offset per point, in the picture's axes, the same for all faces."""
+    """One constant offset per point, in picture axes, the same for all faces."""
     return np.broadcast_to(_offsets(seed, points.shape[1]), points.shape)
 
 
 def annotators(points, layout: Layout | None, seed: int, who=None) -> np.ndarray:
-    """One such offset per point and annotator. who: [N], a number for every face's annotator."""
+    """One constant offset per point and annotator. who: [N] the number of each face's annotator."""
     if who is None:
         who = np.random.default_rng(seed).integers(ANNOTATORS, size=len(points))
     who = np.asarray(who)
@@ -50,23 +49,23 @@ def annotators(points, layout: Layout | None, seed: int, who=None) -> np.ndarray
 
 
 def outliers(points, layout: Layout | None, seed: int) -> np.ndarray:
-    """A share OUTLIERS of the points far off, the others where they belong."""
+    """Large displacements of a share OUTLIERS of the points; the others do not move."""
     rng = np.random.default_rng(seed)
     struck = rng.random((*points.shape[:2], 1)) < OUTLIERS
     return struck * _white(rng, points.shape) / np.sqrt(OUTLIERS)
 
 
 def drift(points, layout: Layout | None, seed: int) -> np.ndarray:
-    """An offset per point that wanders from frame to frame: AR(1) with the coefficient MEMORY."""
+    """Offsets per point that change from frame to frame as AR(1) with the coefficient MEMORY."""
     fresh = _white(np.random.default_rng(seed), points.shape)
     offsets = np.empty_like(fresh)
-    offsets[:1] = fresh[:1]  # as large as all that follow
+    offsets[:1] = fresh[:1]  # with the variance of all later frames
     for frame in range(1, len(points)):
         offsets[frame] = MEMORY * offsets[frame - 1] + np.sqrt(1 - MEMORY**2) * fresh[frame]
     return offsets
 
 
-# Each gives displacements [N,P,2] whose root mean square length is one.
+# Each returns displacements [N,P,2] with a root mean square length of one.
 KINDS: dict[str, Callable[..., np.ndarray]] = {
     "isotropic": isotropic,
     "contour": contour,
@@ -80,7 +79,7 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {
 def corrupt(
     points, kind: str, strength: float, seed: int, layout: Layout | None, who=None
 ) -> np.ndarray:
-    """Faces, or the frames of a video, with noise: [N,P,2] -> [N,P,2].
+    """Adds noise to faces, or to the frames of a video: [N,P,2] -> [N,P,2].
 
     strength: the root mean square displacement as a share of the face's size.
     who: [N] the annotator of every face, for 'annotators'.
@@ -96,18 +95,18 @@ def corrupt(
 
 
 def _white(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Gaussian vectors of root mean square length one."""
+    """Gaussian vectors with a root mean square length of one."""
     return rng.standard_normal(shape) / np.sqrt(2)
 
 
 def _offsets(seed, count: int) -> np.ndarray:
-    """One vector a point, their root mean square length one exactly: [P,2]."""
+    """One vector per point; their root mean square length is exactly one: [P,2]."""
     offsets = _white(np.random.default_rng(seed), (count, 2))
     return offsets / np.sqrt((offsets**2).sum(-1).mean())
 
 
 def filled_sizes(points: np.ndarray, layout: Layout | None) -> np.ndarray:
-    """Sizes of the faces, that of the others where one has none (an eye is missing): [N,1,1]."""
+    """Sizes of the faces, the median size for a face without one (an eye is missing): [N,1,1]."""
     sizes = face_sizes(points, layout)
     known = np.isfinite(sizes)
     typical = np.median(sizes[known]) if known.any() else np.nan

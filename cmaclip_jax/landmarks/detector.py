@@ -1,4 +1,4 @@
-"""The detector: the project's image encoder, and a head that says where the points are."""
+"""The landmark detector: an image encoder, and a head that predicts the points."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ HEADS = ("coordinates", "heatmaps")
 
 
 class CoordinateHead(nn.Module):
-    """Two numbers a point, from all patches at once."""
+    """Predicts two coordinates per point from all patches together."""
 
     points: int
     width: int = 256
-    reduced: int = 16  # what is kept of every patch
+    reduced: int = 16  # width of a patch after the first projection
 
     @nn.compact
     def __call__(self, tokens):
-        """`tokens` [B,P,D] -> points [B,N,2], float32; 0 to 1 is the picture."""
+        """`tokens` [B,P,D] -> points [B,N,2], float32; 0 to 1 spans the picture."""
         x = nn.Dense(self.reduced, name="reduce")(tokens)  # [B,P,R]
         x = x.reshape(x.shape[0], -1)
         x = ACTIVATIONS["gelu"](nn.Dense(self.width, name="hidden")(x))
@@ -30,9 +30,9 @@ class CoordinateHead(nn.Module):
 
 
 class HeatmapHead(nn.Module):
-    """A map a point, and its centre of mass: places between the pixels (soft-argmax).
+    """Predicts a map per point and takes its centre of mass (soft-argmax).
 
-    finer: into how many squares a side a patch is divided.
+    finer: how many squares per side a patch is divided into.
     """
 
     points: int
@@ -52,7 +52,7 @@ class HeatmapHead(nn.Module):
 
 
 def centres(maps):
-    """The centres of mass of maps [...,H,W] that sum to one: [...,2], x before y, 0 to 1."""
+    """The centres of mass of maps [...,H,W] with sum one: [...,2], x before y, 0 to 1."""
     rows, columns = (jnp.arange(length) / length + 0.5 / length for length in maps.shape[-2:])
     x = jnp.sum(maps.sum(axis=-2) * columns, axis=-1)
     y = jnp.sum(maps.sum(axis=-1) * rows, axis=-1)
@@ -60,7 +60,7 @@ def centres(maps):
 
 
 class Detector(nn.Module):
-    """Pictures to points.
+    """Predicts points from pictures.
 
     head: 'coordinates' or 'heatmaps'.
     """

@@ -1,4 +1,4 @@
-"""A detector judged by the truth: how near its points are, and how still they stand."""
+"""Scores of a detector: the accuracy and the stability of its points."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from cmaclip_jax.landmarks.metrics import (
 )
 from cmaclip_jax.landmarks.pictures import AnnotatedFaces
 
-VIEWS, NUDGE = 8, 2  # looks at one face, each moved by up to so many pixels; our choice
-LOOKED_AT = 50  # faces
+VIEWS, NUDGE = 8, 2  # views of a still, and their largest shift in pixels; our choice
+STILLS = 50  # faces that `still_jitter` is measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectorScores:
-    """All as shares of the outer eye distance, but for `failures`, a share of the faces.
+    """Shares of the outer eye distance; `failures` is a share of the faces.
 
-    nme, failures: on stills. motion_error: of videos, against the truth. midpoint_jitter: of
-    videos, without it. still_jitter: of one face looked at again and again.
+    nme, failures: of stills. motion_error: of videos, against the truth. midpoint_jitter: of
+    videos, without the truth. still_jitter: of slightly shifted views of a still.
     """
 
     nme: float
@@ -40,18 +40,18 @@ def score_detector(
     test: AnnotatedFaces,
     videos: Sequence[AnnotatedFaces],
 ) -> DetectorScores:
-    """detect: pictures u8 [N,S,S,3] -> points [N,P,2], 0 to 1 is the picture."""
+    """detect: pictures u8 [N,S,S,3] -> points [N,P,2]; 0 to 1 spans the picture."""
     layout = layout_of(test.points.shape[1])
     errors = normalised_errors(detect(test.images), test.points, layout)
-    seen = _each(detect, [video.images for video in videos])
-    moved = [motion_error(p, v.points, layout) for p, v in zip(seen, videos, strict=True)]
-    shaken = [midpoint_jitter(points, layout) for points in seen]
-    still = [still_jitter(views, layout) for views in _still_views(detect, test.images[:LOOKED_AT])]
+    tracks = _each(detect, [video.images for video in videos])
+    motion = [motion_error(p, v.points, layout) for p, v in zip(tracks, videos, strict=True)]
+    jitter = [midpoint_jitter(points, layout) for points in tracks]
+    still = [still_jitter(views, layout) for views in _still_views(detect, test.images[:STILLS])]
     return DetectorScores(
         nme=float(nme(errors)),
         failures=float(failure_rate(errors)),
-        motion_error=float(np.mean(moved)),
-        midpoint_jitter=float(np.mean(shaken)),
+        motion_error=float(np.mean(motion)),
+        midpoint_jitter=float(np.mean(jitter)),
         still_jitter=float(np.mean(still)),
     )
 
@@ -59,7 +59,7 @@ def score_detector(
 def _each(
     detect: Callable[[np.ndarray], np.ndarray], parts: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """The points of several arrays of pictures, found in one go."""
+    """The points in several arrays of pictures, from one call of `detect`."""
     ends = np.cumsum([len(part) for part in parts])[:-1]
     return np.split(detect(np.concatenate(parts)), ends)
 
@@ -67,12 +67,12 @@ def _each(
 def _still_views(
     detect: Callable[[np.ndarray], np.ndarray], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Every face found in views that are moved a little, and moved back: [views,P,2] each."""
+    """The points in shifted views of each face, with the shift undone: [views,P,2] each."""
     size = images.shape[1]
     shifts = np.random.default_rng(0).integers(-NUDGE, NUDGE + 1, (VIEWS, 2))
     padded = np.pad(images, ((0, 0), (NUDGE, NUDGE), (NUDGE, NUDGE), (0, 0)), mode="edge")
     views = [
         padded[:, NUDGE - y : NUDGE - y + size, NUDGE - x : NUDGE - x + size] for x, y in shifts
     ]
-    found = _each(detect, list(np.stack(views, axis=1)))
-    return [points - shifts[:, None] / size for points in found]
+    tracks = _each(detect, list(np.stack(views, axis=1)))
+    return [points - shifts[:, None] / size for points in tracks]

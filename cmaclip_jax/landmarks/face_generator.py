@@ -1,19 +1,18 @@
 """Drawn faces: stills and short videos whose 68 points are known exactly.
 
-A face is a set of points in space, in iBUG's order, moved by who it is, what it does with brows,
-eyes and mouth, and how it is turned; a picture is painted from where they come to lie. So the truth
-is what the picture was made from, and not what somebody clicked. A face is a pure function of
-(seed, index); a video moves what it does and how it is turned, smoothly.
+A face is a set of points in space, in iBUG's order. The points depend on the person, the expression
+(brows, eyes, mouth) and the pose. A picture is painted from the projected points, so the points are
+the truth and not an annotation. A face is a pure function of (seed, index). In a video the
+expression and the pose change smoothly.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 POINTS = 68
-FINER = 3  # pictures are painted so many times larger, and then made small
+FINER = 3  # pictures are painted so many times larger, and then reduced
 JAW, BROWS, EYES = slice(0, 17), (slice(17, 22), slice(22, 27)), (slice(36, 42), slice(42, 48))
 BRIDGE, NOSTRILS = slice(27, 31), slice(31, 36)
 LIPS, MOUTH = slice(48, 60), slice(60, 68)
@@ -24,9 +23,10 @@ IRISES = ((80, 50, 30), (60, 100, 140), (70, 110, 70), (40, 35, 35))
 
 @dataclasses.dataclass(frozen=True)
 class FaceGenerator:
-    """
-    size: pixels a side.
-    occluded: share of the pictures in which something hides a part of the face.
+    """Draws faces.
+
+    size: pixels per side.
+    occluded: share of the pictures in which an object hides a part of the face.
     sensor: standard deviation of the noise of every pixel, in grey levels.
     """
 
@@ -53,7 +53,7 @@ class FaceGenerator:
         return np.stack(pictures), np.stack(points)
 
     def _picture(self, person: "Person", moment: "Moment", random, noise=None):
-        """noise: of the sensor, where the rest of what is random is the same for many frames."""
+        """Paints a picture. noise: sensor noise for a frame of a video, whose scene is fixed."""
         points = projected(person, moment, self.size)
         scene = np.random.default_rng(person.scene) if noise is not None else random
         picture = _painted(person, points, self.size)
@@ -67,7 +67,7 @@ class FaceGenerator:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """What a face does (0 at rest, 1 fully), and how it is turned (radians) and lies (shares)."""
+    """Expression (0 to 1), pose (radians), position and scale (shares of the picture)."""
 
     mouth: float
     smile: float
@@ -81,15 +81,15 @@ class Moment:
     scale: float
 
 
-# The largest size of every movement, and where it is at rest.
+# The largest change of every field, and its value at rest.
 REACH = Moment(0.7, 0.8, 0.8, 0.7, 0.45, 0.25, 0.25, 0.05, 0.04, 0.05)
 REST = Moment(0.15, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.42, 0.29)
-ONE_SIDED = ("mouth", "smile", "blink")  # these cannot be less than nothing
+ONE_SIDED = ("mouth", "smile", "blink")  # these cannot fall below their value at rest
 
 
 @dataclasses.dataclass(frozen=True)
 class _Motion:
-    """Two waves for every movement: what a face does at any time."""
+    """Two waves for every field of `Moment`: a face at any time."""
 
     sizes: np.ndarray  # [10,2]
     speeds: np.ndarray
@@ -113,9 +113,10 @@ class _Motion:
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """
-    shape: how the parts differ from the mean face, by name.
-    skin, hair, iris, wall: colours; scene: the seed of light and what hides the face.
+    """The features of a face.
+
+    shape: differences from the mean face by name, in standard deviations.
+    skin, hair, iris, wall: colours. scene: the seed of the light and of the occluding object.
     """
 
     shape: dict[str, float]
@@ -139,7 +140,7 @@ class Person:
 
 
 def projected(person: Person, moment: Moment, size: int) -> np.ndarray:
-    """Where the 68 points come to lie: [68,2] in pixels."""
+    """The projected points: [68,2] in pixels."""
     points = _expressed(person, moment)
     turned = points @ _rotation(moment).T
     return (turned[:, :2] * moment.scale + (moment.x, moment.y)) * size
@@ -156,9 +157,9 @@ def _rotation(moment: Moment) -> np.ndarray:
 
 
 def _expressed(person: Person, moment: Moment) -> np.ndarray:
-    """The points [68,3] of a face in front of us: x to the right, y down, z towards us.
+    """The points [68,3] of a frontal face: x to the right, y down, z towards the viewer.
 
-    The face is about two wide. The mean one is made from curves, and is nobody's.
+    The face is about two units wide. The mean face consists of curves and follows no real person.
     """
     shape = {name: 0.06 * value for name, value in person.shape.items()}
     points = np.zeros((POINTS, 3))
@@ -176,7 +177,7 @@ def _expressed(person: Person, moment: Moment) -> np.ndarray:
     for side, brow, eye in zip((-1, 1), BROWS, EYES, strict=True):
         points[brow] = _brow(side, moment, shape)
         points[eye] = _eye(side, moment, shape)
-    points[BRIDGE] = _line((0, -0.08, 0.45), (0, 0.36 + shape["nose"], 0.85), 4)
+    points[BRIDGE] = np.linspace((0, -0.08, 0.45), (0, 0.36 + shape["nose"], 0.85), 4)
     across = np.linspace(-1, 1, 5)
     width = 0.21 * (1 + 3 * shape["nose"])
     points[NOSTRILS] = np.stack(
@@ -188,7 +189,7 @@ def _expressed(person: Person, moment: Moment) -> np.ndarray:
 
 def _brow(side: int, moment: Moment, shape) -> np.ndarray:
     """Five points, from left to right."""
-    along = np.linspace(0, 1, 5)  # from the outer end to the inner one
+    along = np.linspace(0, 1, 5)  # from the outer to the inner end
     x = 0.74 - 0.5 * along
     y = -0.36 - 0.13 * np.sin(np.pi * (0.15 + 0.8 * along)) - shape["brow"]
     brow = np.stack([x, y - 0.13 * moment.brows, 0.2 + 0.3 * along], axis=1)
@@ -230,16 +231,15 @@ def _mouth(moment: Moment, shape, opened: float) -> tuple[np.ndarray, np.ndarray
     return outer, inner
 
 
-def _line(start, stop, count: int) -> np.ndarray:
-    return np.linspace(start, stop, count)
-
-
 def _painted(person: Person, points: np.ndarray, size: int) -> Image.Image:
-    """The picture, `FINER` times too large, in even light."""
+    """The picture, enlarged `FINER` times, in even light."""
     large = points * FINER
     picture = Image.new("RGB", (size * FINER,) * 2, _rgb(person.wall))
     draw = ImageDraw.Draw(picture)
-    polygon = functools.partial(_polygon, draw)
+
+    def polygon(corners: np.ndarray, colour) -> None:
+        draw.polygon(_flat(corners), fill=_rgb(colour))
+
     jaw, unit = large[JAW], np.linalg.norm(large[16] - large[0]) / 2
     for height, colour in ((1.2, person.hair), (0.85, person.skin)):
         polygon(np.concatenate([jaw, _arc(jaw[16], jaw[0], _up(large), height * unit)]), colour)
@@ -260,13 +260,13 @@ def _painted(person: Person, points: np.ndarray, size: int) -> Image.Image:
 
 
 def _up(points: np.ndarray) -> np.ndarray:
-    """A unit vector from the chin to between the eyes."""
+    """The unit vector from the chin to the point between the eyes."""
     away = points[27] - points[8]
     return away / np.linalg.norm(away)
 
 
 def _arc(start, stop, up, height) -> np.ndarray:
-    """Half an ellipse, rather square, over the line from `start` to `stop`."""
+    """Half a superellipse over the line from `start` to `stop`."""
     angle = np.linspace(0, np.pi, 30)[:, None]
     across, upwards = np.cos(angle), np.sin(angle)
     across = np.sign(across) * np.abs(across) ** 0.7
@@ -275,7 +275,7 @@ def _arc(start, stop, up, height) -> np.ndarray:
 
 
 def _iris(draw, eye: np.ndarray, colour) -> None:
-    """As much of an iris as the lids leave free."""
+    """Draws the part of an iris that the lids do not cover."""
     centre = eye.mean(axis=0)
     half = np.linalg.norm(eye[0] - eye[3]) / 2
     tall = (np.linalg.norm(eye[1] - eye[5]) + np.linalg.norm(eye[2] - eye[4])) / 4
@@ -285,7 +285,7 @@ def _iris(draw, eye: np.ndarray, colour) -> None:
 
 
 def _occlude(picture: Image.Image, points: np.ndarray, random, size: int) -> None:
-    """Something plain hides up to a quarter of the face."""
+    """Hides up to a quarter of the face with a rectangle of one colour."""
     low, high = points.min(axis=0) * FINER, points.max(axis=0) * FINER
     extent = (high - low) * random.uniform(0.2, 0.5, 2)
     corner = low + (high - low - extent) * random.uniform(0, 1, 2)
@@ -301,10 +301,6 @@ def _light(random, size: int) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     slope = 2 * (x * np.cos(angle) + y * np.sin(angle))
     return (random.uniform(0.75, 1.1) * (1 + strength * slope))[..., None].astype(np.float32)
-
-
-def _polygon(draw, points: np.ndarray, colour) -> None:
-    draw.polygon(_flat(points), fill=_rgb(colour))
 
 
 def _flat(points: np.ndarray) -> list[tuple[float, float]]:

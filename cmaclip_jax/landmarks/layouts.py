@@ -1,22 +1,22 @@
-"""Where the points of a face stand: their number, the eyes' corners, contours and mirror twins.
+"""Landmark layouts: the number of points, the eye corners, the contours and the mirrored points.
 
-Every index counts from 0 in the order of the public annotations of that name.
+Indices count from 0 in the order of the public annotations with that name.
 """
 
 import dataclasses
 from collections.abc import Iterable
 
-Contour = tuple[tuple[int, ...], bool]  # the points in their order, and whether it is closed
+Contour = tuple[tuple[int, ...], bool]  # the points in order, and whether the contour is closed
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """One convention of landmarks.
 
-    eyes: the outer corners, that on the left of the picture first; None where there are none.
-    contours: a point that stands on several takes its neighbours from the first of them.
-    mirrored: which point a point becomes when the picture is mirrored.
-    parts: the face's parts by name, each point in one of them.
+    eyes: the outer corners, the one on the left of the picture first; None if the layout has none.
+    contours: a point on several contours has its neighbours on the first of them.
+    mirrored: the index of each point in the mirrored picture.
+    parts: the parts of the face by name; each point is in one part.
     """
 
     name: str
@@ -38,7 +38,7 @@ def ring(first: int, last: int) -> Contour:
 
 
 def twins(count: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
-    """The permutation that swaps these pairs and leaves every other point in its place."""
+    """The permutation that swaps these pairs and keeps all other points."""
     places = list(range(count))
     for one, other in pairs:
         places[one], places[other] = other, one
@@ -46,7 +46,7 @@ def twins(count: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
 
 
 def facing(first: int, last: int, other: int) -> list[tuple[int, int]]:
-    """Pairs of points that go up from `first` to `last` on one side, down from `other` on it."""
+    """Pairs of the points from `first` to `last` with those from `other` downwards."""
     return [(point, other - number) for number, point in enumerate(range(first, last + 1))]
 
 
@@ -56,7 +56,7 @@ def parts(**points: Iterable[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def without_jaw(layout: Layout, jaw: int) -> Layout:
-    """The same face without its first points, which are its first contour and its first part."""
+    """The layout without its first `jaw` points, which are its first contour and part."""
     contours = layout.contours[1:]
     return Layout(
         f"ibug{layout.count - jaw}",
@@ -145,9 +145,9 @@ LAYOUTS = (COFW_29, without_jaw(IBUG_68, 17), IBUG_68, WFLW_98)
 
 
 def layout_of(count: int) -> Layout | None:
-    """The layout with that many points; None if none is known.
+    """The layout with that many points, or None.
 
-    What takes a layout does without one too: a face's size is then the root mean square
-    distance of its points from their centre, and no point has a contour.
+    Functions that take a layout accept None. A face's size is then the root mean square distance
+    of its points from their centre, and no point is on a contour.
     """
     return next((layout for layout in LAYOUTS if layout.count == count), None)

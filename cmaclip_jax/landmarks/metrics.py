@@ -1,19 +1,20 @@
-"""How accurate facial landmarks are, and how still they stand in video.
+"""The accuracy of facial landmarks, and their stability in video.
 
-The paper names two metrics of stability and not their formulas to us: those below are our own
-reconstruction, each after a published neighbour. Functions of arrays alone, on numpy and under
-jax.jit. `valid` [frames] and `known` [frames, points] say what counts; what is NaN does not.
-Gradients are finite whatever does not count. A figure over nothing is NaN. `by` is one of SIZES.
+The paper's abstract mentions two metrics of stability without their formulas. The formulas below
+are our own reconstruction, each similar to a published one. The functions take numpy arrays, or
+JAX arrays under jax.jit. `valid` [frames] and `known` [frames, points] select the points that
+count; NaN never counts. Gradients stay finite for points that do not count. A figure over no points
+is NaN. `by` is one of SIZES.
 """
 
 from cmaclip_jax.landmarks.arrays import length, mean_where, namespace, root
 from cmaclip_jax.landmarks.layouts import Layout
 
-SIZES = ("eyes", "box")  # what can be taken for a face's size
+SIZES = ("eyes", "box")  # ways to measure a face's size
 
 
 def face_sizes(points, layout: Layout | None, by: str = "eyes"):
-    """How large every face is: [..., P, 2] -> [...], NaN where that cannot be said.
+    """The sizes of faces: [..., P, 2] -> [...], NaN where a size is unknown.
 
     by: 'eyes', the distance of the outer eye corners; without a layout or its eyes the root mean
     square distance of the known points from their centre. Or 'box', the square root of the area
@@ -26,7 +27,7 @@ def face_sizes(points, layout: Layout | None, by: str = "eyes"):
 
 
 def typical_size(points, layout: Layout | None, valid=None, by: str = "eyes"):
-    """The median of the sizes over the valid frames: one number."""
+    """The median size over the valid frames: one number."""
     points, mask = _counted(points, valid)
     return _typical_size(points, mask, layout, by)
 
@@ -44,14 +45,14 @@ def normalised_errors(points, truth, layout: Layout | None, valid=None, known=No
 
 
 def nme(errors, valid=None):
-    """The normalised mean error: the mean of what `normalised_errors` says of the frames."""
+    """The normalised mean error: the mean of `normalised_errors` over the frames."""
     return mean_where(*_counted_errors(errors, valid))
 
 
 def failure_rate(errors, valid=None, limit: float = 0.1):
     """The share of frames whose error is above the limit.
 
-    A frame in which no face was found counts as failed if its error is given as infinite.
+    A frame without a detected face counts as failed if its error is infinite.
     """
     errors, mask = _counted_errors(errors, valid)
     return mean_where(errors > limit, mask)
@@ -60,7 +61,7 @@ def failure_rate(errors, valid=None, limit: float = 0.1):
 def auc(errors, valid=None, limit: float = 0.1):
     """The area under the share of frames with at most an error, from 0 to the limit, over it.
 
-    Exact: a frame of error e adds a step at e, which is limit - e wide.
+    This is exact: a frame with error e adds a step at e with the width limit - e.
     """
     errors, mask = _counted_errors(errors, valid)
     return mean_where((1 - errors / limit).clip(0, 1), mask)
@@ -69,12 +70,12 @@ def auc(errors, valid=None, limit: float = 0.1):
 def motion_error(
     points, truth, layout: Layout | None, valid=None, known=None, axis=None, by: str = "eyes"
 ):
-    """Stability with truth: how wrongly points move from frame to frame.
+    """Stability with truth: the error of the points' motion from frame to frame.
 
     The mean over points and consecutive frames of |(g_t - g_t-1) - (p_t - p_t-1)| by the
-    truth's size at t. A constant bias costs nothing. White jitter of standard deviation s per
-    coordinate gives s * sqrt(pi), if the truth stands still or not: a difference of two has
-    the variance 2 s^2, and the mean length of such a vector is s * sqrt(2) * sqrt(pi / 2).
+    truth's size at t. A constant bias gives zero. White jitter with the standard deviation s per
+    coordinate gives s * sqrt(pi), for a still or a moving truth: a difference of two such vectors
+    has the variance 2 s^2, and its mean length is s * sqrt(2) * sqrt(pi / 2).
 
     axis: None for one number, 0 for one per point, 1 for one per pair of frames [frames - 1].
     """
@@ -90,15 +91,15 @@ def motion_error(
 def midpoint_jitter(
     points, layout: Layout | None, valid=None, known=None, axis=None, by="eyes", apart: int = 1
 ):
-    """Stability without truth: how far points are from halfway between their neighbours in time.
+    """Stability without truth: the distance from the midpoint of the neighbours in time.
 
     The root mean square over points and inner frames of |p_t - (p_t-1 + p_t+1) / 2| by the
-    face's size, which is the median over the frames. Steady motion costs nothing. White jitter
-    of standard deviation s per coordinate gives s * sqrt(3): a deviation has the variance
+    face's size, which is the median over the frames. Uniform motion gives zero. White jitter with
+    the standard deviation s per coordinate gives s * sqrt(3): a deviation has the variance
     s^2 + 2 s^2 / 4 in each of two coordinates.
 
     axis: None for one number, 0 for one per point, 1 for one per inner frame [frames - 2 * apart].
-    apart: how many frames away the neighbours are.
+    apart: the distance of the neighbours in frames.
     """
     points, mask = _counted(points, valid, known)
     before, inner, after = slice(-2 * apart), slice(apart, -apart), slice(2 * apart, None)
@@ -109,11 +110,11 @@ def midpoint_jitter(
 
 
 def still_jitter(views, layout: Layout | None, valid=None, known=None, axis=None, by: str = "eyes"):
-    """How far the points of one still face stray over slightly changed views of it.
+    """The spread of the points of one still face over slightly changed views of it.
 
     views: [views, points, 2], the points in the face's own coordinates. The standard deviation
-    of a point, both coordinates together and unbiased (n - 1), by the face's size: white jitter
-    of s per coordinate gives s * sqrt(2). Points seen in fewer than two views do not count.
+    of a point, both coordinates together and unbiased (n - 1), by the face's size. White jitter of
+    s per coordinate gives s * sqrt(2). Points with fewer than two views do not count.
 
     axis: None for one number (the root mean square over points), 0 for one per point.
     """
@@ -134,7 +135,7 @@ def _root_or_nan(squares):
 
 
 def _counted(points, valid=None, known=None):
-    """The points, 0 where they do not count, and which of them do: [frames, points]."""
+    """The points, 0 where they do not count, and a mask of those that count: [frames, points]."""
     xp = namespace(points, valid, known)
     mask = xp.isfinite(points).all(-1)
     if valid is not None:
@@ -145,9 +146,9 @@ def _counted(points, valid=None, known=None):
 
 
 def _both(points, truth, valid, known):
-    """Predictions and truth, 0 where either does not count; both masks: of both, of the truth.
+    """Predictions and truth, 0 where they do not count; a mask of both and one of the truth.
 
-    A face's size comes from its truth alone, whatever the prediction lacks.
+    The face's size depends on the truth alone and needs the second mask.
     """
     points, mask = _counted(points, valid, known)
     truth, of_truth = _counted(truth, valid, known)
@@ -155,7 +156,7 @@ def _both(points, truth, valid, known):
 
 
 def _counted_errors(errors, valid):
-    """Errors, 0 where a frame does not count, and which frames do."""
+    """Errors, 0 where a frame does not count, and a mask of the frames that count."""
     xp = namespace(errors, valid)
     mask = ~xp.isnan(errors)
     if valid is not None:
@@ -164,7 +165,7 @@ def _counted_errors(errors, valid):
 
 
 def _sizes(points, mask, layout: Layout | None, by: str):
-    """Sizes of faces whose uncounted points are 0, and for which faces there is one."""
+    """Sizes of faces, and a mask of faces that have one; points outside `mask` are 0."""
     xp = namespace(points, mask)
     if by == "box":
         low = xp.where(mask[..., None], points, xp.inf).min(-2)
@@ -185,7 +186,7 @@ def _sizes(points, mask, layout: Layout | None, by: str):
 
 
 def _typical_size(points, mask, layout: Layout | None, by: str):
-    """The median of the sizes that there are."""
+    """The median of the known sizes."""
     xp = namespace(points, mask)
     sizes, sized = _sizes(points, mask, layout, by)
     count = sized.sum()

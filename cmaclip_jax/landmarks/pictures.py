@@ -1,4 +1,4 @@
-"""Pictures of faces with their points, drawn or cut out of larger ones; and batches of them."""
+"""Pictures of faces with their points, drawn or cut out of photographs; and their batches."""
 
 import dataclasses
 import itertools
@@ -17,14 +17,15 @@ from cmaclip_jax.landmarks.metrics import face_sizes
 from cmaclip_jax.landmarks.tracks import read_points
 from cmaclip_jax.models.objectives import Batch
 
-MARGIN = 0.25  # of the box around the points, on every side of it
+MARGIN = 0.25  # on every side, in shares of the box around the points
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedFaces:
-    """
+    """Pictures of faces and their points.
+
     images: u8 [N,S,S,3].
-    points: [N,P,2], x before y, 0 to 1 is the picture; NaN where unknown.
+    points: [N,P,2], x before y; 0 to 1 spans the picture; NaN is unknown.
     """
 
     images: np.ndarray
@@ -32,26 +33,26 @@ class AnnotatedFaces:
 
     @property
     def sizes(self) -> np.ndarray:
-        """How large every face is, in units of the outer eye distance of the median face: [N].
+        """The sizes of the faces, scaled to the outer eye distance of the median face: [N].
 
-        From the spread of all points: an eye corner that somebody put in the wrong place would
-        make a face seem small, and its errors count many times over.
+        They come from the spread of all points. A misplaced eye corner would make a face seem small
+        by its eye distance, so that its errors would weigh too much.
         """
         spreads = face_sizes(self.points, None)
         eyes = face_sizes(self.points, layout_of(self.points.shape[1]))
         return spreads * np.nanmedian(eyes / spreads)
 
     def first(self, count: int) -> "AnnotatedFaces":
-        """The first so many of them."""
+        """The first `count` faces."""
         return AnnotatedFaces(self.images[:count], self.points[:count])
 
     def with_points(self, points: np.ndarray) -> "AnnotatedFaces":
-        """The same pictures as somebody else has marked them."""
+        """The same pictures with other points."""
         return dataclasses.replace(self, points=points)
 
 
 def drawn_faces(generator: FaceGenerator, first: int, count: int) -> AnnotatedFaces:
-    """Drawn stills, with the truth."""
+    """Drawn stills with their true points."""
     images, points = zip(*(generator.still(first + i) for i in range(count)), strict=True)
     return AnnotatedFaces(np.stack(images), np.stack(points) / generator.size)
 
@@ -59,7 +60,7 @@ def drawn_faces(generator: FaceGenerator, first: int, count: int) -> AnnotatedFa
 def drawn_videos(
     generator: FaceGenerator, first: int, count: int, frames: int
 ) -> list[AnnotatedFaces]:
-    """Drawn videos, with the truth."""
+    """Drawn videos with their true points."""
     videos = (generator.video(first + i, frames) for i in range(count))
     return [AnnotatedFaces(images, points / generator.size) for images, points in videos]
 
@@ -69,14 +70,14 @@ def read_face(file: Path) -> tuple[np.ndarray, np.ndarray]:
     marks = file.with_suffix(".pts")
     track = read_points(marks)
     if track.missing_frames:
-        raise UserError(f"{marks} holds no points; take it away, or the picture's name from it")
+        raise UserError(f"{marks} holds no points; delete it, so that the picture is skipped")
     return np.asarray(open_image(file)), track.points[0]
 
 
 def cut_out(picture: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The square around the points [P,2] in pixels, as u8 [S,S,3], and the points in it, 0 to 1.
+    """Cuts out a square around the points [P,2] (in pixels).
 
-    Where it leaves the picture, the picture's edge repeats.
+    Returns it as u8 [S,S,3], and the points in it (0 to 1). Outside the picture its edge repeats.
     """
     low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
     side = max((high - low).max(), 1.0) * (1 + 2 * MARGIN)
@@ -94,7 +95,7 @@ def cut_out(picture: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndar
 def train_batches(
     faces: AnnotatedFaces, seed: int, batch_size: int, start: int, rows: np.ndarray
 ) -> Iterator[Batch]:
-    """This host's rows of the batches for step `start` and all that follow."""
+    """This host's rows of the batches from step `start` on."""
     order, sizes = Order(len(faces.images), seed), faces.sizes
     for step in itertools.count(start):
         chosen = order.indices(step * batch_size + rows)
@@ -102,7 +103,7 @@ def train_batches(
 
 
 def batch_of(images: np.ndarray, points: np.ndarray, sizes: np.ndarray) -> Batch:
-    """The arrays that `Landmarks` takes."""
+    """A batch for the objective `Landmarks`."""
     return {
         "image": images,
         "points": points.astype(np.float32),

@@ -1,7 +1,7 @@
-"""The faces that a study takes: drawn, from a folder, or TFDS's `the300w_lp`.
+"""The faces of a study: drawn, from a folder, or from TFDS's `the300w_lp`.
 
-Of real faces nobody has a video whose truth is known, so theirs are made: a camera that moves a
-little films a still picture, and where its points go is known exactly. That choice is ours.
+No video of real faces comes with exactly known points. So their videos are simulated: a camera that
+moves a little films a still, and the motion of its points is known exactly. That choice is ours.
 """
 
 import math
@@ -23,38 +23,35 @@ from cmaclip_jax.landmarks.pictures import (
     drawn_videos,
     read_face,
 )
-from cmaclip_jax.landmarks.study import StudyFaces
+from cmaclip_jax.landmarks.study import StudyFaces, check_names
 from cmaclip_jax.landmarks.training import open_encoder
 
 SOURCES = ("drawn", "folder", "the300w_lp")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-APART = 10**6  # drawn faces to judge by begin here, far from those to train on
-# How far the camera goes, each way: shares of the picture, radians, and a share of the scale.
+FIRST_TEST_FACE = 10**6  # index of a drawn face; training faces begin at 0
+# The camera's largest motion: shares of the picture, radians, and a share of the scale.
 SWAY = {"x": 0.04, "y": 0.04, "roll": 0.12, "zoom": 0.05}
-SPEED = (0.3, 2.0)  # swings a second, at 50 frames a second, as drawn faces move
+SPEED = (0.3, 2.0)  # swings per second at 50 frames per second, as for drawn faces
 
 
 def open_faces(config: ConfigDict, count: int) -> StudyFaces:
-    """The faces of `config.landmarks.source`, as large as the encoder takes them.
+    """The faces of `config.landmarks.source` at the encoder's picture size.
 
-    count: how many to train on.
+    count: the number of training faces.
     """
     fields = config.landmarks
     size = open_encoder(config)[0].image_size
-    if fields.source not in SOURCES:
-        raise UserError(
-            f"config.landmarks.source has no {fields.source!r}; there is {', '.join(SOURCES)}"
-        )
+    check_names(SOURCES, (fields.source,), "source")
     if fields.source == "drawn":
         drawn = FaceGenerator(0, size, fields.occluded, fields.sensor)
         return StudyFaces(
             drawn_faces(drawn, 0, count),
-            drawn_faces(drawn, APART, fields.test),
-            drawn_videos(drawn, APART, fields.videos, fields.frames),
+            drawn_faces(drawn, FIRST_TEST_FACE, fields.test),
+            drawn_videos(drawn, FIRST_TEST_FACE, fields.videos, fields.frames),
         )
     if not fields.path:
         raise UserError(
-            f"config.landmarks.source={fields.source!r} needs a place; say "
+            f"config.landmarks.source={fields.source!r} needs a folder; add "
             "--config.landmarks.path=FOLDER"
         )
     if fields.source == "folder":
@@ -67,7 +64,7 @@ def open_faces(config: ConfigDict, count: int) -> StudyFaces:
 
 
 class _Files(Sequence):
-    """Pictures with a `.pts` file of the same name beside each, anywhere in a folder."""
+    """The pictures in a folder tree that have a `.pts` file of the same name beside them."""
 
     def __init__(self, folder: Path):
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -83,26 +80,28 @@ class _Files(Sequence):
 
 
 def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> StudyFaces:
-    """Faces in an order drawn once: the first to judge by, of the others as many as are asked.
+    """Faces in a fixed random order: the first `fields.test` for tests, the next `count` to train.
 
-    Where one photograph is there several times, as every one of `the300w_lp` in several poses, a
-    face to judge by may resemble one that was learnt: compare arms, and not with other papers.
+    If a photograph occurs several times, as in `the300w_lp` (several poses each), a test face may
+    resemble a training face. Arms can be compared with each other, but not with other papers.
     """
     wanted = fields.test + count
     if len(faces) < wanted:
         raise UserError(
-            f"{fields.path} holds {len(faces):,} faces, and landmarks.train and landmarks.test ask "
-            f"for {wanted:,}; lower them"
+            f"{fields.path} holds {len(faces):,} faces, and landmarks.train and landmarks.test "
+            f"need {wanted:,}; lower them"
         )
     order = np.random.default_rng(0).permutation(len(faces))[:wanted]
     chosen = (faces[int(number)] for number in order)
     found = [cut_out(picture, points, size) for picture, points in chosen]
     if len({points.shape for _, points in found}) > 1:
-        raise UserError(f"{fields.path} has faces of several numbers of points; keep those of one")
+        raise UserError(
+            f"{fields.path} has faces with different numbers of points; keep those with one number"
+        )
     images, points = (np.stack(part) for part in zip(*found, strict=True))
     if layout_of(points.shape[1]) is None:
         raise UserError(
-            f"{fields.path} has faces of {points.shape[1]} points, a layout that is not known here"
+            f"{fields.path} has faces of {points.shape[1]} points, which is no known layout"
         )
     test = AnnotatedFaces(images[: fields.test], points[: fields.test])
     videos = [
@@ -115,9 +114,9 @@ def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> S
 def filmed(
     image: np.ndarray, points: np.ndarray, frames: int, seed: int, sensor: float = 0.0
 ) -> AnnotatedFaces:
-    """A still u8 [S,S,3] with its points [P,2] as a moving camera sees it; edges repeat.
+    """A video of a still u8 [S,S,3] with points [P,2], from a moving camera; edges repeat.
 
-    sensor: deviation of the noise that every pixel of every frame gets, in grey levels.
+    sensor: standard deviation of the noise of every pixel, in grey levels.
     """
     random, size = np.random.default_rng((seed, 3)), len(image)
     times = np.arange(frames) / 50

@@ -1,8 +1,9 @@
-"""Noise x strength x remedy, over seeds: detectors trained on noisy points, judged by the truth."""
+"""The study: detectors trained under each noise, strength, remedy and seed, and their scores."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ RESULT = "result.json"
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One line of the table: what was done to the annotations, and what against it.
+    """One line of the table: a noise of the annotations, and a remedy against it.
 
-    noise: one of NOISES, or CLEAN. strength: 0 for what has none, CLEAN and FITTED.
-    faces: how many are trained on.
+    noise: one of NOISES, or CLEAN. strength: 0 for CLEAN and FITTED.
+    faces: the number of training faces.
     """
 
     noise: str
@@ -53,7 +54,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class StudyFaces:
-    """The pictures of a study, with the truth: to train on, to judge accuracy and stability by."""
+    """The pictures of a study with true points: for training, accuracy and stability."""
 
     train: AnnotatedFaces
     test: AnnotatedFaces
@@ -61,41 +62,43 @@ class StudyFaces:
 
 
 def scores_of(run: StudyRun[Arm]) -> DetectorScores | None:
-    """What a finished run found; None before that."""
-    found = run.read(RESULT)
-    return DetectorScores(**found) if found else None
+    """The scores of a finished run; None before that."""
+    scores = run.read(RESULT)
+    return DetectorScores(**scores) if scores else None
 
 
 def arms(config: ConfigDict) -> list[Arm]:
-    """What a study compares; UserError where its config names what there is not.
+    """The arms of a study. Plain training is in every noise and in CLEAN, for all numbers of faces.
 
-    Plain training is under every noise and under none, also with `study.more_faces`.
+    Raises:
+      UserError: the config names an unknown noise, remedy, head or loss.
     """
     fields, study = config.landmarks, config.landmarks.study
-    _check(NOISES, study.noises, "study.noises")
-    _check(HEADS, (fields.head,), "head")
-    _check(POINTWISE, (fields.loss,), "loss")
+    check_names(NOISES, study.noises, "study.noises")
+    check_names(HEADS, (fields.head,), "head")
+    check_names(POINTWISE, (fields.loss,), "loss")
     remedies = dict(_remedy(text, study.noises) for text in (PLAIN, *study.remedies))
     remedies[PLAIN] = (CLEAN, *study.noises)
-    found = []
+    chosen = []
     for noise in (CLEAN, *study.noises):
         for strength in study.strengths if noise not in (CLEAN, FITTED) else (0.0,):
             own = [name for name, noises in remedies.items() if noise in noises]
-            found += [Arm(noise, strength, name, fields.train) for name in own]
-            found += [Arm(noise, strength, PLAIN, count) for count in study.more_faces]
-    return list(dict.fromkeys(found))
+            chosen += [Arm(noise, strength, name, fields.train) for name in own]
+            chosen += [Arm(noise, strength, PLAIN, count) for count in study.more_faces]
+    return list(dict.fromkeys(chosen))
 
 
 def _remedy(text: str, noises: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """'wing:none,outliers' is Wing loss under these two, 'wing' under all noises of the study."""
+    """A remedy and its noises: 'wing:none,outliers' names two, 'wing' means all of the study."""
     name, _, under = text.partition(":")
-    _check(REMEDIES, (name,), "study.remedies")
+    check_names(REMEDIES, (name,), "study.remedies")
     wanted = tuple(under.split(",")) if under else noises
-    _check((CLEAN, *NOISES), wanted, "study.remedies")
+    check_names((CLEAN, *NOISES), wanted, "study.remedies")
     return name, wanted
 
 
-def _check(known, wanted, field: str) -> None:
+def check_names(known: Iterable[str], wanted: Iterable[str], field: str) -> None:
+    """Raises UserError if a name in `config.landmarks.FIELD` is unknown."""
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UserError(
@@ -104,7 +107,7 @@ def _check(known, wanted, field: str) -> None:
 
 
 def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun[Arm]]:
-    """Every arm with every seed, seed by seed, so that a study that was stopped has all arms."""
+    """Every arm with every seed; all arms of a seed come before the next seed."""
     count = config.landmarks.study.seeds
     if count < 1:
         raise UserError(f"config.landmarks.study.seeds={count} must be at least 1")
@@ -113,7 +116,7 @@ def runs_of(config: ConfigDict, workdir: Path) -> list[StudyRun[Arm]]:
 
 
 def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun[Arm]:
-    """One run of a study: its config says nothing of the other runs."""
+    """One run of a study; its config holds no field of the other runs."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         del config.landmarks["study"]
@@ -129,39 +132,32 @@ def run_of(config: ConfigDict, arm: Arm, seed: int, workdir: Path) -> StudyRun[A
 def train_and_score(
     config: ConfigDict, run: StudyRun[Arm], faces: StudyFaces, workdir: Path
 ) -> DetectorScores:
-    """Annotates, trains and judges; what was found is kept in the run's folder.
+    """Annotates the faces, trains, and writes the scores into the run's folder.
 
-    config: the study's.
+    config: the study's. A distilled detector trains on the answers of the plain detector for its
+    own training faces, which contain no single annotation's errors and no missing points.
     """
-    scores = _train_and_score(config, run, faces, workdir)
-    write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(scores), indent=2) + "\n")
-    return scores
-
-
-def _train_and_score(
-    config: ConfigDict, run: StudyRun[Arm], faces: StudyFaces, workdir: Path
-) -> DetectorScores:
     truth = faces.train.first(run.arm.faces)
     annotated = truth.with_points(annotated_points(run.config, truth))
     if run.config.landmarks.relabel == "distilled":
         plain = dataclasses.replace(run.arm, remedy=PLAIN)
-        teacher_run = run_of(config, plain, run.seed, workdir)  # mostly there already
+        teacher_run = run_of(config, plain, run.seed, workdir)  # usually trained before
         teacher = train_detector(teacher_run.config, annotated, teacher_run.folder)
-        annotated = annotated.with_points(
-            annotating.distilled(annotated.points, answers(teacher, truth.images))
-        )
+        annotated = annotated.with_points(answers(teacher, truth.images))
     detector = train_detector(run.config, annotated, run.folder)
-    return score_detector(functools.partial(answers, detector), faces.test, faces.videos)
+    scores = score_detector(functools.partial(answers, detector), faces.test, faces.videos)
+    write_text(run.folder / RESULT, json.dumps(dataclasses.asdict(scores), indent=2) + "\n")
+    return scores
 
 
 def check_fitted(config: ConfigDict, points: int) -> None:
-    """Refuses a fitted noise that is not there, or of other points, before anything is trained."""
+    """Raises UserError if the fitted noise is missing or has another number of points."""
     if FITTED in config.landmarks.study.noises:
         annotating.read_fitted(config.landmarks.noise_model).check_points(points)
 
 
 def annotated_points(config: ConfigDict, train: AnnotatedFaces) -> np.ndarray:
-    """The training points as the config's annotators have marked them: [N,P,2]."""
+    """The training points as the annotators of the config mark them: [N,P,2]."""
     fields, truth = config.landmarks, train.points
     if fields.noise == FITTED:
         model = annotating.read_fitted(fields.noise_model)

@@ -1,4 +1,4 @@
-"""The table and the picture of a study, from what its finished runs found."""
+"""The report of a study: the table, the remarks and the plot of its finished runs."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm
 from cmaclip_jax.studies import framework
 from cmaclip_jax.studies.framework import StudyRun, deviation, markdown_table, with_deviation
 
-# What is shown of `DetectorScores`, and what it is called.
+# The scores in the table, and their names there.
 MEASURES = {
     "nme": "error",
     "motion_error": "wrong motion",
@@ -28,24 +28,24 @@ ABOUT = """\
 Percent of the outer eye distance: mean ± sample standard deviation over seeds; less is better.
 error: of the points of stills (NME). wrong motion: of a video's points from frame to frame, against
 the truth. jitter in video: deviation from the midpoint of the neighbours in time, needs no truth.
-jitter of stills: of one face looked at again, moved by up to 2 pixels and back. Either jitter is
-divided by the detected eye distance, which a bias of the annotations makes larger or smaller.
-+, -: better or worse than plain training under the same noise, seed against seed, by more than the
-standard deviation of that difference. A plain line is compared with plain training without noise
-on as many faces."""
+jitter of stills: of the same still, shifted by up to 2 pixels. Both jitters are divided by the
+detected eye distance, which a bias of the annotations makes larger or smaller.
++, -: better or worse than plain training under the same noise: the mean difference over seeds is
+larger than its standard deviation. A plain line is compared with plain training without noise on
+the same number of faces."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """An arm, what it is compared with (None: nothing), and what its finished seeds found."""
+    """An arm, the arm it is compared with (or None), and the scores of both by seed."""
 
     arm: Arm
     against: Arm | None
-    found: dict[int, DetectorScores]
+    scores: dict[int, DetectorScores]
     other: dict[int, DetectorScores]
 
     def values(self, measure: str) -> list[float]:
-        return [getattr(scores, measure) for scores in self.found.values()]
+        return [getattr(scores, measure) for scores in self.scores.values()]
 
     def mean(self, measure: str) -> float:
         return statistics.fmean(self.values(measure))
@@ -55,38 +55,38 @@ class TableRow:
         return deviation(self.values(measure))
 
     def gains(self, measure: str) -> list[float]:
-        """By how much it is less than what it is compared with, for every seed that both have."""
-        both = [seed for seed in self.found if seed in self.other]
-        return [getattr(self.other[x], measure) - getattr(self.found[x], measure) for x in both]
+        """For every seed of both arms, the other arm's value minus this arm's value."""
+        both = [seed for seed in self.scores if seed in self.other]
+        return [getattr(self.other[x], measure) - getattr(self.scores[x], measure) for x in both]
 
     def verdict(self, measure: str) -> str:
-        """'better', 'worse', or '' where the seeds do not agree well enough, or are too few."""
+        """'better', 'worse', or '' if the difference is not clear or there is one seed."""
         gains = self.gains(measure)
         if self.against is None or len(gains) < 2:
             return ""
-        mean, deviation = statistics.fmean(gains), statistics.stdev(gains)
-        return "" if abs(mean) <= deviation else "better" if mean > 0 else "worse"
+        mean = statistics.fmean(gains)
+        return "" if abs(mean) <= statistics.stdev(gains) else "better" if mean > 0 else "worse"
 
 
 def table_rows(runs: Sequence[StudyRun], results: dict[StudyRun, DetectorScores]) -> list[TableRow]:
-    """A row for every arm with results, in the order of the arms."""
-    found: dict[Arm, dict[int, DetectorScores]] = {}
+    """A row for every arm that has results, in the order of the arms."""
+    scores: dict[Arm, dict[int, DetectorScores]] = {}
     for run in runs:
         if run in results:
-            found.setdefault(run.arm, {})[run.seed] = results[run]
+            scores.setdefault(run.arm, {})[run.seed] = results[run]
     rows = []
-    for arm in found:
+    for arm in scores:
         against = None
         if arm.remedy != PLAIN:
             against = dataclasses.replace(arm, remedy=PLAIN)
         elif arm.noise != CLEAN:
             against = Arm(CLEAN, 0.0, PLAIN, arm.faces)
-        rows.append(TableRow(arm, against, found[arm], found.get(against, {})))
+        rows.append(TableRow(arm, against, scores[arm], scores.get(against, {})))
     return rows
 
 
 def table_cells(rows: list[TableRow]) -> Iterator[list[str]]:
-    """The table as text: its head, and a line for every row."""
+    """The cells of the table: the head, and a line per row."""
     yield ["noise", "faces", "remedy", *MEASURES.values()]
     for row in rows:
         own = [_cell(row, measure) for measure in MEASURES]
@@ -100,7 +100,7 @@ def _cell(row: TableRow, measure: str) -> str:
 
 
 def remarks(rows: list[TableRow]) -> list[str]:
-    """What the marks say: which remedies gain both, what noise costs; and what chance would do."""
+    """Sentences on which remedies help, what noise costs, and how many marks are due to chance."""
     better = [row for row in rows if row.arm.remedy != PLAIN and row.verdict("nme") == "better"]
     both = [row for row in better if all(row.verdict(x) == "better" for x in STABILITY)]
     lines = [
@@ -124,9 +124,9 @@ def _named(rows: list[TableRow]) -> str:
 
 
 def costs(rows: list[TableRow]) -> Iterator[str]:
-    """A line a noise: how much larger the error is than in the same training without noise.
+    """A line per noise: the increase of the error over the same training without noise.
 
-    Averaging without noise is plain training.
+    Averaging is compared with plain training, which equals averaging without noise.
     """
     clean = {(row.arm.remedy, row.arm.faces): row for row in rows if row.arm.noise == CLEAN}
     noises = dict.fromkeys(row.arm.noise_named() for row in rows if row.arm.noise != CLEAN)
@@ -137,10 +137,10 @@ def costs(rows: list[TableRow]) -> Iterator[str]:
             other = clean.get((remedy, row.arm.faces))
             if row.arm.noise_named() != noise or other is None:
                 continue
-            found = dataclasses.replace(row, other=other.found).gains("nme")
-            if found:
-                spread = f" ±{100 * statistics.stdev(found):.2f}" if len(found) > 1 else ""
-                cost = f"{-100 * statistics.fmean(found):+.2f}{spread}"
+            gains = dataclasses.replace(row, other=other.scores).gains("nme")
+            if gains:
+                spread = f" ±{100 * statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+                cost = f"{-100 * statistics.fmean(gains):+.2f}{spread}"
                 parts.append(f"{row.arm.remedy} ({row.arm.faces:,} faces) {cost}")
         yield f"what {noise} adds to the error of the same training without it: {', '.join(parts)}"
 
@@ -153,21 +153,21 @@ def write_report(folder: Path, rows: list[TableRow]) -> list[Path]:
 
 
 def markdown(rows: list[TableRow]) -> str:
-    """The table, what it means, and what the remedies are."""
+    """The table, its explanation, the remarks and the remedies."""
     table = markdown_table(table_cells(rows), words=(0, 2))
     used = dict.fromkeys(row.arm.remedy for row in rows)
     legend = [f"- {name}: {REMEDIES[name][1]}" for name in used]
-    said = [f"- {remark}" for remark in remarks(rows)]
-    return "\n".join([ABOUT, "", *table, "", *said, "", *legend]) + "\n"
+    notes = [f"- {remark}" for remark in remarks(rows)]
+    return "\n".join([ABOUT, "", *table, "", *notes, "", *legend]) + "\n"
 
 
 def _plain(row: TableRow) -> dict:
-    """A row as JSON."""
+    """A row as an object for JSON."""
     return dataclasses.asdict(row.arm) | {
         measure: {
             "mean": row.mean(measure),
             "sd": row.spread(measure),
-            "seeds": {str(seed): getattr(scores, measure) for seed, scores in row.found.items()},
+            "seeds": {str(seed): getattr(scores, measure) for seed, scores in row.scores.items()},
             "verdict": row.verdict(measure),
         }
         for measure in (*MEASURES, "failures")
@@ -175,8 +175,8 @@ def _plain(row: TableRow) -> dict:
 
 
 def draw(rows: list[TableRow]):
-    """A panel a measure, a line an arm: each seed a dot, the mean with its spread a bar."""
-    from matplotlib.figure import Figure
+    """A panel per measure and a line per arm: a dot per seed, a bar for mean and deviation."""
+    from matplotlib.figure import Figure  # takes seconds to import
 
     figure = Figure((13, 1.3 + 0.21 * len(rows)), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(MEASURES), sharey=True)

@@ -1,4 +1,4 @@
-"""Landmarks of a video, or of a set of pictures, from the files that people keep them in."""
+"""The landmarks of a video or of a set of pictures, read from files of several formats."""
 
 import dataclasses
 import zipfile
@@ -20,7 +20,7 @@ class Track:
 
     points: [frames, points, 2] in pixels, NaN where missing.
     valid: [frames], whether a frame has any point.
-    names: of the frames, in their order; `named` says whether the file has them or counts.
+    names: of the frames, in order. named: False if the file has no names and frames are numbered.
     """
 
     points: np.ndarray
@@ -30,22 +30,22 @@ class Track:
 
     @property
     def missing_frames(self) -> int:
-        """How many frames have no point at all."""
+        """The number of frames without any point."""
         return int((~self.valid).sum())
 
     @property
     def missing_points(self) -> int:
-        """How many points are missing in the frames that have some."""
+        """The number of missing points in frames that have at least one."""
         return int(np.isnan(self.points[self.valid]).any(-1).sum())
 
     @property
     def layout(self) -> Layout | None:
-        """What the number of points tells."""
+        """The layout with this number of points."""
         return layout_of(self.points.shape[1])
 
 
 def read_points(path: str | Path) -> Track:
-    """The landmarks that a file or a folder holds, its frames in natural order of their names."""
+    """The landmarks in a file or a folder, with frames in natural order of their names."""
     path = Path(path)
     if path.is_dir():
         return _folder(path)
@@ -62,7 +62,7 @@ def read_points(path: str | Path) -> Track:
 
 
 def _track(path: Path, names: list[str] | None, points: np.ndarray) -> Track:
-    """Frames in order; a point of which one coordinate is missing is missing."""
+    """Sorts the frames; a point with one missing coordinate is missing."""
     named = names is not None
     names = names if named else [str(number) for number in range(len(points))]
     if not points.size:
@@ -75,7 +75,7 @@ def _track(path: Path, names: list[str] | None, points: np.ndarray) -> Track:
 
 
 def _folder(folder: Path) -> Track:
-    """A file a frame, all of one kind."""
+    """A folder of one file per frame, all of one format."""
     files = [x for x in folder.iterdir() if x.suffix.lower() in (".pts", ".mat")]
     kinds = {file.suffix.lower() for file in files}
     if not files:
@@ -98,7 +98,7 @@ def _folder(folder: Path) -> Track:
 
 
 def _read_npz(path: Path) -> tuple[None, np.ndarray]:
-    """The array `points` or the only one of three axes; `valid` says which frames count."""
+    """The array `points`, or the only array with three axes; `valid` marks the valid frames."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

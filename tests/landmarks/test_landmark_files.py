@@ -119,9 +119,9 @@ def test_a_long_table_has_a_row_a_point(tmp_path):
     [
         ("frame,x0,y0\n1,2\n", "line 2: it has 2 cells and the first line 3"),
         ("frame,x0,y0\n1,2,b\n", "line 2: 'b' should be a number"),
-        ("frame,x0,y0,x1\n1,2,3,4\n", "point 1 has only one of its columns"),
+        ("frame,x0,y0,x1\n1,2,3,4\n", "point 1 has no column x or no column y"),
         ("1,2,3\n4,5,6\n", "its first line names no points"),
-        ("frame,x0,y0\n1,2,3\n1,2,3\n", "line 3: frame 1 stands twice"),
+        ("frame,x0,y0\n1,2,3\n1,2,3\n", "line 3: frame 1 occurs twice"),
         ("frame,point,x,y\n1,0,2,3\n1,0,2,3\n", "line 3: frame 1 has point 0 already"),
         ("frame,x0,y0\n", "holds no frames"),
     ],

@@ -157,7 +157,7 @@ def test_the_chance_that_is_told_is_what_chance_does():
 
 def test_seeds_that_are_not_done_yet_are_left_out():
     rows = rows_of(clean=[judged(0.05)] * 3, plain=[judged(0.1), judged(0.2), judged(0.3)])
-    row = dataclasses.replace(rows["plain"], found={1: judged(0.2)})
+    row = dataclasses.replace(rows["plain"], scores={1: judged(0.2)})
     assert row.spread("nme") is None
     assert row.verdict("nme") == ""
     assert row.gains("nme") == [pytest.approx(-0.15)]

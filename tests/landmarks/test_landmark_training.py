@@ -274,7 +274,7 @@ def test_a_folder_of_pictures_with_pts_files(tmp_path):
     for said, fields in (
         ("lower them", {"test": 4}),
         ("holds no picture with a .pts", {"path": str(tmp_path / "none")}),
-        ("needs a place", {"path": ""}),
+        ("needs a folder", {"path": ""}),
         ("there is drawn, folder, the300w_lp", {"source": "folders"}),
     ):
         config = config_of(**{"source": "folder", "path": str(tmp_path)} | fields)
@@ -332,7 +332,7 @@ def test_drawn_faces_to_judge_by_are_not_those_to_train_on():
     assert len(faces.train.images) == 4
     everyone = np.concatenate([faces.train.points, faces.test.points])
     assert len({face.tobytes() for face in everyone}) == 7
-    again = drawn_videos(FaceGenerator(0, 16, 0.2, 4.0), sources.APART, 2, 5)
+    again = drawn_videos(FaceGenerator(0, 16, 0.2, 4.0), sources.FIRST_TEST_FACE, 2, 5)
     np.testing.assert_array_equal(faces.videos[1].images, again[1].images)
 
 
