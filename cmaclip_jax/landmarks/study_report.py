@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from cmaclip_jax.files import write_text
 from cmaclip_jax.landmarks.config import REMEDIES
 from cmaclip_jax.landmarks.detector_scores import DetectorScores
 from cmaclip_jax.landmarks.study import CLEAN, PLAIN, Arm
@@ -148,8 +147,8 @@ def costs(rows: list[TableRow]) -> Iterator[str]:
 def write_report(folder: Path, rows: list[TableRow]) -> list[Path]:
     """Writes study.md, study.json and study.png into the study's folder."""
     numbers = json.dumps([_plain(row) for row in rows], indent=1) + "\n"
-    write_numbers = {".json": lambda path: write_text(path, numbers)}
-    return framework.write_files(folder / "study", markdown(rows), draw(rows), write_numbers)
+    texts = {".md": markdown(rows), ".json": numbers}
+    return framework.write_files(folder / "study", texts, draw(rows))
 
 
 def markdown(rows: list[TableRow]) -> str:

@@ -18,7 +18,7 @@ from cmaclip_jax.report.markup import (
 from cmaclip_jax.report.pair_card import heat_png, jpeg, marked_truth, pair_picture, pair_words
 from cmaclip_jax.report.word_heat import Explanation, WordHeat
 
-PROOF = "Attention says what was looked at; it does not prove why the answer is what it is."
+PROOF = "Attention says where the model looked; it does not prove why the answer is what it is."
 READING_HEAT = (
     "The redder a patch, the more attention the word gives it, within one picture: the reddest is "
     "that word's own most. The percentage is the share of the word's attention that falls on the "

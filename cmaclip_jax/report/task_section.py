@@ -118,11 +118,8 @@ def _calibration_chart(made: Decisions, error: float, thresholds: TaskThresholds
             " These confidences are at temperature 1; thresholds, and the probabilities of single "
             f"answers, are at temperature {thresholds.temperature:.2f}."
         )
-    return chart(
-        plot.svg(caption, ideal, *bars, *dots),
-        caption,
-        folded("The bins as a table", _bin_table(bins)),
-    )
+    numbers = folded("The bins as a table", _bin_table(bins))
+    return chart(plot.svg(caption, ideal, *bars, *dots), caption, numbers)
 
 
 def _bin_table(bins) -> Html:
@@ -157,19 +154,12 @@ def _classes(results: RunResults, task: Task, scored: dict) -> Html:
         ]
         for name, row in scored["classes"].items()
     ]
-    wrongs = ["wrongly said", "missed"] if task.many else []
-    head = [
-        "class",
-        "pairs",
-        "precision",
-        "recall",
-        "F1",
-        *[f"recall at {precision}" for precision in precisions],
-        *wrongs,
-        *(["weights"] if weights else []),
-    ]
-    shown = table(f"Classes of {task.name}", head, rows)
-    return folded(f"All {len(rows)} classes one by one", shown)
+    head = ["class", "pairs", "precision", "recall", "F1"]
+    head += [f"recall at {precision}" for precision in precisions]
+    head += ["wrongly said", "missed"] if task.many else []
+    head += ["weights"] if weights else []
+    classes = table(f"Classes of {task.name}", head, rows)
+    return folded(f"All {len(rows)} classes one by one", classes)
 
 
 def _cases(cases: Cases, shown: Pairs) -> list[Html]:

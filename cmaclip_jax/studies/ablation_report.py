@@ -9,12 +9,12 @@ from cmaclip_jax.studies.ablation import Study, figures_of
 from cmaclip_jax.studies.framework import (
     MEAN,
     StudyRun,
+    csv_text,
     deviation,
     markdown_table,
     style_axes,
     task_title,
     with_deviation,
-    write_csv,
     write_files,
 )
 from cmaclip_jax.studies.variants import ABOUT
@@ -44,12 +44,8 @@ def table_rows(study: Study) -> list[dict]:
 def write_table(study: Study, rows: list[dict]) -> list[Path]:
     """Writes ablation.md, ablation.csv and ablation.png into the study's folder."""
     flat = [row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows]
-    return write_files(
-        study.workdir / "ablation",
-        markdown(study, rows),
-        draw(study, rows),
-        {".csv": lambda path: write_csv(path, COLUMNS, flat)},
-    )
+    texts = {".md": markdown(study, rows), ".csv": csv_text(COLUMNS, flat)}
+    return write_files(study.workdir / "ablation", texts, draw(study, rows))
 
 
 def heading(study: Study) -> str:
@@ -81,7 +77,7 @@ def markdown(study: Study, rows: list[dict]) -> str:
 
 def draw(study: Study, rows: list[dict]):
     """A panel for the mean and for every task: dots are seeds, bars the mean with its deviation."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes seconds to import
 
     panels = [task for task in (MEAN, *study.tasks) if any(row["task"] == task for row in rows)]
     across = min(4, len(panels))

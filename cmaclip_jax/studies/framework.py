@@ -6,6 +6,7 @@ run in the folder STUDY/ARM/seed-N, so a study that was stopped continues with i
 
 import csv
 import dataclasses
+import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -110,25 +111,20 @@ def style_axes(axes, size: int, grid: Literal["both", "x"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Writes rows under a header."""
-    with whole_file(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+def csv_text(columns: Sequence[str], rows: Iterable[dict]) -> str:
+    """Rows as CSV, under a header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def write_files(
-    stem: Path, text: str, figure: Any, write_numbers: dict[str, Callable]
-) -> list[Path]:
-    """Writes the report of a study: STEM.md, the numbers and STEM.png; returns the paths.
-
-    write_numbers: {suffix: function}. The function writes the numbers to the path that it is given.
-    """
-    paths = [stem.with_suffix(suffix) for suffix in (".md", *write_numbers, ".png")]
-    write_text(paths[0], text)
-    for path, write in zip(paths[1:-1], write_numbers.values(), strict=True):
-        write(path)
+def write_files(stem: Path, texts: dict[str, str], figure: Any) -> list[Path]:
+    """Writes the files of a report: STEM with the suffix of each text, and STEM.png."""
+    paths = [stem.with_suffix(suffix) for suffix in (*texts, ".png")]
+    for path, text in zip(paths, texts.values(), strict=False):
+        write_text(path, text)
     with whole_file(paths[-1]) as part:
         figure.savefig(part)
     return paths

@@ -177,7 +177,7 @@ class ResultsFile:
             self._steps[run] = step
 
     def of(self, run: str, noises: Sequence[Noise]) -> list[NoiseResult]:
-        """The results of a run under these noises, as far as there are any, in their order."""
+        """The results of a run under these noises, without missing ones, in their order."""
         known = {x.noise: x for x in self._results if x.run == run}
         return [known[noise] for noise in noises if noise in known]
 
@@ -194,10 +194,10 @@ class ResultsFile:
 def _read(path: Path, about: dict) -> tuple[dict[str, int], list[NoiseResult]]:
     """The steps and results in the file; none if they are about something else."""
     try:
-        kept = json.loads(path.read_text())
-        if any(kept[name] != value for name, value in about.items()):
+        saved = json.loads(path.read_text())
+        if any(saved[name] != value for name, value in about.items()):
             return {}, []
-        results = [NoiseResult(**{**x, "noise": Noise(**x["noise"])}) for x in kept["findings"]]
-        return kept["steps"], results
+        results = [NoiseResult(**{**x, "noise": Noise(**x["noise"])}) for x in saved["findings"]]
+        return saved["steps"], results
     except (OSError, ValueError, LookupError, TypeError):  # no file, or another one
         return {}, []

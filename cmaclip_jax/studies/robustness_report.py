@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cmaclip_jax.studies import framework
 from cmaclip_jax.studies.framework import (
     MEAN,
+    csv_text,
     markdown_table,
     style_axes,
     task_title,
-    write_csv,
+    write_files,
 )
 from cmaclip_jax.studies.robustness import CLEAN, NoiseResult, noise_name, severity
 
@@ -37,9 +37,9 @@ def write_report(
     stem: Path, split: str, results: Sequence[NoiseResult], steps: Mapping[str, int]
 ) -> list[Path]:
     """Writes STEM.md, STEM.csv and STEM.png; steps: {run: the step of its checkpoint}."""
-    numbers = {".csv": lambda path: write_csv(path, (*COLUMNS, *FIGURES), csv_rows(results))}
-    text = markdown(split, results, steps)
-    return framework.write_files(stem, text, draw(split, results), numbers)
+    numbers = csv_text((*COLUMNS, *FIGURES), csv_rows(results))
+    texts = {".md": markdown(split, results, steps), ".csv": numbers}
+    return write_files(stem, texts, draw(split, results))
 
 
 def csv_rows(results: Sequence[NoiseResult]) -> Iterator[dict]:
@@ -59,7 +59,7 @@ def table_cells(
 ) -> Iterator[list[str]]:
     """A line for every noise and run, a column for every severity; the head first.
 
-    weights: whether the picture's weight stands beside every accuracy.
+    weights: whether every accuracy is followed by the weight of the picture.
     """
     runs = list(dict.fromkeys(result.run for result in results))
     by_condition = {(x.run, noise_name(x.noise), severity(x.noise)): x for x in results}
@@ -91,7 +91,7 @@ def draw(split: str, results: Sequence[NoiseResult]):
     Noises without severities share the last column. A colour is a run; a dashed line is the weight
     of the picture.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes seconds to import
     from matplotlib.lines import Line2D
 
     tasks = (MEAN, *results[0].tasks)
