@@ -19,7 +19,7 @@ def read_fitted(path: str) -> NoiseModel:
         raise UserError(f"the noise {FITTED!r} needs {option}")
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"no noise was fitted to {path}: it is not there; name {option}")
+        raise UserError(f"there is no noise model at {path}; give {option}")
     return load(file)
 
 
@@ -29,15 +29,11 @@ def fitted_marks(truth: np.ndarray, model: NoiseModel, annotators: int, seed: in
     Random errors are independent. The biases of the model's annotators repeat in turn if
     `annotators` is larger than their number.
     """
-    known = model.biases.shape[1]
-    return np.stack(
-        [
-            model.sample(
-                np.random.default_rng((seed, number)), truth, np.full(len(truth), number % known)
-            )
-            for number in range(annotators)
-        ]
-    )
+    marks = []
+    for number in range(annotators):
+        annotator = np.full(len(truth), number % model.biases.shape[1])
+        marks.append(model.sample(np.random.default_rng((seed, number)), truth, annotator))
+    return np.stack(marks)
 
 
 def marks(
@@ -50,19 +46,12 @@ def marks(
     """
     if not kind:
         return np.broadcast_to(truth, (annotators, *truth.shape))
-    return np.stack(
-        [
-            corrupt(
-                truth,
-                kind,
-                strength,
-                seed if kind in ("bias", "annotators") else seed + 1_000 * number,
-                layout,
-                **({"who": np.full(len(truth), number)} if kind == "annotators" else {}),
-            )
-            for number in range(annotators)
-        ]
-    )
+    marks = []
+    for number in range(annotators):
+        own_seed = seed if kind in ("bias", "annotators") else seed + 1_000 * number
+        annotator = np.full(len(truth), number)  # `corrupt` reads it for 'annotators' only
+        marks.append(corrupt(truth, kind, strength, own_seed, layout, annotator))
+    return np.stack(marks)
 
 
 def one_each(marks: np.ndarray, seed: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from cmaclip_jax.landmarks.metrics import (
 )
 from cmaclip_jax.landmarks.pictures import AnnotatedFaces
 
+Detect = Callable[[np.ndarray], np.ndarray]  # pictures u8 [N,S,S,3] -> points [N,P,2], 0 to 1
 VIEWS, NUDGE = 8, 2  # views of a still, and their largest shift in pixels; our choice
 STILLS = 50  # faces that `still_jitter` is measured on
 
@@ -36,11 +37,9 @@ class DetectorScores:
 
 
 def score_detector(
-    detect: Callable[[np.ndarray], np.ndarray],
-    test: AnnotatedFaces,
-    videos: Sequence[AnnotatedFaces],
+    detect: Detect, test: AnnotatedFaces, videos: Sequence[AnnotatedFaces]
 ) -> DetectorScores:
-    """detect: pictures u8 [N,S,S,3] -> points [N,P,2]; 0 to 1 spans the picture."""
+    """The scores of a detector on the stills `test` and on `videos`."""
     layout = layout_of(test.points.shape[1])
     errors = normalised_errors(detect(test.images), test.points, layout)
     tracks = _each(detect, [video.images for video in videos])
@@ -56,17 +55,13 @@ def score_detector(
     )
 
 
-def _each(
-    detect: Callable[[np.ndarray], np.ndarray], parts: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def _each(detect: Detect, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The points in several arrays of pictures, from one call of `detect`."""
     ends = np.cumsum([len(part) for part in parts])[:-1]
     return np.split(detect(np.concatenate(parts)), ends)
 
 
-def _still_views(
-    detect: Callable[[np.ndarray], np.ndarray], images: np.ndarray
-) -> list[np.ndarray]:
+def _still_views(detect: Detect, images: np.ndarray) -> list[np.ndarray]:
     """The points in shifted views of each face, with the shift undone: [views,P,2] each."""
     size = images.shape[1]
     shifts = np.random.default_rng(0).integers(-NUDGE, NUDGE + 1, (VIEWS, 2))

@@ -170,8 +170,8 @@ def _sizes(points, mask, layout: Layout | None, by: str):
     if by == "box":
         low = xp.where(mask[..., None], points, xp.inf).min(-2)
         high = xp.where(mask[..., None], points, -xp.inf).max(-2)
-        found = mask.any(-1)[..., None]
-        sides = xp.where(found, high, 0) - xp.where(found, low, 0)
+        any_known = mask.any(-1)[..., None]
+        sides = xp.where(any_known, high, 0) - xp.where(any_known, low, 0)
         sizes = root(sides[..., 0] * sides[..., 1])
         return sizes, sizes > 0
     if layout is not None and layout.eyes:

@@ -93,12 +93,12 @@ def _real_faces(fields: ConfigDict, faces: Sequence, size: int, count: int) -> S
         )
     order = np.random.default_rng(0).permutation(len(faces))[:wanted]
     chosen = (faces[int(number)] for number in order)
-    found = [cut_out(picture, points, size) for picture, points in chosen]
-    if len({points.shape for _, points in found}) > 1:
+    cut = [cut_out(picture, points, size) for picture, points in chosen]
+    if len({points.shape for _, points in cut}) > 1:
         raise UserError(
             f"{fields.path} has faces with different numbers of points; keep those with one number"
         )
-    images, points = (np.stack(part) for part in zip(*found, strict=True))
+    images, points = (np.stack(part) for part in zip(*cut, strict=True))
     if layout_of(points.shape[1]) is None:
         raise UserError(
             f"{fields.path} has faces of {points.shape[1]} points, which is no known layout"

@@ -116,14 +116,13 @@ def _wide(path: Path, head: list[str], body: list[tuple[int, list[str]]]) -> Nam
     if odd := sorted(places["x"].keys() ^ places["y"].keys()):
         raise UserError(f"{path}: point {odd[0]} has no column x or no column y; {FORMAT_HINT}")
     order = [places[axis][point] for point in sorted(places["x"]) for axis in "xy"]
-    frames, seen = [], set()
+    frames: dict[str, list[float]] = {}
     for number, row in body:
-        if row[0] in seen:
+        if row[0] in frames:
             raise UserError(f"{path}, line {number}: frame {row[0]} occurs twice; keep one face")
-        seen.add(row[0])
-        frames.append([_number(path, number, row[place]) for place in order])
-    names = [row[0] for _, row in body]
-    return names, np.array(frames, np.float64).reshape(len(names), -1, 2)
+        frames[row[0]] = [_number(path, number, row[place]) for place in order]
+    points = np.array(list(frames.values()), np.float64).reshape(len(frames), -1, 2)
+    return list(frames), points
 
 
 def _coordinate(name: str) -> tuple[str, int] | None:

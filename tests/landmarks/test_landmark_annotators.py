@@ -207,7 +207,7 @@ def test_a_study_without_its_noise_trains_nothing(fitted, tmp_path, capsys):
     short.write_text(json.dumps(fields | {name: fields[name][:29] for name in names}))
     for path, said in (
         ("", "the noise 'fitted' needs --config.landmarks.noise_model=FILE.json"),
-        (tmp_path / "none.json", "none.json: it is not there"),
+        (tmp_path / "none.json", "none.json; give --config.landmarks.noise_model"),
         (short, "the noise is of 29 points and the faces have 68"),
         (CONFIG.partition("=")[2], "is no saved model of annotation noise"),
     ):
