@@ -8,8 +8,8 @@ import functools
 
 import numpy as np
 
-from cmaclip_jax.landmarks.arrays import length, namespace
 from cmaclip_jax.landmarks.layouts import Layout
+from cmaclip_jax.landmarks.metrics import length, namespace
 
 
 def tangents(points, layout: Layout | None):

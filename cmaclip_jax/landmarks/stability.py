@@ -9,14 +9,12 @@ import numpy as np
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.landmarks import metrics
-from cmaclip_jax.landmarks.arrays import mean_where
 from cmaclip_jax.landmarks.layouts import Layout
 from cmaclip_jax.landmarks.text_points import natural
 from cmaclip_jax.landmarks.tracks import Track
 
 JUMP = 0.1  # of the face's size
 APART = (1, 2, 3)  # frames
-PERCENT = 100
 # The figures that need a truth, those that do not, and their names in the table.
 WITH_TRUTH = {
     "nme": "mean error against the truth",
@@ -146,8 +144,8 @@ def check_same(
 def mean_face(track: Track) -> np.ndarray:
     """The mean positions of the points around their centre, in shares of the size: [P,2]."""
     sizes = metrics.face_sizes(track.points, track.layout)[:, None, None]
-    centred = track.points - mean_where(track.points, np.isfinite(track.points), 1)[:, None]
-    return mean_where(centred / sizes, np.isfinite(centred / sizes), 0)
+    centred = track.points - metrics.mean_where(track.points, np.isfinite(track.points), 1)[:, None]
+    return metrics.mean_where(centred / sizes, np.isfinite(centred / sizes), 0)
 
 
 def _bare(name: str) -> tuple:
@@ -224,7 +222,7 @@ def draw(stability: Stability, layout: Layout | None, title: str) -> Any:
 def _draw_series(axes, values: np.ndarray, colour: str) -> None:
     """Draws a line with gaps where values are NaN."""
     is_short = len(values) < 60
-    axes.plot(PERCENT * values, color=colour, lw=1, marker="o" if is_short else None, ms=3)
+    axes.plot(100 * values, color=colour, lw=1, marker="o" if is_short else None, ms=3)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
@@ -240,7 +238,7 @@ def _draw_face(figure, stability: Stability, layout: Layout | None) -> None:
     for points, closed in layout.contours if layout else ():
         order = list(points) + [points[0]] * closed
         axes.plot(*face[order].T, color="lightgrey", lw=1, zorder=1)
-    dots = axes.scatter(*face.T, c=PERCENT * stability.point_jitter, s=26, cmap="viridis", zorder=2)
+    dots = axes.scatter(*face.T, c=100 * stability.point_jitter, s=26, cmap="viridis", zorder=2)
     worst = np.argsort(np.nan_to_num(stability.point_jitter, nan=-1))[::-1][:3]
     for point in worst:
         axes.annotate(
