@@ -67,9 +67,8 @@ def _fields() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    # 'shop' (drawn pictures), 'table' (CSV, TSV, JSON Lines, Parquet, or a folder of Hugging Face's
-    # `datasets`), 'food101', 'fashion_gen', or 'tfds' (any TFDS builder, and the output of
-    # `cmaclip prepare`).
+    # 'shop' (drawn pictures), 'table' (a file, or a folder of Hugging Face's `datasets`), 'food101',
+    # 'fashion_gen', or 'tfds' (any TFDS builder, and the output of `cmaclip prepare`).
     data.source = Field("shop", choices=("shop", "table", "food101", "fashion_gen", "tfds"))
     data.path = ""  # the folder, file or pattern ('data/*.parquet') of the data; 'shop' needs none
     data.image = ""  # the column or feature of pictures; '': found by its content; 'none': unused
@@ -91,8 +90,7 @@ def _data() -> ConfigDict:
     # Tokens per text, with start and end token; 0: the length of the text encoder; -1: what the
     # data needs, at most 77 from scratch and at most the number of pretrained positions.
     data.text_length = 0
-    # The largest size of a vocabulary that is trained from scratch. 256 bytes, a start and an end
-    # token are always part of it.
+    # The largest vocabulary from scratch; 256 bytes, a start and an end token are part of it.
     data.vocabulary = Field(1024, least=300)
     data.balance = ""  # task whose classes are drawn equally often; '': every pair once per epoch
     data.balance_power = Field(1.0, least=0)  # 1: equally often; 0.5: by the root of the frequency
@@ -226,8 +224,7 @@ def _eval() -> ConfigDict:
     evaluation.prompts = ("a photo of a {}.",)
     evaluation.batch_size = Field(256, least=1)  # pairs per batch; does not change any figure
     evaluation.precisions = (0.90, 0.95)  # recall is reported at these precisions
-    # Accuracies that count a label among the k most probable classes as found.
-    evaluation.top_k = (5,)
+    evaluation.top_k = (5,)  # accuracies that find a label among the k most probable classes
     return evaluation
 
 
