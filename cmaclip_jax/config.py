@@ -67,7 +67,7 @@ def _fields() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    # 'shop' (drawn pictures), 'table' (a file, or a folder of Hugging Face's `datasets`), 'food101',
+    # 'shop' (drawn pictures), 'table' (a file or a folder of Hugging Face's `datasets`), 'food101',
     # 'fashion_gen', or 'tfds' (any TFDS builder, and the output of `cmaclip prepare`).
     data.source = Field("shop", choices=("shop", "table", "food101", "fashion_gen", "tfds"))
     data.path = ""  # the folder, file or pattern ('data/*.parquet') of the data; 'shop' needs none

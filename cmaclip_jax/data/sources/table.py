@@ -82,7 +82,7 @@ class Rows:
 def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     """The splits of the table at `data.path`."""
     if not data.path:
-        raise UserError("data.source='table' needs data.path: a table, as products.csv, or a folder")
+        raise UserError("data.source='table' needs data.path: a table, as products.csv")
     table = read_table(data.path, functools.partial(bad.fault, "table"), data.separator)
     columns = choose_columns(table, data)
     size = len(next(iter(table.values())))
