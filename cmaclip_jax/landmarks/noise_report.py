@@ -105,12 +105,12 @@ def _root_mean_square(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def family_line(figures: dict) -> str:
-    """Which family describes the noise, and by how much."""
+    """The family of the noise, and the comparison of both families."""
     if figures["gain"] is None:
         return f"noise: {figures['family']}; too few faces to compare the families"
     return (
-        f"noise: {figures['family']}; Student's t changes the log-likelihood of a held-out face by "
-        f"{figures['gain']:.2f} ± {figures['gain_error']:.2f}"
+        f"noise: {figures['family']}; log-likelihood of a held-out face under Student's t minus "
+        f"that under a Gaussian: {figures['gain']:.2f} ± {figures['gain_error']:.2f}"
     )
 
 
