@@ -77,8 +77,11 @@ COLLECTIONS = """
 import gc
 from cmaclip_jax import process
 process.prepare()
+def collections():
+    return sum(generation["collections"] for generation in gc.get_stats())
+before = collections()
 made = [[] for _ in range(100_000)]
-print(sum(generation["collections"] for generation in gc.get_stats()))
+print(collections() - before)
 """
 
 

@@ -100,10 +100,15 @@ class ArrowTable:
         references = [f"{name}#{column}#{row}" for row in range(first, end)]
         if self._file.is_complete(group, column):
             return references
-        values = self._read(group, [column]).column(0).to_pylist()
+        values = self._read(group, [column]).column(0).combine_chunks()
+        parts = {BYTES: values}
+        if pa.types.is_struct(values.type):
+            parts = dict(zip(values.type.names, values.flatten(), strict=True))
+        present = parts[BYTES].is_valid().to_pylist()
+        paths = parts[PATH].to_pylist() if PATH in parts else [None] * len(references)
         return [
-            reference if _bytes_of(value) else _path_of(value)
-            for reference, value in zip(references, values, strict=True)
+            reference if there else path or ""
+            for reference, there, path in zip(references, present, paths, strict=True)
         ]
 
     def _holds_pictures(self, field: pa.Field) -> bool:
@@ -221,14 +226,6 @@ def _parts(reference: str) -> tuple[str, str, str]:
     match = EMBEDDED.fullmatch(reference)
     assert match, reference
     return match[1], match[2], match[3]
-
-
-def _bytes_of(value: Any) -> bytes | None:
-    return value.get(BYTES) if isinstance(value, dict) else value
-
-
-def _path_of(value: Any) -> str:
-    return (value.get(PATH) or "") if isinstance(value, dict) else ""
 
 
 def _is_text(value: bytes) -> bool:

@@ -147,6 +147,7 @@ def test_an_unknown_part_is_refused(capsys):
 
 @pytest.fixture(scope="module")
 def benchmark_scripts():
+    pytest.importorskip("torch", reason="the benchmarks compare with it")
     sys.path.insert(0, str(BENCHMARKS))
     yield importlib.import_module("compare"), importlib.import_module("growth")
     sys.path.remove(str(BENCHMARKS))
