@@ -224,7 +224,7 @@ def test_every_kind_of_run_is_exported(finished_run, tmp_path, changes):
     about = exporting.write_export(trained, tmp_path / "out", PLATFORMS)
     assert about["platforms"] == list(PLATFORMS)
     assert about["compute_dtype"] == changes.get("model.dtype", "float32")
-    farthest = exporting.FARTHEST["bfloat16"] if "model.dtype" in changes else 1e-6
+    farthest = exporting.LARGEST_DIFFERENCE["bfloat16"] if "model.dtype" in changes else 1e-6
     assert about["parity"]["largest_difference"] <= farthest
 
 
