@@ -51,6 +51,14 @@ def _memory_goes_back():
     give_memory_back()
 
 
+@pytest.fixture
+def large():
+    """For a test at real sizes: its memory goes back at its end, not at the end of its file."""
+    yield
+    jax.clear_caches()
+    give_memory_back()
+
+
 @pytest.fixture(scope="session")
 def batch():
     return make_batch()

@@ -84,6 +84,7 @@ SIZED = {
         ("L/14", "gelu", 2),
     ],
 )
+@pytest.mark.usefixtures("large")
 def test_real_shapes_equal_torch_and_go_back_bit_for_bit(tmp_path, name, activation, eos):
     """One layer a tower, everything else as wide as the real ones."""
     size = SIZED[name]
@@ -112,6 +113,7 @@ def test_real_shapes_equal_torch_and_go_back_bit_for_bit(tmp_path, name, activat
     weights = read_weights(str(tmp_path / "source"))
     assert weights.model.text.pooling == ("argmax" if eos == 2 else "first_end")
     assert_equals_hugging_face(weights, model)
+    del model
     source, back = str(tmp_path / "source"), str(tmp_path / "back")
     assert main(["convert", f"--source={source}", f"--output={back}", "--to=huggingface"]) == 0
     assert_same_tensors(tmp_path / "source/model.safetensors", tmp_path / "back/model.safetensors")
