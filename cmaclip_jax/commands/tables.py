@@ -10,7 +10,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments for a run, a table and the table's columns."""
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     add_checkpoint_argument(parser)
-    parser.add_argument("--input", required=True, help="a table: a file, or a folder of files")
+    parser.add_argument(
+        "--input", required=True, help="a table: a file, a pattern, or a folder of `datasets`"
+    )
     parser.add_argument("--image", default="", help="the column of pictures, 'none' for none")
     parser.add_argument("--text", default="", help="the column or columns of words, 'title,brand'")
     parser.add_argument("--id", default="", help="the column of the rows' names, 'none' for none")

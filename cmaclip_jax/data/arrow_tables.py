@@ -129,7 +129,14 @@ class ArrowTable:
             return value
         if isinstance(value, list):
             return [self._class_name(column, item) for item in value]
-        return None if value == UNKNOWN else names[value]
+        if value == UNKNOWN:
+            return None
+        if not 0 <= value < len(names):
+            raise UserError(
+                f"{self.path!r}: the column {column!r} has a class number {value}, and the file's "
+                f"metadata names {len(names)} classes; write the file again"
+            )
+        return names[value]
 
 
 class _ParquetGroups:
@@ -202,9 +209,9 @@ def embedded_picture(reference: str) -> bytes:
 
 
 def groups_of(references: Iterable[str | None]) -> tuple[np.ndarray | None, int]:
-    """The number of every picture's row group, and how many pictures fit into half of the cache.
+    """The number of every picture's row group, and the number of pictures that half the cache holds.
 
-    None instead of the numbers if all pictures fit into the cache. A row without an embedded
+    If the cache holds all pictures, no numbers are needed, and they are None. A row without an embedded
     picture belongs to the group of the row before.
     """
     numbers: dict[tuple, int] = {}

@@ -1,9 +1,9 @@
 """The files that the path of a table names, and the split that each of them holds.
 
-A path is a file, a pattern such as `data/*.parquet`, or a folder. A folder is one of
-    files of Parquet, as on Hugging Face's hub: `data/train-00000-of-00002.parquet`, `val.parquet`
-    what `datasets` saves to disk: `dataset_info.json` and Arrow files, per split or not
-    `imagefolder`: a `metadata.csv`, `.jsonl` or `.parquet` beside the pictures, per split or not
+A path names a file, a pattern such as `data/*.parquet`, or a folder. A folder holds one of
+    Parquet files, as on Hugging Face's hub: `data/train-00000-of-00002.parquet`, `val.parquet`
+    a data set that `save_to_disk` wrote: `state.json` and Arrow files, per split or not
+    an `imagefolder`: a `metadata.csv`, `.jsonl` or `.parquet` beside the pictures, per split or not
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def table_files(path: str) -> list[TableFile]:
                 f"the folder {path!r} holds no table: no Parquet file, no {METADATA}.csv or .jsonl "
                 "beside pictures, and nothing that `datasets` saved; name a table file"
             )
-    elif glob.has_magic(path) and not os.path.exists(path):
+    elif is_pattern(path):
         found = sorted(glob.glob(path, recursive=True))
         if not found:
             raise UserError(f"no file matches {path!r}")
@@ -70,9 +70,16 @@ def split_of(file: str) -> str:
     return ""
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path is a pattern of local files. A file whose name looks like one is a file."""
+    return "://" not in path and glob.has_magic(path) and not os.path.exists(path)
+
+
 def base_folder(path: str) -> str:
     """The folder at which the relative paths of a table's pictures start."""
-    return path if os.path.isdir(path) else os.path.dirname(re.split(r"[*?[]", path)[0])
+    if os.path.isdir(path):
+        return path
+    return os.path.dirname(re.split(r"[*?[]", path)[0] if is_pattern(path) else path)
 
 
 def _saved(folder: str) -> list[str]:

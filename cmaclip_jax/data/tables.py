@@ -58,10 +58,10 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
             fault(row.place, row.reason)
             continue
         for name, cell in row.items():
-            if len(known[name]) < SHARED_CELLS:
-                cell = known[name].setdefault(cell, cell)
+            shared = known[name]
+            look_up = shared.setdefault if len(shared) < SHARED_CELLS else shared.get
             column = columns.setdefault(name, [])
-            column += [""] * (size - len(column)) + [known[name].get(cell, cell)]
+            column += [""] * (size - len(column)) + [look_up(cell, cell)]
         size += 1
     if not size:
         worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))

@@ -1,7 +1,6 @@
 """The thresholds of a trained run: chosen on one split, tried on another."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -9,10 +8,11 @@ import numpy as np
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.tables import abstentions, threshold_table
 from cmaclip_jax.evaluation.threshold_choice import calibrate, reached
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, write_thresholds
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS, write_thresholds
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.screen import Screen
+from cmaclip_jax.tasks import Task
 
 
 def write_chosen(
@@ -27,14 +27,20 @@ def write_chosen(
 ) -> None:
     """Chooses thresholds, writes them into the run's folder, and shows what they reach on `split`.
 
-    The arguments are those of `choose_thresholds`.
+    outcome: of `split`, on which the thresholds are tried.
+    calibrated: the split that they are chosen on. If it is the same split, one half of the pairs
+        chooses and the other half is tried.
     """
     if calibrated == split:
         screen.say(f"thresholds are chosen on one half of {split} and tested on the other")
-    wanted = precision, confidence, per_class
-    thresholds, figures = choose_thresholds(
-        run, outcome, split, calibrated, *wanted, track=screen.track
-    )
+        chosen_on, outcome = _halves(outcome)
+    else:
+        chosen_on = run.outcome(calibrated, screen.track)
+    thresholds, figures = [], []
+    for task in run.tasks:
+        chosen = calibrate(task, *_answers(chosen_on, task), precision, confidence, per_class)
+        thresholds.append(dataclasses.replace(chosen, split=calibrated, step=run.step))
+        figures.append(reached(thresholds[-1], *_answers(outcome, task)))
     path = run.workdir / THRESHOLDS
     if leads():
         write_thresholds(path, thresholds)
@@ -49,34 +55,9 @@ def write_chosen(
     screen.say(f"written to {path}")
 
 
-def choose_thresholds(
-    run: JudgedRun,
-    outcome: Outcome,
-    split: str,
-    calibrated: str,
-    precision: float,
-    confidence: float | None,
-    per_class: bool,
-    track: Callable,
-) -> tuple[list[TaskThresholds], list[dict]]:
-    """The threshold of every task, and the figures that it reaches on other pairs.
-
-    outcome: of `split`, on which the thresholds are tried.
-    calibrated: the split that they are chosen on. If it is the same split, one half of the pairs
-        chooses and the other half is tried.
-    """
-    if calibrated == split:
-        chosen_on, outcome = _halves(outcome)
-    else:
-        chosen_on = run.outcome(calibrated, track)
-    thresholds, figures = [], []
-    for task in run.tasks:
-        known = chosen_on["probabilities"][task.name], chosen_on["labels"][task.name]
-        chosen = calibrate(task, *known, precision, confidence, per_class)
-        thresholds.append(dataclasses.replace(chosen, split=calibrated, step=run.step))
-        fresh = outcome["probabilities"][task.name], outcome["labels"][task.name]
-        figures.append(reached(thresholds[-1], *fresh))
-    return thresholds, figures
+def _answers(outcome: Outcome, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities and the labels of a task."""
+    return outcome["probabilities"][task.name], outcome["labels"][task.name]
 
 
 def _halves(outcome: Outcome) -> tuple[Outcome, Outcome]:

@@ -22,7 +22,7 @@ from cmaclip_jax.data.loading import DRAWS, Loader
 from cmaclip_jax.data.order import Order
 from cmaclip_jax.data.packed_strings import PackedStrings
 from cmaclip_jax.data.sources import open_sources
-from cmaclip_jax.data.table_files import split_of
+from cmaclip_jax.data.table_files import base_folder, split_of
 from cmaclip_jax.data.tables import read_rows
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.errors import UserError
@@ -145,6 +145,25 @@ def test_a_pattern_names_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no table: no Parquet file"):
         opened(tmp_path / "empty")
+
+
+def test_a_number_without_a_name_is_refused(tmp_path):
+    table = pairs(0, 5).set_column(1, "colour", pa.array([0, 1, 2, 3, -1]))
+    parquet.write_table(table.replace_schema_metadata(METADATA), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"'colour' has a class number 3, .* names 3 classes"):
+        list(read_rows(str(tmp_path / "a.parquet")))
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    folder = tmp_path / "[old] data?"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png(1))
+    (folder / "a.csv").write_text(
+        "image,title,colour\n" + "1.png,a red mug,red\n,a hat,blue\n" * 20
+    )
+    source = opened(folder / "a.csv")["train"]
+    assert {image for image in source.images if image} == {str(folder / "1.png")}
+    assert base_folder("gs://bucket/d[1]/a.csv") == "gs://bucket/d[1]"
 
 
 @pytest.mark.parametrize(

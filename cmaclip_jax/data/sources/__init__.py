@@ -1,6 +1,5 @@
 """Sources of records: a module for each kind, and a function that opens any."""
 
-import glob
 import importlib
 import os
 
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.records import Sources
+from cmaclip_jax.data.table_files import is_pattern
 from cmaclip_jax.errors import UserError
 
 # Each is a module here with `open_splits(data, bad) -> {split: Source}`. If its texts need special
@@ -36,7 +36,7 @@ def _check_path(data: ConfigDict) -> None:
     """Raises UserError if a local path is missing, is no pattern, and TFDS will not create it."""
     path = data.path
     fetched = data.source == "tfds" and data.tfds.name
-    if not path or "://" in path or fetched or os.path.exists(path) or glob.has_magic(path):
+    if not path or "://" in path or fetched or os.path.exists(path) or is_pattern(path):
         return
     seen = "" if os.path.isabs(path) else f", seen from {os.getcwd()}"
     raise UserError(f"there is no data.path={path!r}{seen}; say where with --config.data.path=...")
