@@ -209,10 +209,10 @@ def embedded_picture(reference: str) -> bytes:
 
 
 def groups_of(references: Iterable[str | None]) -> tuple[np.ndarray | None, int]:
-    """The number of every picture's row group, and the number of pictures that half the cache holds.
+    """The row group of every picture, and the number of pictures that half the cache holds.
 
-    If the cache holds all pictures, no numbers are needed, and they are None. A row without an embedded
-    picture belongs to the group of the row before.
+    The row groups are None if the cache holds all pictures: their order then makes no difference.
+    A row without an embedded picture belongs to the group of the row before.
     """
     numbers: dict[tuple, int] = {}
     groups, last = [], 0
