@@ -90,7 +90,7 @@ def _data() -> ConfigDict:
     # Tokens per text, with start and end token; 0: the length of the text encoder; -1: what the
     # data needs, at most 77 from scratch and at most the number of pretrained positions.
     data.text_length = 0
-    # The largest vocabulary from scratch; 256 bytes, a start and an end token are part of it.
+    # The most tokens of a vocabulary that the run makes; 256 bytes, start and end are among them.
     data.vocabulary = Field(1024, least=300)
     data.balance = ""  # task whose classes are drawn equally often; '': every pair once per epoch
     data.balance_power = Field(1.0, least=0)  # 1: equally often; 0.5: by the root of the frequency

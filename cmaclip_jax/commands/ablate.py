@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
 
 def ablate(config, workdir: Path, options) -> list[dict]:
     """Trains what is not there yet; returns the rows of the table."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.runs.training import train_and_evaluate
     from cmaclip_jax.screen import Screen

@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
 
 def bench_steps(config, wanted: list[str], options) -> dict:
     """Measures the wanted parts; shows and returns the figures."""
-    import jax  # what is below takes seconds to import
+    import jax  # the imports below take seconds
 
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
@@ -85,7 +85,7 @@ def bench_steps(config, wanted: list[str], options) -> dict:
 
 def bench_input(config, options) -> dict:
     """Measures the input pipeline of training and of evaluation; shows and returns the figures."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.input import measure_input
     from cmaclip_jax.screen import Screen

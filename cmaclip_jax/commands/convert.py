@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Reads the checkpoint, describes it, and writes all of it or nothing."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
     from cmaclip_jax.screen import Screen

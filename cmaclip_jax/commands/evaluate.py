@@ -70,7 +70,7 @@ def _check(options) -> None:
 
 def evaluate(options, overrides: list[str]) -> dict:
     """Evaluates a run or a CLIP, and chooses thresholds with --precision; returns the figures."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.runs.calibration import write_chosen
     from cmaclip_jax.runs.results import write_results

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
 
 def explain(options) -> None:
     """Explains the rows that the options name."""
-    import jax  # what is below takes seconds to import
+    import jax  # the imports below take seconds
 
     from cmaclip_jax.report.chosen_rows import chosen_rows
     from cmaclip_jax.report.explainer import Explainer

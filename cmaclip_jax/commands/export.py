@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
 def export(options, platforms: list[str], overrides: list[str]) -> None:
     """Exports the run, and shows what was written."""
     workdir, output = options.workdir, options.output
-    import jax  # what is below takes seconds to import
+    import jax  # the imports below take seconds
 
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.parallel.rules import parameter_count

@@ -45,7 +45,7 @@ def run_noise(arguments: list[str]) -> None:
 
 def noise(options) -> None:
     """Fits the model, writes it and prints its figures."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import noise_report as report
     from cmaclip_jax.landmarks.annotation_noise import fit

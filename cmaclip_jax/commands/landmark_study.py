@@ -39,7 +39,7 @@ def run_study(arguments: list[str]) -> None:
 
 def study(config, workdir: Path) -> list:
     """Trains what is not there yet; returns the rows of the table."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import study_report as report
     from cmaclip_jax.landmarks.sources import open_faces

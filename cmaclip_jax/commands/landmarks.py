@@ -80,7 +80,7 @@ def run_stability(arguments: list[str]) -> None:
 
 def stability(options) -> None:
     """Measures the predictions, prints the figures and draws them."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks.stability import draw, judge, missing_line, size_line, table_cells
     from cmaclip_jax.landmarks.tracks import read_points

@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
 
 def plan(config, name: str, options) -> list:
     """Plans for every size and topology that the options name; returns the verdicts."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.planning import text as plan_text
     from cmaclip_jax.planning.candidates import candidates, verdicts
     from cmaclip_jax.screen import Screen

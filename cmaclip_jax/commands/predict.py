@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
 
 def predict(options) -> None:
     """Answers the table that the options name."""
-    import jax  # what is below takes seconds to import
+    import jax  # the imports below take seconds
 
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier

@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> None:
     )
     options, rest = parser.parse_known_args(arguments)
     config, _ = read_named_config(rest)
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.data.prepare.preparing import prepare
     from cmaclip_jax.data.prepare.shards import StorageFormat
     from cmaclip_jax.data.prepare.specification import Specification

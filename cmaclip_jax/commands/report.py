@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     add_checkpoint_argument(parser)
     parser.add_argument("--output", help="the page to write (default: DIR/report.html)")
     options, rest = parser.parse_known_args(arguments)
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.report.pages import write_page
     from cmaclip_jax.report.run_report import run_report
     from cmaclip_jax.screen import Screen

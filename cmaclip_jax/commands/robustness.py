@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
 
 def robustness(options, overrides: list[str]) -> list:
     """Evaluates under every noise that is not evaluated yet; returns the findings of all."""
-    # what is below takes seconds to import
+    # the imports below take seconds
     from cmaclip_jax.config import with_overrides
     from cmaclip_jax.parallel.cluster import leads
     from cmaclip_jax.runs.judged import open_judged
