@@ -99,17 +99,20 @@ def to_device(batch, sharding: NamedSharding):
 
 
 class Prefetch:
-    """Keeps two batches on the device ahead of their use.
+    """Keeps two of the next `count` batches on the device ahead of their use.
+
+    No further batch is asked for, and the stream of batches stays open: closing a stream waits for
+    the batches that are being made, and this time would count as waiting for input.
 
     waited: the seconds that the loop has waited for input.
     """
 
-    def __init__(self, batches: Iterator, sharding: NamedSharding, ahead: int = 2):
+    def __init__(self, batches: Iterator, sharding: NamedSharding, count: int):
         self.waited = 0.0
-        self._batches = batches
+        self._batches, self._left = batches, count
         self._sharding = sharding
         self._queue: collections.deque = collections.deque()
-        self._fill(ahead)
+        self._fill(2)
 
     def __iter__(self):
         return self
@@ -123,6 +126,7 @@ class Prefetch:
 
     def _fill(self, count: int) -> None:
         start = time.perf_counter()
-        for batch in itertools.islice(self._batches, count):
+        for batch in itertools.islice(self._batches, min(count, self._left)):
             self._queue.append(to_device(batch, self._sharding))
+            self._left -= 1
         self.waited += time.perf_counter() - start

@@ -1,7 +1,6 @@
 """The training loop: it trains any objective on any batches, and knows nothing of either."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,10 +83,8 @@ def _updates(
     progress: TrainingProgress,
 ) -> Iterator[tuple[int, TrainState, dict, float]]:
     """After every update: its step, the state, the figures, and seconds spent waiting for input."""
-    stream = Prefetch(
-        itertools.islice(batches(start, state.params), assembly.config.train.steps - start),
-        batch_sharding(assembly.mesh),
-    )
+    made, left = batches(start, state.params), assembly.config.train.steps - start
+    stream = Prefetch(made, batch_sharding(assembly.mesh), left)
     progress.resume(start, stream.waited)
     progress.say("compiling the first step ...")
     with contextlib.closing(Compiling()) as compiling:

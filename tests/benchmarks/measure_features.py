@@ -55,8 +55,9 @@ def measure(options, layers: int, folder: Path) -> None:
     cached.train_batches(0, state.params)
     encoding = time.perf_counter() - start
 
+    updates = options.pairs // options.batch + 1
     streams = {
-        name: Prefetch(reads.train_batches(0, state.params), batch_sharding(mesh))
+        name: Prefetch(reads.train_batches(0, state.params), batch_sharding(mesh), updates + 1)
         for name, reads in (("without", data), ("with", cached))
     }
     kept = to_device(next(cached.train_batches(0, state.params)), batch_sharding(mesh))
@@ -64,7 +65,7 @@ def measure(options, layers: int, folder: Path) -> None:
     for name, batch in (("with", kept), ("without", next(streams["without"]))):
         flops[name] = step.lower(state, batch).compile().cost_analysis()["flops"]
     seconds = {"without": [], "with": [], "fusion alone": []}
-    for update in range(options.pairs // options.batch + 1):
+    for update in range(updates):
         for name, times in seconds.items():
             start = time.perf_counter()
             batch = next(streams[name]) if name in streams else kept

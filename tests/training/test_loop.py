@@ -239,6 +239,20 @@ def test_figures_are_kept_for_every_interval(config, tmp_path):
     assert re.search(r"line/kernel +8x4 +1 +0.05 +whole +128", table)
 
 
+def test_closing_the_input_is_no_time_of_the_last_interval(config, tmp_path):
+    def slow_to_close(start, params):
+        try:
+            yield from stream(start)
+        finally:
+            time.sleep(3)
+
+    train_line(config, tmp_path, slow_to_close)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == config.train.steps
+    seconds = config.train.log_every * config.train.batch_size / last["examples_per_second"]
+    assert seconds * last["input_wait"] < 1
+
+
 def test_the_parameter_table_tells_what_a_device_holds():
     shapes = {"line": {"kernel": jax.ShapeDtypeStruct((8, 4), jnp.float32)}, "b": np.float32(0)}
     settings = base_config().train
