@@ -55,7 +55,7 @@ def _fields() -> ConfigDict:
 
     checkpoint, profile, mesh = ConfigDict(), ConfigDict(), ConfigDict()
     checkpoint.every = Field(1_000, least=1)  # steps between two; the last step is always saved
-    checkpoint.keep = Field(2, least=1)  # number of newest checkpoints kept, besides the best one
+    checkpoint.keep = Field(2, least=1)  # number of newest checkpoints kept, besides the best
     profile.start = Field(100, least=1)  # the first step to profile; the first steps also compile
     profile.steps = Field(0, least=0)  # number of steps profiled into WORKDIR/profile; 0: none
     mesh.data = -1  # devices that split the batch; -1: all devices that the other two leave
@@ -219,6 +219,9 @@ def _eval() -> ConfigDict:
     evaluation.every = Field(1_000, least=0)  # steps between evaluations in training; 0: none
     evaluation.watch = Field("val", choices=("train", "val", "test"))  # the split of these
     evaluation.split = Field("", ("", "train", "val", "test"))  # of the last one; '': test, or val
+    # The best checkpoints to keep and to try for a mean, with which the trained run answers. Each
+    # joins if the score on `watch` does not fall. 1: the best one alone; 0: the last one.
+    evaluation.soup = Field(0, least=0)
     # Sentences about a class, for a CLIP without heads. {} stands for the class and {task} for its
     # task. The embeddings of several sentences are averaged.
     evaluation.prompts = ("a photo of a {}.",)
@@ -251,17 +254,13 @@ def _check_train(config: ConfigDict) -> None:
             f"train.steps={train.steps}; start earlier"
         )
     if train.objective != "classification" and config.model.inputs != "both":
-        raise UserError(
-            f"config.train.objective={train.objective!r} matches pictures with texts; it "
-            "needs config.model.inputs='both'"
-        )
+        raise UserError(f"config.train.objective={train.objective!r} needs model.inputs='both'")
 
 
 def _check_data(data: ConfigDict) -> None:
     if data.shop.missing_images + data.shop.missing_texts > 1:
         raise UserError(
-            "config.data.shop: missing_images + missing_texts must be at most 1, because every "
-            "pair has a picture or a text"
+            "config.data.shop: missing_images + missing_texts must be at most 1; no pair lacks both"
         )
     if not data.separator:
         raise UserError("config.data.separator is empty; set the character between labels, as '|'")
@@ -270,12 +269,13 @@ def _check_data(data: ConfigDict) -> None:
 
 
 def _check_eval(evaluation: ConfigDict) -> None:
+    if evaluation.soup and not evaluation.every:
+        raise UserError("config.eval.soup needs judged checkpoints; set config.eval.every")
     if not evaluation.prompts or not all("{}" in prompt for prompt in evaluation.prompts):
         raise UserError("config.eval.prompts: every sentence needs {} where the class's name goes")
-    if not all(isinstance(x, int | float) and 0 < x <= 1 for x in evaluation.precisions):
-        raise UserError(
-            f"config.eval.precisions={evaluation.precisions} are shares, above 0 and up to 1"
-        )
+    precisions = evaluation.precisions
+    if not all(isinstance(x, int | float) and 0 < x <= 1 for x in precisions):
+        raise UserError(f"config.eval.precisions={precisions} are shares, above 0 and up to 1")
     if not all(isinstance(k, int) and k >= 1 for k in evaluation.top_k):
         raise UserError(f"config.eval.top_k={evaluation.top_k} are whole numbers, 1 or more")
 

@@ -114,14 +114,16 @@ class RunNeeds:
 
     def room(self) -> dict:
         """The bytes that are free on this host, and the bytes that the run will need."""
-        keep = self._config.checkpoint.keep if self._config is not None else 0
+        config, keep = self._config, 1  # a checkpoint while it is written
+        if config is not None:
+            keep += config.checkpoint.keep + max(config.eval.soup, 1)
         disk, written = None, 0
         if self._workdir:
             folder = Path(self._workdir).absolute()
             written = sum(path.name.isdigit() for path in folder.glob("checkpoints/*"))
             there = next(path for path in (folder, *folder.parents) if path.exists())
             disk = shutil.disk_usage(there).free
-        more = max(keep + 2 - written, 1)  # one more for the best, and one while it is written
+        more = max(keep - written, 1)
         return {
             "workdir": disk,
             "workdir_needs": more * self._state_bytes,

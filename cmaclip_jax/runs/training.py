@@ -21,6 +21,7 @@ from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.lock import holding
 from cmaclip_jax.training.loop import train
 from cmaclip_jax.training.progress import TrainingProgress
+from cmaclip_jax.training.soup import write_soup
 from cmaclip_jax.training.state import TrainState
 from cmaclip_jax.training.workdir import open_workdir
 
@@ -30,9 +31,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     with holding(workdir):
         run = open_run(config, workdir)
         try:
-            state = run.train()
+            params = run.final_parameters(run.train())
             split = run.data.last_split()
-            outcome = run.outcome(state, split)
+            outcome = run.outcome(params, split)
         finally:
             run.progress.close()
         return write_results(run, outcome, split, config.train.steps, run.progress.screen)
@@ -71,24 +72,46 @@ class Run:
             self.towers.params,
         )
 
-    def outcome(self, state: TrainState, split: str, stoppable: Stoppable = iter) -> Outcome:
-        """What the run answers to every pair of a split. `stoppable` may stop the batches."""
-        params = self.assembly.objective.answering_parameters(state.best_params)
+    def final_parameters(self, state: TrainState) -> Any:
+        """What the trained run answers with: its soup, or the last state without one."""
+
+        def score_of(params: Any) -> float | None:
+            figures = self._judge(self.assembly.to_answer(params), self.config.train.steps)
+            return figures["mean"].get("accuracy")
+
+        soup = write_soup(self.workdir, self.config.eval.soup, score_of, self.progress.say)
+        return self._to_answer(state) if soup is None else self.assembly.to_answer(soup)
+
+    def outcome(self, params: Any, split: str, stoppable: Stoppable = iter) -> Outcome:
+        """What the run answers to every pair of a split. `stoppable` may stop the batches.
+
+        params: laid out to answer.
+        """
         batches = stoppable(self.reads.eval_batches(split, params))
         return collect(self.assembly.predict_step, params, batches, self.assembly.mesh)
 
     def _evaluate(self, state: TrainState, step: int, stoppable: Stoppable) -> float | None:
         """Evaluates during training; returns the score by which the best checkpoint is chosen."""
-        split, wanted = self.config.eval.watch, self.config.eval
-        outcome = self.outcome(state, split, stoppable)
-        how = wanted.precisions, wanted.top_k, self.config.model.inputs
-        figures = score(outcome, self.data.tasks, split, step, *how)
+        figures, split = (
+            self._judge(self._to_answer(state), step, stoppable),
+            self.config.eval.watch,
+        )
         tasks = figures["tasks"].items()
         accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}
         self.progress.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
         shown = "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
         self.progress.say(f"      {split} accuracy: {shown}")
         return figures["mean"].get("accuracy")
+
+    def _judge(self, params: Any, step: int, stoppable: Stoppable = iter) -> dict:
+        """The figures of `eval.watch`, with these parameters."""
+        split, wanted = self.config.eval.watch, self.config.eval
+        outcome = self.outcome(params, split, stoppable)
+        how = wanted.precisions, wanted.top_k, self.config.model.inputs
+        return score(outcome, self.data.tasks, split, step, *how)
+
+    def _to_answer(self, state: TrainState) -> Any:
+        return self.assembly.objective.answering_parameters(state.best_params)
 
 
 def _batch_source(

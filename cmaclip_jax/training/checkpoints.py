@@ -1,4 +1,4 @@
-"""Orbax checkpoints, written in the background; the newest few and the best are kept."""
+"""Orbax checkpoints, written in the background; the newest and the best ones are kept."""
 
 import contextlib
 import logging
@@ -55,14 +55,15 @@ class Checkpoints:
     method raises UserError, and the incomplete checkpoint is removed.
     """
 
-    def __init__(self, workdir: str | Path, keep: int):
+    def __init__(self, workdir: str | Path, keep: int, best: int = 1):
+        """keep, best: how many of the newest checkpoints and of the best ones are kept."""
         newest = preservation.LatestN(keep)
-        best = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
+        highest = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=best)
         self._writing, self._bytes, self._closed = 0, 0, False
         self._manager = _Manager(
             Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
+                preservation_policy=preservation.AnyPreservationPolicy([newest, highest]),
                 best_fn=lambda metrics: metrics[SCORE],
                 cleanup_tmp_directories=True,
             ),

@@ -1,4 +1,4 @@
-"""The parameters in a run's checkpoints: read to answer, never written."""
+"""The parameters in a run's checkpoints, read to answer."""
 
 import json
 import math
@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from jax.sharding import SingleDeviceSharding
 
 from cmaclip_jax.errors import UserError
 
 SCORE = "score"  # of a checkpoint, measured while the run was trained
 NEWEST, BEST = "newest", "best"  # of a run's checkpoints
+SOUP = "soup.npz"  # in the folder of the last checkpoint: parameters that answer in its place
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -32,19 +35,30 @@ def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
     if which == NEWEST:
         return steps[-1]
     if which == BEST:
-        score, step = max((_score(folder / str(step)), step) for step in steps)
-        if score == -math.inf:
+        best = best_steps(workdir, 1)
+        if not best:
             raise UserError(
                 f"no checkpoint in {folder} was judged on the way (eval.every, eval.watch), so "
                 "none is the best; take --checkpoint=newest or a step"
             )
-        return step
+        return best[0]
     if str(which).isdigit() and int(which) in steps:
         return int(which)
     there = ", ".join(map(str, steps))
     raise UserError(
         f"no checkpoint {which} in {folder}; --checkpoint takes {NEWEST}, {BEST} or one of {there}"
     )
+
+
+def best_steps(workdir: str | Path, most: int) -> list[int]:
+    """Up to `most` steps, those with the highest scores first; of equals, the newest first.
+
+    Checkpoints that were not judged while the run was trained are left out.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    scores = {step: _score(folder / str(step)) for step in checkpoint_steps(folder)}
+    judged = [(score, step) for step, score in scores.items() if score > -math.inf]
+    return [step for _, step in sorted(judged, reverse=True)[:most]]
 
 
 def _score(folder: Path) -> float:
@@ -56,12 +70,33 @@ def _score(folder: Path) -> float:
 
 
 def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
-    """`(step, parameters)` of a checkpoint, for any model and any mesh of the run.
+    """`(step, parameters)` of a checkpoint to answer with, for any model and any mesh of the run.
 
-    The parameters are the averaged ones if the run keeps an average. Nothing is written, because
-    the run may be writing its next checkpoint.
+    The last checkpoint of a run with `eval.soup` answers with the soup.
     """
     step = chosen_step(workdir, which)
+    soup = soup_file(workdir, step)
+    if not soup.exists():
+        return step, checkpoint_parameters(workdir, step)
+    try:
+        with np.load(soup) as arrays:
+            return step, unflatten_dict(dict(arrays), sep="/")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{soup} cannot be read; the command that trained the run makes it again"
+        ) from error
+
+
+def soup_file(workdir: str | Path, step: int) -> Path:
+    """The file of the soup that answers in place of a step's own parameters."""
+    return Path(workdir).resolve() / "checkpoints" / str(step) / SOUP
+
+
+def checkpoint_parameters(workdir: str | Path, step: int) -> Any:
+    """The parameters that training left at a step: the averaged ones if the run keeps an average.
+
+    Nothing is written, because the run may be writing its next checkpoint.
+    """
     folder = Path(workdir).resolve() / "checkpoints"
     here = SingleDeviceSharding(jax.local_devices()[0])
     path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
@@ -74,6 +109,6 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
     how = ocp.checkpoint_utils.construct_restore_args(target)
     read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
     try:
-        return step, jax.device_get(handler.restore(path, args=read)[name])
+        return jax.device_get(handler.restore(path, args=read)[name])
     finally:
         handler.close()
