@@ -2,16 +2,16 @@
 
 import atexit
 import csv
+import gc
 import os
 import shutil
 import tempfile
 
-from cmaclip_jax.process import NO_TPU_HERE, give_memory_back
+from support.commands import COMPILED_QUICKLY
 
-# Small models: compiling takes the time, not running.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+from cmaclip_jax.process import COLLECTED_EVERY, NO_TPU_HERE, give_memory_back
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {COMPILED_QUICKLY}"
 # XLA sizes its pool of threads by this. With one thread a device, all of them can come to wait
 # inside collectives whose other halves still queue for a thread; XLA then aborts the process.
 os.environ["NPROC"] = "64"
@@ -34,6 +34,10 @@ from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.runs.training import train_and_evaluate
+
+# What is imported stays. Python's garbage collector need not look at it again and again.
+gc.set_threshold(*COLLECTED_EVERY)
+gc.freeze()
 
 CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
 if "compiled-by-tests-" in CACHE and "PYTEST_XDIST_WORKER" not in os.environ:
