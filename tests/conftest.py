@@ -44,6 +44,17 @@ if "compiled-by-tests-" in CACHE and "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, CACHE)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest test and files with slow tests come first, so that no worker waits at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def turn(item):
+        marker = item.get_closest_marker("slow")
+        return not (marker and marker.kwargs.get("longest")), item.path not in slow
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _memory_goes_back():
     """Gives back the memory of a file's tests; a worker would hold it to its end.

@@ -140,7 +140,7 @@ def test_a_run_leaves_everything_in_its_folder(config, tmp_path):
         train_and_evaluate(config, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(longest=True)
 def test_the_quickstart_keeps_its_promise(tmp_path):
     command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, f"--workdir={tmp_path}"]
     command += ["--config.eval.every=0", "--config.checkpoint.every=4800"]  # they change no figure
