@@ -177,7 +177,7 @@ def _model() -> ConfigDict:
     model.unroll = Field(1, least=1)
     # Activations that the backward pass computes again to save memory.
     model.remat = Field("none", choices=("none", "dots", "full"))
-    model.dtype = Field("auto", ("auto", "float32", "bfloat16"))  # auto: float32 on CPU alone
+    model.dtype = Field("auto", ("auto", "float32", "bfloat16"))  # auto: runs/compute_type.py
     return model
 
 

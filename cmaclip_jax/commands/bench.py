@@ -65,13 +65,14 @@ def bench_steps(config, wanted: list[str], options) -> dict:
 
     from cmaclip_jax.measuring import text as bench_text
     from cmaclip_jax.measuring.steps import measure_steps
-    from cmaclip_jax.runs.towers import compute_dtype
+    from cmaclip_jax.planning.run import known_towers
+    from cmaclip_jax.runs.compute_type import compute_dtype
     from cmaclip_jax.screen import Screen
 
     jax.config.update(
         "jax_enable_compilation_cache", False
     )  # or compile times would be those of the cache
-    dtype = compute_dtype(config.model.dtype).name
+    dtype = compute_dtype(config.model.dtype, known_towers(config)[1].width).name
     config = with_changes(config, {"model.dtype": dtype})
     screen = Screen()
     for line in assumptions(config, options.tasks):

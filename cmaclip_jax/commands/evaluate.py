@@ -78,6 +78,7 @@ def evaluate(options, overrides: list[str]) -> dict:
 
     screen = Screen(quiet=not leads())
     trained = (_zero_shot if options.zero_shot else _run)(options, overrides, screen)
+    screen.say(f"computing in {trained.dtype}")
     split = options.split or trained.data.last_split()
     outcome = trained.outcome(split, screen.track)
     figures = write_results(trained, outcome, split, trained.step, screen)

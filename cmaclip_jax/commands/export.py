@@ -12,8 +12,8 @@ Writes a trained run as a folder that needs only JAX: the model as StableHLO, wh
 any size; its parameters; and `example.py`, which answers one picture and its words. The exported
 model is run before it is kept: its answers must equal those of the run.
 
-  --config.model.dtype=bfloat16  the type to compute in; 'auto' chooses it for this machine
-                                 (float32 on a CPU)
+  --config.model.dtype=bfloat16  the type to compute in; 'auto' is float32 on a CPU, since another
+                                 CPU may answer, and bfloat16 elsewhere
 """
 
 
@@ -35,8 +35,9 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     workdir, output = options.workdir, options.output
     import jax  # the imports below take seconds
 
-    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.config import with_changes, with_overrides
     from cmaclip_jax.parallel.rules import parameter_count
+    from cmaclip_jax.runs.compute_type import NARROW, compute_dtype
     from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.export import MODULE, PARAMETERS, write_export
@@ -46,6 +47,8 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     screen = Screen(sys.stdout)
     check_new_folder(output)
     config = with_overrides(saved_config(workdir), overrides)
+    dtype = compute_dtype(config.model.dtype, NARROW).name  # no choice for this CPU alone
+    config = with_changes(config, {"model.dtype": dtype})
     screen.entry("reading", workdir)
     device = jax.local_devices()[:1]
     trained = open_trained(workdir, config, devices=device, checkpoint=options.checkpoint)

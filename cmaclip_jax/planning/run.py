@@ -85,7 +85,7 @@ def plan_run(
 ) -> PlannedRun:
     """The run of a config on these devices, for these tasks; with these encoders, if given."""
     mesh = checked_mesh(config, devices)
-    config, towers = (config, towers) if towers else _known_towers(config)
+    config, towers = (config, towers) if towers else known_towers(config)
     config = with_sizes(config, towers, towers.text.length)
     tokenizer = _vocabulary(config, towers)
     encode = BatchEncoder(tuple(tasks), tokenizer, config.data.image_size, config.data.text_length)
@@ -126,7 +126,7 @@ def unrolled_flops(config: ConfigDict, tasks: Sequence[Task]) -> float:
     return lowered.cost_analysis()["flops"]
 
 
-def _known_towers(config: ConfigDict) -> tuple[ConfigDict, Towers]:
+def known_towers(config: ConfigDict) -> tuple[ConfigDict, Towers]:
     """The encoders; pretrained ones that are not on this disk have the size `model.image`."""
     if config.model.dtype == "auto":
         config = with_changes(config, {"model.dtype": "bfloat16"})  # as accelerators resolve it

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_changes
@@ -14,6 +12,7 @@ from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from cmaclip_jax.runs.compute_type import compute_dtype
 from cmaclip_jax.weights.description import DESCRIPTION, model_from
 
 
@@ -28,6 +27,11 @@ class Towers:
     text: TextEncoder
     tokenizer: Tokenizer | None = None
     params: Any = None
+
+    @property
+    def width(self) -> int:
+        """The width of the narrower encoder."""
+        return min(self.image.width, self.text.width)
 
 
 def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
@@ -95,7 +99,8 @@ def sized_encoders(
 ) -> tuple[ImageEncoder, TextEncoder, dict[str, Any]]:
     """The encoders at the run's sizes; and the fields unroll, remat and dtype of all layers."""
     fields = config.model
-    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=compute_dtype(fields.dtype))
+    dtype = compute_dtype(fields.dtype, towers.width)
+    how = dict(unroll=fields.unroll, remat=fields.remat, dtype=dtype)
     dropout = fields.tower_dropout
     text = towers.text.clone(
         dropout=dropout,
@@ -106,10 +111,3 @@ def sized_encoders(
     )
     image = towers.image.clone(image_size=encode.image_size, dropout=dropout, **how)
     return image, text, how
-
-
-def compute_dtype(name: str):
-    """The type of `model.dtype`; 'auto' is float32 on a CPU and bfloat16 elsewhere."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)

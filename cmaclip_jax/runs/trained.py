@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -35,6 +36,12 @@ class TrainedRun:
     @property
     def config(self) -> ConfigDict:
         return self.predictor.config
+
+    @property
+    def dtype(self) -> str:
+        """The name of the type that the network computes in."""
+        model = self.objective.model
+        return np.dtype((model.image or model.text).dtype).name
 
     @property
     def mesh(self) -> Mesh:

@@ -13,6 +13,7 @@ from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
+from cmaclip_jax.runs.compute_type import with_training_type
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.record_checks import check_records, describe_data
 from cmaclip_jax.runs.results import write_results
@@ -134,6 +135,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         if leads():
             open_workdir(workdir, config)
         towers = open_towers(config, workdir)
+        config, type_line = with_training_type(config, towers.width, workdir)
         data = open_data(config, workdir, towers)
         missing = check_records(data)
     data = data.over(mesh)
@@ -141,7 +143,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
     progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)
     try:
         reads, about = _batch_source(data, assembly, workdir, progress)
-        for line in filter(None, [*describe_data(data), *missing, about]):
+        for line in filter(None, [*describe_data(data), *missing, about, type_line]):
             progress.say(line)
     except BaseException:
         progress.close()

@@ -109,7 +109,7 @@ def largest_difference(trained: TrainedRun, folder: Path) -> float:
 
 def _checked_difference(trained: TrainedRun, folder: Path) -> float:
     """The largest difference; UserError if it is too large."""
-    difference, allowed = largest_difference(trained, folder), LARGEST_DIFFERENCE[_dtype(trained)]
+    difference, allowed = largest_difference(trained, folder), LARGEST_DIFFERENCE[trained.dtype]
     if not difference <= allowed:
         raise UserError(
             f"nothing is exported: its answers would differ from the run's by {difference:.2g}, "
@@ -139,7 +139,7 @@ def _describe(trained: TrainedRun, module: export.Exported, difference: float) -
     return {
         "step": trained.step,
         "platforms": list(module.platforms),
-        "compute_dtype": _dtype(trained),
+        "compute_dtype": trained.dtype,
         "image_size": encode.image_size,
         "text_length": encode.text_length,
         "cleaning": encode.tokenizer.cleaning,
@@ -160,9 +160,3 @@ def _described(value) -> dict[str, Any]:
     """The shape and the dtype of an array; 'b' in the shape is any number of pairs."""
     shape = [size if isinstance(size, int) else str(size) for size in value.shape]
     return {"shape": shape, "dtype": value.dtype.name}
-
-
-def _dtype(trained: TrainedRun) -> str:
-    """The type that the network computes in."""
-    model = trained.objective.model
-    return np.dtype((model.image or model.text).dtype).name

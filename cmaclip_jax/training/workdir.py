@@ -19,7 +19,7 @@ MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "profile.")
 MAY_CHANGE += ("train.spike", "train.log_every", "data.max_bad")
 # What a run makes before its first step, from its config.
 PREPARED = ("tasks.json", "tokenizer.json", "words.json", "clip.json")
-PREPARED += ("metrics.jsonl", "bad_records.jsonl")
+PREPARED += ("metrics.jsonl", "bad_records.jsonl", "dtype.txt")
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
