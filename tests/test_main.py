@@ -1,5 +1,6 @@
 """The command: a run in its folder, and every mistake in one line with its fix."""
 
+import csv
 import importlib
 import json
 import os
@@ -209,16 +210,42 @@ def test_clip_is_fine_tuned_and_judged_by_its_sentences(config, tmp_path):
     assert textual["modality_weights"] == {"image": 0.0, "text": 1.0}
 
 
+def assert_retrieval_by_hand(run, catalogue):
+    """The figures of the test split, from the run's embeddings of its files and titles."""
+    rows = [row for row in csv.DictReader(catalogue.open()) if row["split"] == "test"]
+    rows = [row for row in rows if row["picture"] and row["title"]]
+    clip, titles = cma.load_clip(run), np.array([row["title"] for row in rows])
+    images = clip.embed_images([catalogue.parent / row["picture"] for row in rows])
+    similar = images @ clip.embed_texts(list(titles)).T
+    figures = json.loads((run / "evaluation/test.json").read_text())["retrieval"]
+    assert figures["pairs"] == len(rows)
+    for what, table in {"text": similar, "image": similar.T}.items():
+        found = [
+            titles[np.argsort(-line)] == title for line, title in zip(table, titles, strict=True)
+        ]
+        ranks = np.argmax(found, axis=1) + 1
+        assert figures[what]["median_rank"] == np.median(ranks)
+        shares = {str(most): np.mean(ranks <= most) for most in (1, 5, 10)}
+        assert figures[what]["recall_at"] == pytest.approx(shares)
+
+
 def test_pairs_without_labels_make_a_clip(catalogue, tmp_path, capsys):
     """The columns of labels are not read, and the run starts another run as any CLIP does."""
     small = ["--config.model.image=test/8", "--config.model.text=test/8", "--config.train.steps=2"]
-    small += ["--config.data.image_size=48", "--config.train.batch_size=8", "--workdir"]
+    small += ["--config.data.image_size=48", "--config.train.batch_size=8"]
+    small += ["--config.eval.every=1", "--workdir"]
     pretrain = [f"--config={ROOT}/configs/pretrain.py", f"--config.data.path={catalogue}"]
     assert main([*pretrain, *small, str(tmp_path / "clip")]) == 0
     assert json.loads((tmp_path / "clip/tasks.json").read_text()) == {"tasks": []}
     said = capsys.readouterr().err
     assert "tasks none" in said
-    assert "without a task there is no score" in said
+    assert re.search(r"val recall at 1, 5, 10 among \d+ pairs: text \d", said)
+    assert_retrieval_by_hand(tmp_path / "clip", catalogue)
+    again = ["evaluate", "--zero-shot", f"--source={tmp_path / 'clip'}", *pretrain, small[3]]
+    assert main([*again, f"--workdir={tmp_path / 'again'}"]) == 0
+    files = [tmp_path / run / "evaluation/test.json" for run in ("clip", "again")]
+    first, second = (json.loads(file.read_text())["retrieval"] for file in files)
+    assert first == second
     config = read_config([*pretrain[1:], f"--config={ROOT}/configs/attributes.py", *small[:-1]])
     config.data.labels, config.model.pretrained = ("colour",), str(tmp_path / "clip")
     config.model.sequence_layers, config.eval.every = 0, 0

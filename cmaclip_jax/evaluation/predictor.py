@@ -4,6 +4,7 @@ An outcome is a tree of arrays with one row per example. Its keys:
 
 probabilities, modality_weights, labels: {task: array}.
 has_image, has_text, weight: [N].
+embeddings: image and text [N,D], of length 1, and tokens [N,T]; of a run without tasks only.
 row: the place of the example in its split.
 """
 

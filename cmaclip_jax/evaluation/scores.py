@@ -9,6 +9,7 @@ import numpy as np
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.metrics import NUMBERS, PRECISIONS, RECALLS, TOP_K, task_metrics
 from cmaclip_jax.evaluation.predictor import Outcome
+from cmaclip_jax.evaluation.retrieval import flat_figures, retrieval_figures
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.tasks import Task
 
@@ -32,7 +33,8 @@ def score(
     """The figures of the scored pairs (see `scored_pairs`), and of slices of the split.
 
     `scored` is a name of PAIRS. A run that reads one modality also has a slice of the complete
-    pairs, so that it can be compared with a run that reads both.
+    pairs, so that it can be compared with a run that reads both. `retrieval` is in the figures of a
+    run without tasks.
     """
     if not len(outcome["row"]):
         raise UserError(
@@ -49,13 +51,34 @@ def score(
     }
     if inputs != "both":
         slices["complete"] = rows_with(outcome, "both")
-    return {
+    figures = {
         "split": split,
         "step": step,
         "scored": scored,
         **score_rows(rows_with(outcome, scored)),
         "slices": {name: score_rows(rows) for name, rows in slices.items() if rows.any()},
     }
+    if "embeddings" in outcome:
+        complete = rows_with(outcome, "both")
+        figures["retrieval"] = retrieval_figures(outcome["embeddings"], complete)
+    return figures
+
+
+def watched(figures: dict) -> dict[str, float]:
+    """The figures of an evaluation during training, for the metrics log."""
+    if figures.get("retrieval"):
+        return flat_figures(figures["retrieval"])
+    tasks = figures["tasks"].items()
+    return {name: task["accuracy"] for name, task in tasks if task["examples"]}
+
+
+def watched_score(figures: dict) -> float | None:
+    """The number by which the best checkpoint is chosen: the higher, the better.
+
+    It is the mean accuracy over tasks or, in a run without tasks, the mean recall of retrieval.
+    None where no pair could be scored.
+    """
+    return (figures.get("retrieval") or {}).get("recall", figures["mean"].get("accuracy"))
 
 
 def scored_pairs(outcome: Outcome, inputs: str = "both") -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from cmaclip_jax.evaluation.metrics import counted
-from cmaclip_jax.evaluation.scores import PAIRS
+from cmaclip_jax.evaluation.retrieval import RECALLED, SOUGHT
+from cmaclip_jax.evaluation.scores import PAIRS, watched
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 
 
@@ -35,6 +36,40 @@ def score_table(figures: dict) -> Table:
             *[counted(part) for part in slice_figures],
         )
     return table
+
+
+def retrieval_table(figures: dict) -> Table:
+    """One line for each of SOUGHT: recall at some ranks, and the median rank."""
+    found = figures["retrieval"]
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{figures['split']} at step {figures['step']:,}: {found['pairs']:,} "
+        f"{PAIRS['both']}, searched in galleries of {found['gallery']:,}",
+        title_justify="left",
+    )
+    table.add_column("sought")
+    for column in (*[f"recall at {most}" for most in RECALLED], "median rank"):
+        table.add_column(column, justify="right")
+    for what, title in SOUGHT.items():
+        recalls = map(_figure, found[what]["recall_at"].values())
+        table.add_row(title, *recalls, f"{found[what]['median_rank']:,g}")
+    return table
+
+
+def watched_line(figures: dict) -> str:
+    """The figures of an evaluation during training, in one line."""
+    split, found = figures["split"], figures.get("retrieval")
+    if found:
+        parts = [
+            f"{what} {' '.join(map(_figure, found[what]['recall_at'].values()))}, "
+            f"median rank {found[what]['median_rank']:,g}"
+            for what in SOUGHT
+        ]
+        ranks = ", ".join(map(str, RECALLED))
+        return f"{split} recall at {ranks} among {found['gallery']:,} pairs: {'; '.join(parts)}"
+    shown = "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in watched(figures).items())
+    return f"{split} accuracy: {shown or '-'}"
 
 
 def threshold_table(thresholds: Sequence[TaskThresholds], reached: Sequence[dict]) -> Table:

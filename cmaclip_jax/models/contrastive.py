@@ -62,7 +62,8 @@ class Contrastive:
     def predict(self, params, batch: Batch):
         """Probabilities {task: [B,C]} by similarity, and modality weights {task: [B,2]}.
 
-        The embedding of an example is the mean of the embeddings of its modalities.
+        The embedding of an example is the mean of the embeddings of its modalities. Without tasks,
+        `embeddings` has those of both modalities, and the tokens, by which equal texts are known.
         """
         outputs: Any = self.model.apply({"params": params["clip"]}, batch)
         image, text, aux = outputs
@@ -72,13 +73,17 @@ class Contrastive:
         pair = jnp.stack([unit(image), unit(text)], axis=1)  # [B,2,D]
         embedding = unit(jnp.einsum("bm,bmd->bd", weights, pair))
         scale = jnp.minimum(jnp.exp(aux["logit_scale"]), LARGEST_SCALE)
-        return {
+        outcome = {
             "probabilities": {
                 task.name: probabilities(scale * embedding @ params["classes"][task.name].T, task)
                 for task in self.tasks
             },
             "modality_weights": {task.name: weights for task in self.tasks},
         }
+        if not self.tasks:
+            both = {"image": pair[:, 0], "text": pair[:, 1]}  # [B,D]
+            outcome["embeddings"] = {**both, "tokens": batch["tokens"]}
+        return outcome
 
     def _class_embeddings(self, params):
         text: Any = self.model.text

@@ -3,7 +3,7 @@
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.result_files import write_outcome, write_score
 from cmaclip_jax.evaluation.scores import score
-from cmaclip_jax.evaluation.tables import score_table
+from cmaclip_jax.evaluation.tables import retrieval_table, score_table
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.screen import Screen
 
@@ -20,7 +20,8 @@ def write_results(run, outcome: Outcome, split: str, step: int, screen: Screen) 
     figures["left_out"] = left_out = size - len(outcome["row"])
     if not leads():
         return figures
-    write_outcome(run.workdir, split, outcome)
+    kept = {name: values for name, values in outcome.items() if name != "embeddings"}
+    write_outcome(run.workdir, split, kept)
     path = write_score(run.workdir, figures)  # last: this file marks a run of a study as done
     if data.bad.reasons:
         screen.say(f"not used as they were: {data.bad.summary()}")
@@ -30,7 +31,9 @@ def write_results(run, outcome: Outcome, split: str, step: int, screen: Screen) 
         )
     if data.tasks:
         screen.show(score_table(figures))
+    elif figures.get("retrieval"):
+        screen.show(retrieval_table(figures))
     else:
-        screen.say(f"{figures['examples']:,} pairs of {split}; without a task there is no score")
+        screen.say(f"no pair of {split} has both picture and text; there is no score")
     screen.say(f"written to {path}")
     return figures

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Batch
 from cmaclip_jax.evaluation.predictor import Outcome, collect
-from cmaclip_jax.evaluation.scores import score
+from cmaclip_jax.evaluation.scores import score, watched, watched_score
+from cmaclip_jax.evaluation.tables import watched_line
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
@@ -77,8 +78,8 @@ class Run:
         """What the trained run answers with: its soup, or the last state without one."""
 
         def score_of(params: Any) -> float | None:
-            figures = self._judge(self.assembly.to_answer(params), self.config.train.steps)
-            return figures["mean"].get("accuracy")
+            params = self.assembly.to_answer(params)
+            return watched_score(self._judge(params, self.config.train.steps))
 
         soup = write_soup(self.workdir, self.config.eval.soup, score_of, self.progress.say)
         return self._to_answer(state) if soup is None else self.assembly.to_answer(soup)
@@ -93,16 +94,11 @@ class Run:
 
     def _evaluate(self, state: TrainState, step: int, stoppable: Stoppable) -> float | None:
         """Evaluates during training; returns the score by which the best checkpoint is chosen."""
-        figures, split = (
-            self._judge(self._to_answer(state), step, stoppable),
-            self.config.eval.watch,
-        )
-        tasks = figures["tasks"].items()
-        accuracies = {name: task["accuracy"] for name, task in tasks if task["examples"]}
-        self.progress.write(step, {f"{split}/{name}": value for name, value in accuracies.items()})
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
-        self.progress.say(f"      {split} accuracy: {shown}")
-        return figures["mean"].get("accuracy")
+        figures = self._judge(self._to_answer(state), step, stoppable)
+        named = {f"{self.config.eval.watch}/{name}": x for name, x in watched(figures).items()}
+        self.progress.write(step, named)
+        self.progress.say(f"      {watched_line(figures)}")
+        return watched_score(figures)
 
     def _judge(self, params: Any, step: int, stoppable: Stoppable = iter) -> dict:
         """The figures of `eval.watch`, with these parameters."""

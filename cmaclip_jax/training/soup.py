@@ -54,7 +54,7 @@ def write_soup(
     if leads():
         with whole_file(file) as part:
             np.savez(part, **flatten_dict(soup, sep="/"))
-    say(f"the run answers with the mean of {size} checkpoints, {best:.4f}, kept in {file}")
+    say(f"the run answers with the mean of {size} checkpoint(s), {best:.4f}, kept in {file}")
     return soup
 
 

@@ -23,7 +23,7 @@ from cmaclip_jax.parallel.joining import _parsed
 from cmaclip_jax.parallel.lost_hosts import lost_peer
 from cmaclip_jax.parallel.mesh import host_rows, make_mesh
 from cmaclip_jax.training.lock import holding
-from cmaclip_jax.training.saved_parameters import read_parameters
+from cmaclip_jax.training.saved_parameters import read_parameters, soup_file
 
 SMALL = [QUICKSTART, "--config.model.image=test/8", "--config.model.text=test/8"]
 SMALL += ["--config.model.sequence_heads=2", "--config.data.shop.val_size=50"]
@@ -158,13 +158,18 @@ def test_when_a_host_is_killed_the_other_says_so_and_ends(tmp_path, alone, victi
 
 @pytest.mark.slow
 def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
+    """The hosts hold halves of the parameters, and answer with a soup."""
     pod = [str(LOCAL_POD), "--hosts=2", "--", *SMALL, f"--workdir={tmp_path / 'pod'}"]
+    pod += ["--config.eval.soup=2", "--config.mesh.fsdp=2"]
     one = [sys.executable, "-m", "cmaclip_jax.main", *SMALL, f"--workdir={tmp_path / 'one'}"]
+    one += ["--config.eval.soup=2"]
     for command in (one, pod):
         subprocess.run(command, env=environment(), check=True, capture_output=True)
     expected, losses = map(train_losses, (tmp_path / "one", tmp_path / "pod"))
     assert losses.keys() == expected.keys()
     np.testing.assert_allclose([*losses.values()], [*expected.values()], rtol=1e-4)
+    soups = [set(np.load(soup_file(tmp_path / run, 6))) for run in ("pod", "one")]
+    assert soups[0] == soups[1]
     figures, expected = (
         json.loads((tmp_path / run / "evaluation/test.json").read_text())["tasks"]
         for run in ("pod", "one")

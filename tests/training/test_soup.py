@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support.line import stream, train_line
 
-from cmaclip_jax.config import with_changes
-from cmaclip_jax.errors import Interrupted
+from cmaclip_jax.config import check_config, with_changes
+from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.runs.training import Run, train_and_evaluate
 from cmaclip_jax.training.saved_parameters import (
@@ -71,7 +71,7 @@ def test_a_checkpoint_joins_if_the_score_of_the_average_does_not_fall(config, tm
         "soup with step 4: 0.8000, left out"
     ]
     assert lines[3] == "soup with step 7: 0.9500"
-    assert lines[4].startswith("the run answers with the mean of 3 checkpoints, 0.9500, kept in")
+    assert lines[4].startswith("the run answers with the mean of 3 checkpoint(s), 0.9500, kept in")
 
 
 def test_a_run_that_was_stopped_twice_has_the_same_soup(config, tmp_path):
@@ -107,7 +107,7 @@ def test_a_trained_run_answers_with_its_soup(config, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(Run, "_judge", with_scores)
     figures = train_and_evaluate(config, tmp_path)
-    assert "the mean of 2 checkpoints, 0.7500" in capsys.readouterr().err
+    assert "the mean of 2 checkpoint(s), 0.7500" in capsys.readouterr().err
     assert_close(read_parameters(tmp_path)[1], mean_of(tmp_path, 2, 1))
     soup = open_judged(tmp_path, saved_config(tmp_path))
     kept = dict(np.load(tmp_path / "evaluation/test.npz"))
@@ -131,3 +131,8 @@ def test_a_run_whose_checkpoints_have_no_score_says_that_it_has_no_soup(config, 
     assert write_soup(tmp_path, 4, lambda params: 1.0, said.append) is None
     assert "there is no soup" in said[0]
     assert read_parameters(tmp_path)[0] == 8
+
+
+def test_a_soup_needs_evaluations(config):
+    with pytest.raises(UserError, match=r"set config\.eval\.every"):
+        check_config(with_changes(config, {"eval.every": 0}))
