@@ -158,11 +158,10 @@ def test_when_a_host_is_killed_the_other_says_so_and_ends(tmp_path, alone, victi
 
 @pytest.mark.slow
 def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
-    """The hosts hold halves of the parameters, and answer with a soup."""
-    pod = [str(LOCAL_POD), "--hosts=2", "--", *SMALL, f"--workdir={tmp_path / 'pod'}"]
-    pod += ["--config.eval.soup=2", "--config.mesh.fsdp=2"]
-    one = [sys.executable, "-m", "cmaclip_jax.main", *SMALL, f"--workdir={tmp_path / 'one'}"]
-    one += ["--config.eval.soup=2"]
+    """Both answer with a soup in the end."""
+    words = [*SMALL, "--config.eval.soup=2"]
+    pod = [str(LOCAL_POD), "--hosts=2", "--", *words, f"--workdir={tmp_path / 'pod'}"]
+    one = [sys.executable, "-m", "cmaclip_jax.main", *words, f"--workdir={tmp_path / 'one'}"]
     for command in (one, pod):
         subprocess.run(command, env=environment(), check=True, capture_output=True)
     expected, losses = map(train_losses, (tmp_path / "one", tmp_path / "pod"))
