@@ -16,6 +16,10 @@ class Interrupted(Exception):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self):
+        """Lets pickle copy the error to another process."""
+        return Interrupted, (str(self), self.status)
+
 
 def nearest_multiples(value: int, step: int) -> str:
     """The multiples of `step` around `value`, as advice: '960 or 1024'."""

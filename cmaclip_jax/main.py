@@ -25,6 +25,7 @@ VERBS = {
     "export": "write a trained run as StableHLO that runs without this project",
     "prepare": "write any data set as record files of small pictures to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
+    "compare": "train CMA-CLIP and what its paper compares it with, over seeds, on your data",
     "robustness": "evaluate trained runs on pictures and words with noise of rising severity",
     "doctor": "check this machine, or all hosts of a cluster, before a job",
     "plan": "compile a run for TPUs you do not have yet: does it fit, how long does it take",
@@ -34,7 +35,7 @@ VERBS = {
 }
 
 # Verbs that continue where they were stopped when the same command is given again.
-CONTINUING = ("train", "predict", "prepare", "ablate", "robustness", "landmarks study")
+CONTINUING = ("train", "predict", "prepare", "ablate", "compare", "robustness", "landmarks study")
 
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that stands for --cluster
 

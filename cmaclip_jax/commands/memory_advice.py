@@ -13,6 +13,7 @@ ELSE = "end other programs, or use a machine with more"
 ADVICE = {
     "train": f"{TRAINING}; for the evaluations {ANSWERING}",
     "ablate": f"{TRAINING}; for the evaluations {ANSWERING}",
+    "compare": f"{TRAINING}; for the evaluations {ANSWERING}",
     "bench": f"{TRAINING}; for every part but `train` {ANSWERING}",
     "landmarks study": TRAINING,
     "evaluate": ANSWERING,

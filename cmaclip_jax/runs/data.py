@@ -24,7 +24,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.runs.new_encoder import encoder_for
 from cmaclip_jax.runs.towers import Towers, with_sizes
-from cmaclip_jax.tasks import Task, select_tasks
+from cmaclip_jax.tasks import NO_TASKS, Task, select_tasks
 
 if TYPE_CHECKING:
     from cmaclip_jax.data.loading import Loader
@@ -148,7 +148,7 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> RunDa
 
 def check_kinds(tasks: tuple[Task, ...], source: Source) -> None:
     """Raises UserError where run and source disagree on whether a pair has several labels."""
-    names = [task.name for task in tasks]
+    names = [task.name for task in tasks] or [NO_TASKS]
     for task, here in zip(tasks, select_tasks(source.tasks, names), strict=True):
         if task.many != here.many:
             kind = "several labels" if task.many else "one label"

@@ -1,4 +1,4 @@
-"""What each part of the model contributes: the same training without it, over several seeds."""
+"""Variants of a config, trained alike over several seeds: what each part of the model gives."""
 
 import dataclasses
 import functools
@@ -9,16 +9,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import with_changes
+from cmaclip_jax.config import check_config, with_changes
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.mesh import make_mesh
 from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import open_towers
+from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.studies.framework import StudyRun, make_run
+from cmaclip_jax.studies.own_process import in_own_process
 from cmaclip_jax.studies.throughput import steps_a_second
-from cmaclip_jax.studies.variants import APART, VARIANTS
+from cmaclip_jax.studies.variants import APART, VARIANTS, Variant
 from cmaclip_jax.tasks import select_tasks
 
 STEPS = "steps.json"  # the steps of every arm, if the minutes are equal
@@ -35,6 +37,11 @@ class Arm:
     @property
     def name(self) -> str:
         return f"{self.variant}-{self.task}" if self.task else self.variant
+
+    @property
+    def definition(self) -> Variant:
+        """What the variant changes; `apart` changes none of the fields that it defines."""
+        return VARIANTS.get(self.variant, Variant("one task alone", {}))
 
 
 def figures_of(run: StudyRun[Arm], split: str) -> dict | None:
@@ -65,6 +72,7 @@ class Study:
             make_run(arm, seed, with_changes(arm.config, {"seed": seed}), self.workdir)
             for seed in self.seeds
             for arm in self.arms
+            if arm.definition.seeded or seed == self.seeds[0]
         ]
 
 
@@ -104,10 +112,13 @@ def with_equal_minutes(study: Study, minutes: float, say: Callable[[str], None])
         )
     arms = []
     for number, arm in enumerate(study.arms, 1):
+        if "train.steps" in arm.definition.changes:
+            arms.append(arm)
+            continue
         if arm.name not in measured["steps"]:
             say(f"measuring {arm.name}, {number} of {len(study.arms)}")
             study.workdir.mkdir(parents=True, exist_ok=True)
-            rate = steps_a_second(arm.config, study.workdir)
+            rate = in_own_process(steps_a_second, arm.config, study.workdir)
             measured["steps"][arm.name] = max(1, round(60 * minutes * rate))
             write_text(path, json.dumps(measured, indent=2) + "\n")
         steps = measured["steps"][arm.name]
@@ -122,6 +133,9 @@ def _check(config: ConfigDict, variants: Sequence[str], seeds: int) -> None:
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise UserError(f"unknown variant {unknown[0]!r}; there is {', '.join(VARIANTS)}")
+    from_clip = [name for name in variants if VARIANTS[name].from_clip]
+    if from_clip and not config.model.pretrained:
+        raise UserError(f"{from_clip[0]} needs a CLIP; set config.model.pretrained or leave it out")
     if seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
     model = config.model
@@ -136,8 +150,7 @@ def _check(config: ConfigDict, variants: Sequence[str], seeds: int) -> None:
 
 def _arms(config: ConfigDict, variants: Sequence[str], apart: Sequence[str]) -> Iterator[Arm]:
     for name in dict.fromkeys(variants):
-        fields = {f"model.{field}": value for field, value in VARIANTS[name][0].items()}
-        yield Arm(name, with_changes(config, fields))
+        yield Arm(name, with_changes(config, VARIANTS[name].changes))
     for task in apart:
         yield Arm(APART, _alone(config, task), task)
 
@@ -156,7 +169,26 @@ def _alone(config: ConfigDict, task: str) -> ConfigDict:
     )
 
 
+def train_all(study: Study, say: Callable[[str], None], write: Callable[[], Any]) -> None:
+    """Trains what is not there yet, each run in a process of its own.
+
+    say: prints which run it is. write: called after every run.
+    """
+    for number, run in enumerate(study.runs, 1):
+        name = f"run {number} of {len(study.runs)}: {run}"
+        if figures_of(run, study.split):
+            say(f"{name}: done before")
+            continue
+        say(f"\n{name}")
+        try:
+            in_own_process(train_and_evaluate, run.config, run.folder)
+        except UserError as error:
+            raise UserError(f"{run}: {error}") from error
+        write()
+
+
 def _build(arm: Arm, data: RunData, towers) -> None:
-    """Raises UserError if the model or the rules of an arm cannot be built."""
+    """Raises UserError if the fields, the model or the rules of an arm do not fit together."""
+    check_config(arm.config)
     encode = data.encode.for_tasks(select_tasks(data.tasks, arm.config.data.labels))
     assemble(arm.config, make_mesh(), encode, towers).check()

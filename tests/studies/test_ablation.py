@@ -4,35 +4,22 @@ import csv
 import json
 import re
 import statistics
-import subprocess
 import sys
 
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
-from support.commands import QUICKSTART, mistake
+from support.commands import mistake
 from support.small import small_config
+from support.studies import TASKS, in_this_process, small_arguments
 
-from cmaclip_jax.config import value_at
+from cmaclip_jax.config import field_paths, value_at
 from cmaclip_jax.main import main
-from cmaclip_jax.runs import training
+from cmaclip_jax.studies import ablation, own_process, throughput, variant_report
 from cmaclip_jax.studies.ablation import StudyRun, open_study
-from cmaclip_jax.studies.ablation_report import training_minutes
-from cmaclip_jax.studies.variants import USUAL, VARIANTS
+from cmaclip_jax.studies.variant_report import training_minutes
+from cmaclip_jax.studies.variants import VARIANTS
 from cmaclip_jax.training.saved_parameters import read_parameters
-
-TASKS = ("colour", "contents")
-
-
-def small_arguments(*fields):
-    """The fields in which the small config differs from the quickstart's, as arguments."""
-    config = small_config()
-    names = ("data.image_size", "data.vocabulary", "model.image", "model.text", "train.batch_size")
-    names += ("model.sequence_layers", "data.shop.train_size", "data.shop.val_size", "train.steps")
-    names += ("data.shop.test_size", "eval.batch_size", "checkpoint.every", "train.log_every")
-    own = [f"--config.{name}={value_at(config, name)}" for name in names]
-    labels = f"--config.data.labels={','.join(TASKS)}"
-    return [QUICKSTART, *own, labels, "--config.eval.every=0", "--config.model.sequence_heads=0"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +28,10 @@ def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     command = ["ablate", *small_arguments(), f"--workdir={workdir}", "--tasks-apart"]
     command += ["--seeds=2", "--variants=late-fusion"]
-    assert main(command) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "in_own_process", in_this_process)
+        patch.setattr(own_process, "in_own_process", in_this_process)
+        assert main(command) == 0
     return workdir, command
 
 
@@ -105,59 +95,50 @@ def test_variants_lack_what_they_say(study):
         assert config["seed"] == seed
 
 
-def test_every_usual_variant_changes_one_thing(config, tmp_path):
-    study = open_study(config, tmp_path, (*USUAL, "concat"), 1)
-    models = {arm.name: dict(arm.config.model) for arm in study.arms}
-    for name, model in models.items():
-        changes = {x: value for x, value in model.items() if value != models["full"][x]}
-        assert changes == VARIANTS[name][0]
+def test_every_variant_changes_what_it_says(config, tmp_path):
+    names = [name for name, variant in VARIANTS.items() if not variant.from_clip]
+    config.eval.prompts = ("{}",)  # as long as the texts of this small data at most
+    config.eval.every = 4
+    study = open_study(config, tmp_path, names, 1)
+    fields = field_paths(config)
+    for arm in study.arms:
+        changes = {
+            x: value for x in fields if (value := value_at(arm.config, x)) != value_at(config, x)
+        }
+        assert changes == VARIANTS[arm.name].changes
     assert not list(tmp_path.iterdir())
 
 
-# Mebibytes that a study holds after each of its runs, beside what it maps from files.
-HELD = """
-import sys
-from cmaclip_jax import process
-from cmaclip_jax.studies import framework
-from cmaclip_jax.main import main
-
-def told():
-    process.give_memory_back()
+def anonymous_memory():
+    """Mebibytes that this process holds, beside what it maps from files."""
     with open("/proc/self/status") as file:
         (line,) = [line for line in file if line.startswith("RssAnon")]
-    print("held", int(line.split()[1]) // 1024)
-
-framework.give_memory_back = told
-main(sys.argv[1:])
-"""
+    return int(line.split()[1]) // 1024
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
-def test_a_study_keeps_nothing_of_the_runs_that_it_has_made(tmp_path):
-    command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", "--seeds=3"]
-    command += ["--variants=full"]
-    done = subprocess.run(
-        [sys.executable, "-c", HELD, *command], capture_output=True, text=True, check=True
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what is held")
+def test_a_study_keeps_nothing_of_the_runs_that_it_has_made(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(
+        variant_report, "write_report", lambda *_: held.append(anonymous_memory()) or []
     )
-    held = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("held")]
-    assert len(held) == 3
-    assert held[-1] - held[0] < 150, held
+    command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", "--seeds=2"]
+    assert main([*command, "--variants=full"]) == 0
+    assert len(held) == 3  # after every run, and at the end
+    assert held[-1] - held[0] < 20, held
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_stopped(study, monkeypatch, capsys):
+def test_a_study_goes_on_where_it_was_stopped(study, capfd):
     workdir, command = study
     lost = workdir / "late-fusion/seed-1/evaluation/test.json"
     written, before = lost.read_text(), (workdir / "ablation.md").read_text()
     lost.unlink()
-    trained, whole = [], training.train_and_evaluate
-    monkeypatch.setattr(
-        training, "train_and_evaluate", lambda *x: trained.append(x[1]) or whole(*x)
-    )
+    results = {file: file.stat().st_mtime_ns for file in workdir.glob("*/*/evaluation/test.json")}
     assert main(command) == 0
-    assert trained == [workdir / "late-fusion/seed-1"]
-    said = capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in results} == results
+    said = capfd.readouterr().err
     assert "run 1 of 6: late-fusion, seed 0: done before" in said
     assert "run 4 of 6: late-fusion, seed 1\n" in said
     assert "continuing from the checkpoint of step 8" in said
@@ -181,15 +162,15 @@ def test_a_runs_minutes_are_those_of_its_steps(tmp_path, speeds, minutes):
 
 @pytest.mark.slow
 def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys):
-    from cmaclip_jax.studies import ablation, throughput
-
     measure, rates = throughput.steps_a_second, []
 
-    def quick(config, beside):
-        rates.append(measure(config, beside, seconds=0.2))
+    def quick(function, *arguments):
+        if function is not measure:
+            return function(*arguments)
+        rates.append(measure(*arguments, seconds=0.2))
         return rates[-1]
 
-    monkeypatch.setattr(ablation, "steps_a_second", quick)
+    monkeypatch.setattr(ablation, "in_own_process", quick)
     minutes = 0.001
     command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", f"--minutes={minutes}"]
     command += ["--seeds=1", "--variants=image-only"]
