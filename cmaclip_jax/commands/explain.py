@@ -7,12 +7,14 @@ from cmaclip_jax.commands.tables import add_table_arguments, open_named_table
 
 HELP = """\
 Writes DIR/explain.html, a page about single rows of a table: the picture, the answer to every task,
-where each word looks in the picture, and how the answers change when a word is left out. Where
-words look is shown for models with at least two layers of sequence-wise attention. DIR is the
-run's folder.
+the patches of the picture that each answer rests on, and how the answers change when a word is left
+out. DIR is the run's folder.
 
   --rows=3,17              row numbers, from 1, or ids; if a number is also the id of another row,
                            write row:3 or id:3
+  --heat=gradient          attention weighted by the gradient of the answer (default)
+  --heat=occlusion         the fall of the answer's probability when a patch is painted over: a
+                           prediction a patch; the default for models without heads
 """
 
 
@@ -21,6 +23,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("explain", HELP)
     add_table_arguments(parser)
     parser.add_argument("--rows", required=True, help="the rows, as 3,17")
+    parser.add_argument("--heat", default="", choices=("gradient", "occlusion"), help="its kind")
     parser.add_argument("--output", help="the page to write (default: DIR/explain.html)")
     explain(parser.parse_args(arguments))
 
@@ -40,12 +43,13 @@ def explain(options) -> None:
     chosen = chosen_rows(table, options.rows)
     screen.say(str(table))
     device = jax.local_devices()[:1]
-    explainer = Explainer(open_classifier(options.workdir, device, options.checkpoint))
+    classifier = open_classifier(options.workdir, device, options.checkpoint)
+    explainer = Explainer(classifier, options.heat, screen.track)
     names, pairs = [name for name, _ in chosen], [table.pair(row) for _, row in chosen]
     about = (
         f"{len(chosen)} of {table.rows:,} rows of {options.input}, answered by {options.workdir} "
-        f"at step {explainer.classifier.trained.step:,}"
+        f"at step {classifier.trained.step:,}"
     )
-    text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_maps)
+    text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_heat)
     path = write_page(options.output or Path(options.workdir) / "explain.html", text)
     screen.say(f"written to {path}")

@@ -34,6 +34,16 @@ def unstack_layers(params, unroll: int):
     return {**params, BLOCKS: layers}
 
 
+def stack_layers(params):
+    """The inverse of `unstack_layers`."""
+    if not hasattr(params, "items"):
+        return params
+    layers = unstacked_layers(params)
+    if layers is None:
+        return {name: stack_layers(below) for name, below in params.items()}
+    return {**params, BLOCKS: jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+
+
 def unstacked_layers(params) -> list | None:
     """The parameters of each layer of an unstacked transformer; None where they are stacked."""
     blocks = params.get(BLOCKS, {})

@@ -113,22 +113,16 @@ class Classification:
 
         return {name: of_part(name, part) for name, part in params.items()}
 
-    def predict(self, params, batch: Batch, with_maps: bool = False):
-        """Probabilities {task: [B,C]} and modality weights {task: [B,2]}.
-
-        with_maps: also `attention_maps` [B,L,T,P], from every text token to every patch.
-        """
-        logits, aux = self.model.apply({"params": params}, batch, with_maps=with_maps)
+    def predict(self, params, batch: Batch):
+        """Probabilities {task: [B,C]} and modality weights {task: [B,2]}."""
+        logits, aux = self.model.apply({"params": params}, batch)
         probabilities = {
             task.name: jax.nn.sigmoid(logits[task.name])
             if task.many
             else jax.nn.softmax(logits[task.name], axis=-1)
             for task in self.tasks
         }
-        outcome = {"probabilities": probabilities, "modality_weights": aux["modality_weights"]}
-        if with_maps:
-            outcome["attention_maps"] = jnp.moveaxis(aux["attention_maps"], 1, 0)
-        return outcome
+        return {"probabilities": probabilities, "modality_weights": aux["modality_weights"]}
 
     def _task_losses(self, task: Task, logits, batch: Batch):
         """`(losses [B], known [B])`: an unknown label and a row of padding have loss 0."""

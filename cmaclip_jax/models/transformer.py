@@ -15,6 +15,10 @@ from cmaclip_jax.models.cpu_layers import BLOCKS, apply_layers, unstacked_layers
 from cmaclip_jax.models.cpu_products import PRODUCT, Dense, DenseGeneral, product
 from cmaclip_jax.models.layout import hold_rows
 
+# The collection of factors on attention weights. Where it holds some, attention is computed with
+# them: their gradient at 1 is weight times gradient (relevance.py).
+FACTORS = "factors"
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     # OpenAI's weights were trained with this cheap approximation of GELU.
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -99,8 +103,15 @@ class Attention(nn.Module):
         width = x.shape[-1]
         query, key, value = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, positions)
         allowed = None if mask is None else mask[:, None, None, :]  # [B,1,1,S]
-        y = jax.nn.dot_product_attention(query, key, value, mask=allowed, is_causal=self.causal)
-        maps = attention_maps(query, key, allowed, self.causal) if with_maps else None
+        factors = self.get_variable(FACTORS, "weights")
+        if factors is None:
+            y = jax.nn.dot_product_attention(query, key, value, mask=allowed, is_causal=self.causal)
+        else:
+            weights = factors * attention_weights(query, key, allowed, self.causal)  # [B,N,R,S]
+            y = jnp.einsum("bnrs,bsnh->brnh", weights.astype(value.dtype), value)
+        maps = None
+        if with_maps:
+            maps = attention_weights(query, key, allowed, self.causal).mean(axis=1)
         zero = nn.initializers.zeros_init()
         out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
         out = DenseGeneral(width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out")
@@ -112,8 +123,8 @@ def take_positions(x, positions):
     return jax.vmap(lambda row, indices: row[indices])(x, positions)
 
 
-def attention_maps(query, key, allowed, causal: bool):
-    """The softmax weights [B,S,S], averaged over heads; float32.
+def attention_weights(query, key, allowed, causal: bool):
+    """The softmax weights [B,N,R,S] of every head, from R queries to S keys; float32.
 
     `jax.nn.dot_product_attention` does not return them, so they are computed again here.
     """
@@ -125,7 +136,7 @@ def attention_maps(query, key, allowed, causal: bool):
         allowed = triangle if allowed is None else allowed & triangle
     if allowed is None:
         allowed = jnp.ones((), bool)
-    return masked_softmax(scores, allowed).mean(axis=1)
+    return masked_softmax(scores, allowed)
 
 
 def masked_softmax(scores, mask):
@@ -206,7 +217,7 @@ class Stack(nn.Module):
             )
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0, "intermediates": 0},
+            variable_axes={"params": 0, "intermediates": 0, FACTORS: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.layers,

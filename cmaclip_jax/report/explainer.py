@@ -1,31 +1,34 @@
-"""Explains the answers to single pairs: heat of the words, and changes without a word."""
+"""Explains the answers to single pairs: heat of the patches, and changes without a word."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from cmaclip_jax.data.pairs import Pair
-from cmaclip_jax.report.word_heat import (
-    Explanation,
-    PairView,
-    WordHeat,
-    make_map_step,
-    sentence_heat,
-    why_no_maps,
-    word_heat,
-)
-from cmaclip_jax.serving.classifier import Answer, Classifier
+from cmaclip_jax.report.answered_classes import AnsweredClasses, answered_classes, probabilities
+from cmaclip_jax.report.explanation import Explanation, PairView
+from cmaclip_jax.report.patch_heat import open_heat
+from cmaclip_jax.serving.classifier import Classifier
 
-AnsweredClasses = list[tuple[str, str, int]]  # (task, class, its index)
+
+def untracked(parts: Iterable, **_) -> Iterable:
+    """The parts, without showing any progress."""
+    return parts
 
 
 class Explainer:
-    """Explains pairs. `why_no_maps` is the reason if there is no heat, else ''."""
+    """Explains pairs.
 
-    def __init__(self, classifier: Classifier):
+    heat: the kind of heat: 'gradient' or 'occlusion'; '': the best that the model has.
+    track: shows the progress of the heat of a pair, as `Screen.track` does.
+    why_no_heat: the reason if the model has no heat, else ''.
+    """
+
+    def __init__(self, classifier: Classifier, heat: str = "", track: Callable = untracked):
         self.classifier = classifier
-        self.why_no_maps = why_no_maps(classifier.trained.objective)
+        self.heat, self._heats = open_heat(classifier, heat, track)
+        inputs = classifier.trained.config.model.inputs
+        self.why_no_heat = "this model reads no picture" if inputs == "text" else ""
 
     def show(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[PairView]:
         """The pairs as the model receives them, to be shown on a page."""
@@ -52,45 +55,25 @@ class Explainer:
         answers = self.classifier.answer(batch, notes)[0]
         shown = _pair_view(name, pair, picture, notes[0])
         places = self._places(pair.text)
-        words, sentence = (), None
-        if not self.why_no_maps and picture is not None and pair.text:
-            words, sentence = self._heats(batch, places)
-        asked = self._asked(answers)
-        before = self._probabilities([Pair(picture, pair.text)], asked)[0] if asked else []
+        asked = answered_classes(self.classifier.tasks, answers)
+        seen = Pair(picture, pair.text)
+        before = probabilities(self.classifier, [seen], asked)[0] if asked else ()
+        has_heat = picture is not None and asked and not self.why_no_heat
+        heats = self._heats(name, seen, asked) if has_heat else []
         return Explanation(
             shown=shown,
             answers=answers,
             truth=truth,
-            words=words,
-            sentence=sentence,
             asked=[(*some[:2], float(x)) for some, x in zip(asked, before, strict=True)],
+            heats=heats,
+            heat=self.heat if heats else "",
             without=self._without(pair, picture, places, asked),
+            unread=[word for word, at in places if not at],
         )
 
     def _places(self, text: str | None) -> list[tuple[str, list[int]]]:
         encode = self.classifier.trained.encode
         return encode.tokenizer.places(text, encode.text_length)
-
-    @functools.cached_property
-    def _map_step(self) -> Callable:
-        trained = self.classifier.trained
-        return make_map_step(trained.objective, trained.mesh, trained.params)
-
-    def _heats(self, batch, places) -> tuple[list[WordHeat], np.ndarray]:
-        """The heat of each word and of the whole text, for the first pair of a batch."""
-        maps = self.classifier.outcome(batch, 1, self._map_step)["attention_maps"][0]  # [L,T,P]
-        words = [WordHeat(word, word_heat(maps, at), read=bool(at)) for word, at in places]
-        end = 1 + max((position for _, at in places for position in at), default=0)
-        return words, sentence_heat(maps, end)
-
-    def _asked(self, answers: Mapping[str, Answer]) -> AnsweredClasses:
-        """The classes that the answers name."""
-        asked = []
-        for task in self.classifier.tasks:
-            label = answers[task.name].label
-            labels = label if isinstance(label, tuple) else () if label is None else (label,)
-            asked += [(task.name, name, task.classes.index(name)) for name in labels]
-        return asked
 
     def _without(
         self, pair: Pair, picture, places, asked: AnsweredClasses
@@ -106,18 +89,8 @@ class Explainer:
             variants += [("all words", Pair(picture, None)), ("the picture", Pair(None, pair.text))]
         if not asked or not variants:
             return []
-        chances = self._probabilities([variant for _, variant in variants], asked)
+        chances = probabilities(self.classifier, [variant for _, variant in variants], asked)
         return [(name, row) for (name, _), row in zip(variants, chances, strict=True)]
-
-    def _probabilities(self, pairs: Sequence[Pair], asked: AnsweredClasses) -> np.ndarray:
-        """The probabilities [N,K] of these classes."""
-        most, rows = self.classifier.most, []
-        for start in range(0, len(pairs), most):
-            batch, notes = self.classifier.read(pairs[start : start + most])
-            outcome = self.classifier.outcome(batch, len(notes))
-            scaled = {task: self.classifier.scaled(outcome, task) for task, _, _ in asked}
-            rows.append(np.stack([scaled[task][:, place] for task, _, place in asked], axis=1))
-        return np.concatenate(rows)
 
 
 def _pictures(batch) -> Iterator[np.ndarray | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
+from cmaclip_jax.report.explanation import Explanation, PairView
 from cmaclip_jax.report.learning_curves import learning_curves
 from cmaclip_jax.report.markup import Html, element, join, paragraph
 from cmaclip_jax.report.mistakes import Cases
@@ -15,7 +16,6 @@ from cmaclip_jax.report.style import STYLE
 from cmaclip_jax.report.summary import summary, what_is_missing
 from cmaclip_jax.report.task_section import task_sections
 from cmaclip_jax.report.task_table import scored_tasks, task_table
-from cmaclip_jax.report.word_heat import Explanation, PairView
 
 # Even if a text is not escaped by mistake, the browser runs nothing and fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -7,12 +7,11 @@ import math
 import numpy as np
 from PIL import Image
 
+from cmaclip_jax.report.explanation import PairView
 from cmaclip_jax.report.markup import Html, element, paragraph, picture
-from cmaclip_jax.report.word_heat import PairView
 
 SIDE = 160  # pixels of a picture at most
-STRENGTH = 190  # of 255: the opacity of the heat over the hottest patch
-HEAT = (255, 64, 0)
+VEIL = (128, 128, 128, 205)  # colour and opacity of what lies over a patch without heat
 
 
 def card(shown: PairView, *lines: Html) -> Html:
@@ -49,13 +48,15 @@ def jpeg(pixels: np.ndarray) -> str:
 
 
 def heat_png(heat: np.ndarray) -> str:
-    """The heat [P] of square patches, in rows, as an image to lay over the picture."""
+    """The heat [P] of square patches, in rows, as a veil to lay over the picture.
+
+    The veil is thinner over hotter patches. So colours stay what they are, unlike under a red heat.
+    """
     side = math.isqrt(len(heat))
-    hottest = max(float(heat.max()), 1e-12)
-    pixels = np.zeros((side, side, 4), np.uint8)
-    pixels[..., :3] = HEAT
-    pixels[..., 3] = np.round(heat.reshape(side, side) / hottest * STRENGTH)
-    return _data("png", Image.fromarray(pixels))
+    warm = np.maximum(heat, 0).reshape(side, side)
+    veil = np.full((side, side, 4), VEIL, np.uint8)
+    veil[..., 3] = np.round((1 - warm / max(warm.max(), 1e-12)) * VEIL[3])
+    return _data("png", Image.fromarray(veil))
 
 
 def _data(kind: str, image: Image.Image, **options) -> str:

@@ -1,9 +1,10 @@
-"""The section of explained pairs: answers, heat of the words, and changes without a word."""
+"""The section of explained pairs: answers, heat of the patches, and changes without a word."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from cmaclip_jax.report.explanation import LEAST, Explanation
 from cmaclip_jax.report.markup import (
     Html,
     element,
@@ -16,28 +17,30 @@ from cmaclip_jax.report.markup import (
     table,
 )
 from cmaclip_jax.report.pair_card import heat_png, jpeg, marked_truth, pair_picture, pair_words
-from cmaclip_jax.report.word_heat import Explanation, WordHeat
+from cmaclip_jax.report.patch_heat import GRADIENT, OCCLUSION, POINTED
 
-PROOF = "Attention says where the model looked; it does not prove why the answer is what it is."
-READING_HEAT = (
-    "The redder a patch, the more attention the word gives it, within one picture: the reddest is "
-    "that word's own most. The percentage is the share of the word's attention that falls on the "
-    "patches; the rest goes to the words and to the picture's class token. It is a mean over the "
-    "word's tokens, the heads and all layers but the last: no answer reads the words of the last "
-    "layer. “all of it” is the attention, in the last layer, of the token that the whole text "
-    f"is read out at. {PROOF}"
-)
-READING_HEAT_OF_ALL = (
-    "The redder a patch, the more attention the text as a whole gives it, within one picture. The "
-    "percentage is the share of that attention that falls on the patches; the rest goes to the "
-    "words and to the picture's class token. It is the attention of the token that the text is "
-    "read out at. The model has one layer of sequence-wise attention, and what its words attend to "
-    f"there reaches no answer, so single words have no heat. {PROOF}"
+READING_HEAT = {
+    GRADIENT: "The clearer a patch, the more the answer rests on it, compared with the clearest "
+    "patch of the same picture: the attention of the image encoder and of sequence-wise attention, "
+    "weighted by the gradient of the answer (Chefer, Gur and Wolf, 2021). ",
+    OCCLUSION: "The clearer a patch, the more the probability of the answer falls when the patch "
+    "is painted over with the picture's mean colour, compared with the clearest patch of the same "
+    "picture. ",
+}
+HOW_GOOD = (
+    "On drawn pictures of two articles, where the named one is known, the clearest patch lay on "
+    "that article for {right} of the answers about its colour and pattern, depending on the task "
+    "and on the training run; a patch at random does for {chance}. This is no proof for real "
+    "pictures, nor for this model."
 )
 READING_PROBABILITIES = (
     "Probabilities are scaled by the temperature that was chosen with each task's thresholds. An "
     "answer is accepted where its probability reaches the threshold."
 )
+NO_HEAT = {
+    GRADIENT: f"Not shown, because they move by less than {LEAST} without the picture: ",
+    OCCLUSION: f"Not shown, because no patch lowers them by {LEAST} or more: ",
+}
 READING_CHANGES = (
     "How far the answer's probability moves when a word, all words or the picture is left out: "
     "measured, not guessed. Of two words that say the same, neither may seem to matter."
@@ -45,16 +48,21 @@ READING_CHANGES = (
 
 
 def explained(pair: Explanation) -> Html:
-    """A pair with its answers, the heat of its words, and how the answers change without them."""
-    shown = pair.shown
-    note = [paragraph(shown.note, class_="quiet")] if shown.note else []
+    """A pair with its answers, the heat of its patches, and the answers without its words."""
+    shown, unread = pair.shown, " ".join(pair.unread)
+    cut = f"Not read, the text was cut: {unread}" if unread else ""
+    notes = [paragraph(note, class_="quiet") for note in (shown.note, cut) if note]
     return element(
         "article",
         element("h3", shown.name),
         element(
             "div",
             element(
-                "div", pair_picture(shown), paragraph(pair_words(shown)), *note, class_="pair first"
+                "div",
+                pair_picture(shown),
+                paragraph(pair_words(shown)),
+                *notes,
+                class_="pair first",
             ),
             element("div", answer_table(pair)),
             class_="both",
@@ -94,26 +102,28 @@ def _listed(value, form=str) -> str:
 
 
 def heats(pair: Explanation) -> list[Html]:
-    """A small picture with the heat of each word, and one of the whole text."""
-    if pair.shown.picture is None or pair.sentence is None:
+    """The picture for each answer, with the patches that the answer rests on."""
+    if not pair.heats:
         return []
-    source = jpeg(pair.shown.picture)
-    every = [*pair.words, WordHeat("all of it", pair.sentence)]
-    shown = [_heat(source, word) for word in every if word.heat is not None]
-    unread = [word.text for word in pair.words if not word.read]
-    more = [paragraph(f"Not read, the text was cut: {' '.join(unread)}")] if unread else []
-    title = "Where each word looks" if len(shown) > 1 else "Where the text as a whole looks"
-    return [element("h4", title), element("div", *shown, class_="heats"), *more]
+    source, asked = jpeg(pair.shown.picture), zip(pair.asked, pair.heats, strict=True)
+    shown, others = [], []
+    for (task, label, _), heat in asked:
+        if heat is None:
+            others.append(f"{task}: {label}")
+        else:
+            shown.append(_heat(source, task, label, heat))
+    lines = [element("div", *shown, class_="heats")] if shown else []
+    if others:
+        lines.append(paragraph(NO_HEAT[pair.heat], "; ".join(others), class_="quiet"))
+    return [element("h4", "Where the model looks for each answer"), *lines]
 
 
-def _heat(source: str, word: WordHeat) -> Html:
-    total = f"{float(word.heat.sum()):.0%}"
-    overlay = picture(heat_png(word.heat), "")
-    description = f"Heat of “{word.text}” over the picture; {total} of its attention"
-    caption = element("figcaption", element("b", word.text), f" {total}")
-    return element(
-        "figure", element("div", picture(source, description), overlay, class_="heat"), caption
+def _heat(source: str, task: str, label: str, heat: np.ndarray) -> Html:
+    overlay = picture(heat_png(heat), "")
+    seen = element(
+        "div", picture(source, f"Patches behind {task}: {label}"), overlay, class_="heat"
     )
+    return element("figure", seen, element("figcaption", f"{task}: ", element("b", label)))
 
 
 def changes(pair: Explanation) -> list[Html]:
@@ -140,12 +150,10 @@ def _differences(pair: Explanation, after: np.ndarray) -> Iterable[Html]:
 
 def explained_pairs(pairs: Sequence[Explanation], why_no_heat: str) -> Html:
     """Explained pairs, after texts on how to read them."""
-    if any(pair.sentence is not None for pair in pairs):
-        of_words = any(word.heat is not None for pair in pairs for word in pair.words)
-        reading = [paragraph(READING_HEAT if of_words else READING_HEAT_OF_ALL)]
-    else:
-        why = why_no_heat or "none of these has both a picture and words"
-        reading = [paragraph(f"No heat: {why}.")]
+    kinds = {pair.heat for pair in pairs if any(heat is not None for heat in pair.heats)}
+    reading = [paragraph(READING_HEAT[kind] + HOW_GOOD.format(**POINTED[kind])) for kind in kinds]
+    if not any(pair.heats for pair in pairs):
+        reading = [paragraph(f"No heat: {why_no_heat or 'none of these has a picture'}.")]
     answers = [answer for pair in pairs for answer in pair.answers.values()]
     if any(answer.accepted is not None for answer in answers):
         reading.append(paragraph(READING_PROBABILITIES))

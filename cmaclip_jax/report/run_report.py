@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_overrides
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.report.explanation import Explanation, PairView
 from cmaclip_jax.report.mistakes import Cases, cases
 from cmaclip_jax.report.pages import report_page
 from cmaclip_jax.report.results import RunResults, read_results
 from cmaclip_jax.report.split_pairs import SplitPairs
-from cmaclip_jax.report.word_heat import Explanation, PairView
 from cmaclip_jax.training.saved_parameters import chosen_step
 from cmaclip_jax.training.workdir import saved_config
 
@@ -81,4 +81,4 @@ def _pairs(
         ]
     rows = [case.row for task in task_cases.values() for case in task.mistakes + task.abstentions]
     explained = pairs.explain(results.outcome, EXPLAINED)
-    return pairs.show(rows), explained, missing, pairs.explainer.why_no_maps
+    return pairs.show(rows), explained, missing, pairs.explainer.why_no_heat

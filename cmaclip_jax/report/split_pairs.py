@@ -11,7 +11,7 @@ from cmaclip_jax.data.records import Label, Record, RecordError
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, chosen_at
 from cmaclip_jax.report.explainer import Explainer
-from cmaclip_jax.report.word_heat import Explanation, PairView
+from cmaclip_jax.report.explanation import Explanation, PairView
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.training.saved_parameters import NEWEST

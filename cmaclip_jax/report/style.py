@@ -111,7 +111,7 @@ summary span { color: var(--quiet); margin-right: .75rem; white-space: nowrap; }
 .both > *, section > *, details > * { min-width: 0; }
 .whole .first { max-width: 14rem; }
 .heats { display: grid; gap: .75rem; }
-.heats { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+.heats { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 .heat { position: relative; aspect-ratio: 1; overflow: hidden; border-radius: .3rem; }
 .heat img { position: absolute; inset: 0; width: 100%; height: 100%; border-radius: 0; }
 .heat img + img { image-rendering: pixelated; }

@@ -8,11 +8,11 @@ from cmaclip_jax.evaluation.threshold_choice import reached
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.report.charts import Plot, chart, share_axis
 from cmaclip_jax.report.confusion_matrix import confusion_matrix
+from cmaclip_jax.report.explanation import PairView
 from cmaclip_jax.report.markup import Html, element, figure, folded, join, paragraph, share, table
 from cmaclip_jax.report.mistakes import Case, Cases
 from cmaclip_jax.report.pair_card import card, marked_truth
 from cmaclip_jax.report.results import RunResults
-from cmaclip_jax.report.word_heat import PairView
 from cmaclip_jax.tasks import Task
 
 Pairs = Mapping[int, PairView]  # by their row in the split

@@ -1,26 +1,32 @@
-"""What an answer rests on: the model's own attention, and answers measured with less to see."""
+"""What an answer rests on: the heat of patches, and answers measured with less to see."""
 
+import base64
 import copy
 import dataclasses
+import functools
+import io
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from support.commands import mistake
 from support.exports import variant
 from support.pages import check_page
-from support.small import apply
 from support.tables import read_csv
 
 import cmaclip_jax as cma
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.text import train_tokenizer
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import main
-from cmaclip_jax.report import explainer as explaining
+from cmaclip_jax.models.relevance import patch_relevance
+from cmaclip_jax.report import gradient_heat, occlusion_heat
 from cmaclip_jax.report.explainer import Explainer
-from cmaclip_jax.report.word_heat import make_map_step, sentence_heat, word_heat
+from cmaclip_jax.report.pages import explain_page
+from cmaclip_jax.report.pair_card import heat_png
 from cmaclip_jax.serving.classifier import Classifier
 
 
@@ -47,15 +53,6 @@ def explained(model, complete):
     return list(Explainer(model).explain(["a", "b", "c"], complete))
 
 
-def test_answers_with_maps_are_the_answers_without(model, objective, params, batch):
-    plain = jax.jit(objective.predict)(params, batch)
-    told = jax.jit(lambda *x: objective.predict(*x, with_maps=True))(params, batch)
-    maps = told.pop("attention_maps")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, told)
-    theirs = apply(objective.model, params, batch, with_maps=True)[1]["attention_maps"]
-    np.testing.assert_allclose(maps, np.moveaxis(theirs, 1, 0), atol=1e-5)
-
-
 def test_explained_answers_are_the_predicted_ones(model, complete, explained):
     predicted = model.predict([pair.image for pair in complete], [pair.text for pair in complete])
     for pair, answers in zip(explained, predicted, strict=True):
@@ -68,56 +65,110 @@ def test_explained_answers_are_the_predicted_ones(model, complete, explained):
         assert len(labels) == 1 + len(answers["contents"].label)
 
 
-def attention_maps(model, pair):
-    trained = model.trained
+def chances(model, pictures, texts):
+    """The probabilities of every task, one row for each picture."""
+    return model.outcome(*_read(model, pictures, texts))["probabilities"]
+
+
+def test_gradient_heat_is_the_relevance_to_the_answered_class(model, complete, monkeypatch):
+    """A class whose probability stays without the picture has none."""
+    pair, trained = complete[0], model.trained
+    classes = {some.name: some.classes for some in model.tasks}
+    relevance = jax.jit(functools.partial(patch_relevance, trained.objective.model))
+    (said,) = Explainer(model).explain(["a"], [pair])
+    assert said.heat == "gradient"
     batch, _ = model.read([pair])
-    step = make_map_step(trained.objective, trained.mesh, trained.params)
-    return batch, model.outcome(batch, 1, step)["attention_maps"][0]
+    both, moves = chances(model, [pair.image, None], [pair.text] * 2), []
+    for (task, label, _), heat in zip(said.asked, said.heats, strict=True):
+        place = classes[task].index(label)
+        moves.append(float(abs(np.subtract(*both[task][:, place]))))
+        asked = {
+            name: np.zeros((len(batch["weight"]), len(some))) for name, some in classes.items()
+        }
+        asked[task][:, place] = 1
+        assert (moves[-1] >= 0.01) == (heat is not None)
+        if heat is not None:
+            expected = relevance(trained.params, batch, asked)[0]
+            np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-7)
+    assert max(moves) >= 0.01
+    monkeypatch.setattr(gradient_heat, "LEAST", max(moves) - 1e-6)
+    (said,) = Explainer(model).explain(["a"], [pair])
+    assert [heat is None for heat in said.heats] == [move < max(moves) for move in moves]
 
 
-def test_heat_is_the_attention_of_a_words_own_tokens(finished_run, complete):
-    trained = variant(finished_run, **{"model.sequence_layers": 2})
-    model, encode = Classifier(trained, {}), trained.encode
-    (explained,) = Explainer(model).explain(["a"], complete[:1])
-    batch, maps = attention_maps(model, complete[0])
-    assert maps.shape == (2, encode.text_length, (encode.image_size // 8) ** 2)
-    places = encode.tokenizer.places(complete[0].text, encode.text_length)
-    assert [word.text for word in explained.words] == complete[0].text.split()
-    for word, (_, at) in zip(explained.words, places, strict=True):
-        assert word.read == bool(at)
-        if not at:
-            assert word.heat is None
-            continue
-        np.testing.assert_allclose(word.heat, maps[0, at].mean(axis=0), atol=1e-6)
-        assert 0 < word.heat.sum() < 1
-    end = list(batch["tokens"][0]).index(encode.tokenizer.end)
-    np.testing.assert_allclose(explained.sentence, maps[1, end], atol=1e-6)
+def test_occlusion_is_the_fall_where_a_patch_is_painted_over(model, complete, monkeypatch):
+    monkeypatch.setattr(occlusion_heat, "AT_ONCE", 10)
+    monkeypatch.setattr(occlusion_heat, "LEAST", -1)
+    sizes = []
+
+    def track(parts, total, size, **_):
+        for part in parts:
+            sizes.append(size(part))
+            yield part
+        assert sum(sizes) == total
+
+    (said,) = Explainer(model, "occlusion", track).explain(["a"], complete[:1])
+    assert (said.heat, sizes) == ("occlusion", [10, 10, 10, 6])
+    picture = said.shown.picture
+    painted = []
+    for y in range(0, 48, 8):
+        for x in range(0, 48, 8):
+            painted.append(picture.copy())
+            for colour in range(3):
+                painted[-1][y : y + 8, x : x + 8, colour] = round(picture[..., colour].mean())
+    after = chances(model, [picture, *painted], [complete[0].text] * 37)
+    for (task, label, _), heat in zip(said.asked, said.heats, strict=True):
+        classes = next(some.classes for some in model.tasks if some.name == task)
+        whole, *others = after[task][:, classes.index(label)]
+        np.testing.assert_allclose(heat, whole - others, atol=1e-6)
+    assert np.ptp(said.heats[0]) > 1e-5
 
 
-def test_of_one_layer_only_the_whole_text_has_heat(model, complete, explained):
-    """What words attend to in the last layer reaches no answer: their tokens are not read out."""
-    batch, maps = attention_maps(model, complete[0])
-    assert len(maps) == 1
-    assert {word.heat for word in explained[0].words} == {None}
-    assert [word.text for word in explained[0].words] == complete[0].text.split()
-    end = list(batch["tokens"][0]).index(model.trained.encode.tokenizer.end)
-    np.testing.assert_allclose(explained[0].sentence, maps[0, end], atol=1e-6)
+def test_what_hardly_falls_is_not_shown(model, complete, monkeypatch):
+    monkeypatch.setattr(occlusion_heat, "LEAST", 2.0)
+    (said,) = Explainer(model, "occlusion").explain(["a"], complete[:1])
+    assert set(said.heats) == {None}
+    page = check_page(explain_page([said], "", ""))
+    assert "Not shown, because no patch lowers them" in page.text
+    assert not [x for x in page.all("img") if x["src"].startswith("data:image/png")]
 
 
-def test_heat_leaves_out_the_layer_that_nobody_reads():
-    maps = np.random.default_rng(0).random((3, 5, 4))
-    np.testing.assert_allclose(word_heat(maps, [1, 2]), maps[:2, 1:3].mean(axis=(0, 1)))
-    np.testing.assert_allclose(sentence_heat(maps, 4), maps[2, 4])
-    assert word_heat(maps[:1], [1, 2]) is None
+def test_a_model_without_heads_has_the_heat_of_occlusion(finished_run, complete):
+    clip = Classifier(variant(finished_run, **{"train.objective": "contrastive"}), {})
+    (said,) = Explainer(clip).explain(["a"], complete[:1])
+    assert said.heat == "occlusion"
+    assert len(said.heats) == len(said.asked)
+    with pytest.raises(UserError, match="take --heat=occlusion"):
+        Explainer(clip, "gradient")
+
+
+def test_pairs_without_pictures_and_models_without_them_have_no_heat(model, complete):
+    assert not next(Explainer(model).explain(["a"], [Pair(None, complete[0].text)])).heats
+    explainer = Explainer(only(model, "text"))
+    assert explainer.why_no_heat == "this model reads no picture"
+    assert not next(explainer.explain(["a"], complete[:1])).heats
+
+
+def test_words_that_the_model_does_not_read_are_named(model):
+    (said,) = Explainer(model).explain(["a"], [Pair(None, "red mug " * 20)])
+    assert 0 < len(said.unread) < 40
+    assert "Not read, the text was cut: " in check_page(explain_page([said], "", "")).text
+
+
+def test_the_veil_is_thinnest_over_the_hottest_patch():
+    source = heat_png(np.array([0.5, -1.0, 0.25, 0.0]))
+    png = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    thickness = np.asarray(png)[..., 3]
+    assert (thickness.argmin(), thickness.min()) == (0, 0)
+    assert thickness[0, 1] == thickness[1, 1] == thickness.max()
+    assert 0 < thickness[1, 0] < thickness.max()
 
 
 def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, explained):
     for pair, said in zip(complete, explained, strict=True):
-        words = pair.text.split()
-        read = [number for number, word in enumerate(said.words) if word.read]
-        names = [name for name, _ in said.without]
-        assert names == [*(words[number] for number in read), "all words", "the picture"]
-        texts = [" ".join(words[:n] + words[n + 1 :]) for n in read]
+        words, read = pair.text.split(), read_words(pair.text, said)
+        assert [name for name, _ in said.without] == [*read, "all words", "the picture"]
+        texts = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(read))]
         pictures = [pair.image] * (len(texts) + 1) + [None]
         outcome = model.outcome(*_read(model, pictures, [*texts, None, pair.text]))
         for column, (task, label, before) in enumerate(said.asked):
@@ -131,13 +182,22 @@ def test_what_a_word_changes_is_what_is_answered_without_it(model, complete, exp
 
 @pytest.mark.parametrize("inputs", ["image", "text"])
 def test_nothing_changes_without_what_the_model_does_not_read(model, complete, inputs):
+    said = next(Explainer(only(model, inputs)).explain(["a"], complete[:1]))
+    read = read_words(complete[0].text, said)
+    assert [name for name, _ in said.without] == (read if inputs == "text" else [])
+
+
+def only(model, inputs: str):
+    """The model, as if it read this modality alone."""
     config = copy.deepcopy(model.trained.config)
     config.model.inputs = inputs
     predictor = dataclasses.replace(model.trained.predictor, config=config)
-    one = Classifier(dataclasses.replace(model.trained, predictor=predictor), {})
-    said = next(Explainer(one).explain(["a"], complete[:1]))
-    read = [word.text for word in said.words if word.read]
-    assert [name for name, _ in said.without] == (read if inputs == "text" else [])
+    return Classifier(dataclasses.replace(model.trained, predictor=predictor), {})
+
+
+def read_words(text: str, said) -> list[str]:
+    words = text.split()
+    return words[: len(words) - len(said.unread)]
 
 
 def _read(model, pictures, texts):
@@ -188,13 +248,16 @@ def test_a_page_shows_the_rows_that_were_asked_for(explain, catalogue, finished_
     assert answered["probability"] == f"{said.max():.3f}"
     assert answered["accepted"] == "-"
     assert "no picture" in page.texts
-    assert "it does not prove why the answer is what it is" in page.text
-    heats = [x for x in page.all("img") if x["src"].startswith("data:image/png")]
+    assert "This is no proof for real pictures, nor for this model." in page.text
+    assert "Where the model looks for each answer" in page.texts
+    shown = [x for x in page.all("img") if x["alt"].startswith("Patches behind ")]
+    veils = [x for x in page.all("img") if x["src"].startswith("data:image/png")]
+    assert len(shown) == len(veils)
+    asked = page.tables[f"What changes on row {whole} ({identity}) when something is left out"][0]
+    for picture in shown:
+        assert picture["alt"].removeprefix("Patches behind ") in asked
     changes = page.tables[f"What changes on row {whole} ({identity}) when something is left out"]
-    assert len(heats) == 1  # the whole text's; of one layer no word's attention reaches an answer
     assert len(changes) > 4  # head, as it is, all words, picture
-    assert "what its words attend to there reaches no answer" in page.text
-    assert "Where each word looks" not in page.texts
 
 
 def test_a_page_lies_in_the_folder_of_the_run(
@@ -209,11 +272,9 @@ def test_a_page_lies_in_the_folder_of_the_run(
     assert not list(elsewhere.iterdir())
 
 
-def test_a_page_without_heat_says_why(explain, monkeypatch):
-    monkeypatch.setattr(explaining, "why_no_maps", lambda objective: "it has no such layers")
-    page = explain("row:1")
-    assert "No heat: it has no such layers." in page.texts
-    assert not [x for x in page.all("img") if x["src"].startswith("data:image/png")]
+def test_a_page_shows_the_heat_that_was_asked_for(explain):
+    assert "is painted over with the picture's mean colour" not in explain("row:1").text
+    assert "Not shown, because no patch lowers" in explain("row:1", "--heat=occlusion").text
 
 
 def test_a_row_is_meant_by_number_or_id_and_never_by_guess(

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 from support.commands import mistake
 from support.pages import check_page
-from support.small import TASKS, make_model, make_objective
+from support.small import TASKS
 
 from cmaclip_jax.evaluation.curves import (
     OTHERS,
@@ -29,12 +29,12 @@ from cmaclip_jax.evaluation.threshold_choice import calibrate, reached
 from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.report.charts import Plot, axis, share_axis
+from cmaclip_jax.report.explanation import PairView
 from cmaclip_jax.report.markup import element
 from cmaclip_jax.report.mistakes import cases
 from cmaclip_jax.report.pages import report_page
 from cmaclip_jax.report.results import read_history, read_results
 from cmaclip_jax.report.style import STYLE
-from cmaclip_jax.report.word_heat import PairView, why_no_maps
 from cmaclip_jax.tasks import Task, write_tasks
 
 BROWSER = next(
@@ -316,7 +316,7 @@ def test_a_run_without_words_shows_its_pairs_as_well(copy):
     assert main(["evaluate", f"--workdir={copy}", wordless]) == 0
     page = report(copy, wordless)
     assert "None can be shown" not in page.text
-    assert "No heat: none of these has both a picture and words." in page.text
+    assert "No heat: none of these has a picture." in page.text
     answers = [name for name in page.tables if name.startswith("Answers on ")]
     assert len(answers) == 4
     assert len(page.tables[answers[0]]) == 1 + len(TASKS)
@@ -339,12 +339,6 @@ def test_another_split_another_file_and_mistakes(copy, tmp_path, capsys):
     shutil.rmtree(copy / "evaluation")
     (copy / "tasks.json").write_text("{}")
     assert "tasks.json cannot be read" in mistake(capsys, *command)
-
-
-def test_a_model_without_maps_says_so():
-    assert not why_no_maps(make_objective())
-    assert "sequence_layers=0" in why_no_maps(make_objective(make_model(layers=0)))
-    assert "one modality" in why_no_maps(make_objective(make_model(text=False)))
 
 
 def test_history_takes_the_later_of_two_and_survives_a_killed_run(tmp_path):

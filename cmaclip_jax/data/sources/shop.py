@@ -17,6 +17,7 @@ and titles are missing.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -151,21 +152,17 @@ class Shop:
 
         painted: whether it gets its picture.
         """
-        random = np.random.default_rng((SPLITS.index(self.split), index, self.seed))
-        shown = 1 if random.random() < self.single_share else self.articles
-        things = draw_things(random, shown)
-        named = things[random.integers(shown)]
-        backdrop = pick(random, BACKDROPS)
-        material = pick(random, MATERIALS)
+        random = self._random(index)
+        scene, material = self._sketch(random)
+        named = scene.things[scene.named]
         labels: dict[str, Any] = {
             "category": named.article,
             "colour": named.colour,
             "pattern": named.pattern,
             "material": material,
-            "backdrop": backdrop,
-            "contents": tuple(thing.article for thing in things),
+            "backdrop": scene.backdrop,
+            "contents": tuple(thing.article for thing in scene.things),
         }
-        scene = draw_scene(random, things, backdrop, self.articles)
         image = paint(scene, self.image_size) if painted else None
         text = write_title(random, named.article, material)
         absence = random.random()  # low: no picture, high: no title
@@ -179,6 +176,27 @@ class Shop:
                 for (name, label), is_unknown in zip(labels.items(), unknown, strict=True)
             },
         )
+
+    def outlines(self, index: int) -> tuple[np.ndarray, int]:
+        """How much of each pixel every article covers, float32 [N,S,S], and the named one's place.
+
+        A benchmark needs them; no record holds them.
+        """
+        scene, _ = self._sketch(self._random(index))
+        covers = np.zeros((len(scene.things), self.image_size, self.image_size), np.float32)
+        for cover, (window, mask) in zip(covers, windows(scene, self.image_size), strict=True):
+            cover[window] = mask
+        return covers, scene.named
+
+    def _random(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((SPLITS.index(self.split), index, self.seed))
+
+    def _sketch(self, random: np.random.Generator) -> "tuple[Scene, str]":
+        """The scene of a picture, and the material of the named article."""
+        shown = 1 if random.random() < self.single_share else self.articles
+        things, named = draw_things(random, shown), int(random.integers(shown))
+        backdrop, material = pick(random, BACKDROPS), pick(random, MATERIALS)
+        return draw_scene(random, things, named, backdrop, self.articles), material
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,44 +241,51 @@ def write_title(random: np.random.Generator, article: str, material: str) -> str
 class Scene:
     """The random choices of a picture.
 
+    named: the place of the thing that the title names.
     grid: rows and columns of cells; slope: of the light, down and across; places: for every
         thing its cell, its distance from the corner of the cell, and the change of its colour.
     """
 
     things: list[Thing]
+    named: int
     backdrop: str
     grid: tuple[int, int]
     slope: np.ndarray
     places: list[tuple[int, np.ndarray, np.ndarray]]
 
 
-def draw_scene(random, things: list[Thing], backdrop: str, articles: int) -> Scene:
+def draw_scene(random, things: list[Thing], named: int, backdrop: str, articles: int) -> Scene:
     """The things in random cells of the grid that `articles` needs."""
     columns = int(np.ceil(np.sqrt(articles)))
     rows = int(np.ceil(articles / columns))
     slope = random.uniform(-10, 10, 2).astype(np.float32)
     cells = random.permutation(rows * columns)[: len(things)]
     places = [(int(cell), random.integers(0, 3, 2), random.integers(-12, 13, 3)) for cell in cells]
-    return Scene(things, backdrop, (rows, columns), slope, places)
+    return Scene(things, named, backdrop, (rows, columns), slope, places)
 
 
 def paint(scene: Scene, size: int) -> np.ndarray:
     """The scene as uint8 [size,size,3]."""
+    canvas = paint_backdrop(scene.backdrop, scene.slope, size)
+    drawn = zip(scene.things, scene.places, windows(scene, size), strict=True)
+    for thing, (_, _, tint), (window, mask) in drawn:
+        colour = np.array(COLOURS[thing.colour], np.float32) + tint
+        white = pattern(thing.pattern, len(mask))[..., None] * SHADES_OF_WHITE[thing.pattern]
+        surface = colour + white * (252 - colour)
+        canvas[window] += mask[..., None] * (surface - canvas[window])
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def windows(scene: Scene, size: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Of every thing its square of the picture, and its silhouette there [side,side]."""
     rows, columns = scene.grid
     cell = size // columns
     side = cell - 2
-    canvas = paint_backdrop(scene.backdrop, scene.slope, size)
     top = (size - rows * cell) // 2
-    for thing, (position, shift, tint) in zip(scene.things, scene.places, strict=True):
+    for thing, (position, shift, _) in zip(scene.things, scene.places, strict=True):
         y, x = divmod(position, columns)
         y, x = (top + y * cell, x * cell) + shift
-        mask = silhouette(thing.article, side)[..., None]  # [side,side,1]
-        colour = np.array(COLOURS[thing.colour], np.float32) + tint
-        white = pattern(thing.pattern, side)[..., None] * SHADES_OF_WHITE[thing.pattern]
-        surface = colour + white * (252 - colour)
-        window = canvas[y : y + side, x : x + side]
-        window += mask * (surface - window)
-    return np.clip(canvas, 0, 255).astype(np.uint8)
+        yield (slice(y, y + side), slice(x, x + side)), silhouette(thing.article, side)
 
 
 def paint_backdrop(name: str, slope: np.ndarray, size: int) -> np.ndarray:
