@@ -316,7 +316,7 @@ def test_a_run_without_words_shows_its_pairs_as_well(copy):
     assert main(["evaluate", f"--workdir={copy}", wordless]) == 0
     page = report(copy, wordless)
     assert "None can be shown" not in page.text
-    assert "No heat: none of these has a picture." in page.text
+    assert "Where the model looks for each answer" in page.texts
     answers = [name for name in page.tables if name.startswith("Answers on ")]
     assert len(answers) == 4
     assert len(page.tables[answers[0]]) == 1 + len(TASKS)
