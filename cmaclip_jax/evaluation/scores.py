@@ -38,8 +38,7 @@ def score(
     """
     if not len(outcome["row"]):
         raise UserError(
-            f"no pair of {split} can be used, so nothing can be judged; bad_records.jsonl of the "
-            "run says why"
+            f"no pair of {split} can be used or judged; bad_records.jsonl of the run says why"
         )
     measure = functools.partial(task_metrics, precisions=precisions, top_k=top_k)
     score_rows = functools.partial(_score_rows, outcome, tasks, measure)
