@@ -2,13 +2,13 @@
 
 The complete pairs of a split are shuffled, always in the same way, and divided into galleries of
 almost equal size, at most GALLERY pairs each. Every picture asks for its text among the texts of
-its gallery, and every text for its picture. It is easier to find something in a small gallery, so
-figures of galleries of different sizes cannot be compared.
+its gallery, and every text for its picture. A small gallery is easier than a large one, so figures
+of galleries of different sizes cannot be compared.
 
 Catalogues repeat their titles. A text that equals the right one counts as right, and so does a
 picture whose text equals the one that is asked for. Texts are equal if their tokens are. A wrong
-answer that is as similar as the best right one ranks before it: a run to which everything looks
-the same finds nothing.
+answer that is as similar as the best right answer ranks before that answer. So a run that gives
+every pair the same similarity finds nothing.
 """
 
 from collections.abc import Mapping

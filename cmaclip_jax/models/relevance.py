@@ -5,7 +5,7 @@ Bi-Modal and Encoder-Decoder Transformers" (2021), for one sequence of both moda
 attention of a layer, and G the gradient of an answer's logit with respect to A. The relevance of
 tokens to tokens is the identity at first, and every layer multiplies it by
 1 + mean over heads of max(G A, 0). The layers are those of the image encoder and of sequence-wise
-attention. Without those of the encoder, the heat lies where the encoder has carried things to.
+attention. The encoder's layers belong to the rule because they move information between patches.
 """
 
 import jax

@@ -1,5 +1,6 @@
 """The heat of patches by attention that is weighted by the gradient of the answer."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -17,15 +18,15 @@ from cmaclip_jax.report.explanation import LEAST
 from cmaclip_jax.serving.classifier import Classifier
 
 
+@dataclasses.dataclass(frozen=True)
 class GradientHeat:
-    """See `models/relevance.py`. It takes a few predictions an answer.
+    """The rule of `models/relevance.py`, at the cost of a few predictions for every answer.
 
     track: shows the progress, as `Screen.track` does.
     """
 
-    def __init__(self, classifier: Classifier, track: Callable):
-        self.classifier = classifier
-        self.track = track
+    classifier: Classifier
+    track: Callable
 
     def __call__(self, name: str, pair: Pair, asked: AnsweredClasses) -> list[np.ndarray | None]:
         """The heat [P] of each class; None where the probability stays without the picture."""

@@ -1,5 +1,6 @@
 """The heat of patches by occlusion: how far an answer falls when a patch is painted over."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -13,15 +14,15 @@ from cmaclip_jax.serving.classifier import Classifier
 AT_ONCE = 64  # pictures with a patch painted over
 
 
+@dataclasses.dataclass(frozen=True)
 class OcclusionHeat:
-    """It takes a prediction a patch, for all answers together.
+    """One prediction for every patch; all answers share these predictions.
 
     track: shows the progress, as `Screen.track` does.
     """
 
-    def __init__(self, classifier: Classifier, track: Callable):
-        self.classifier = classifier
-        self.track = track
+    classifier: Classifier
+    track: Callable
 
     def __call__(self, name: str, pair: Pair, asked: AnsweredClasses) -> list[np.ndarray | None]:
         """The heat [P] of each class; None where no patch lowers its probability."""

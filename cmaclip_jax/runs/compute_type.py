@@ -2,14 +2,14 @@
 
 An accelerator computes in bfloat16. A CPU does so if its instructions multiply bfloat16 and the
 model is wide enough that faster products outweigh the conversions around them; else in float32.
-Measured on an AMD EPYC (Zen 4, two cores) by tests/benchmarks/compare_types.py, the processor's
-time in bfloat16 as a share of that in float32:
+The table shows the processor's time in bfloat16 as a share of that in float32, on an AMD EPYC
+(Zen 4, two cores):
 
   width       64    96    128   192   256   384   512   B/32 (768 and 512)
   training    1.03  1.05  .93   .89   .82   .72   .70   .73
   inference   .92   .94   .93   .87   .78   .71   .67   .60
 
-tests/benchmarks/README.md has the commands. An Intel CPU with AMX was measured earlier, at B/32
+tests/benchmarks/README.md has the commands, and says which rows they printed. An Intel CPU with AMX was measured earlier, at B/32
 alone: .55 in training. Its least width is therefore taken from Zen 4.
 
 Several hosts compute in float32 on CPUs, since their processors may differ. Parameters are float32

@@ -1,8 +1,7 @@
 """Calls in a process of their own, so that a study keeps nothing of the runs that it has made.
 
-A process that has trained a model holds compiled programs and freed memory until it ends. On an
-accelerator it also holds the device. So the process of a study only waits, and every run gets a
-new process.
+A process that has trained a model keeps compiled programs and freed memory until it ends, and it
+keeps the accelerator. So the process of a study only waits, and every run gets a new process.
 """
 
 import contextlib
@@ -39,7 +38,7 @@ def in_own_process(function: Callable, *arguments: Any) -> Any:
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(sender, function, arguments))
     child.start()
-    sender.close()  # the child has the other copy; without one, its death ends the wait
+    sender.close()  # only the child's copy stays open, so the end of the child ends the wait
     with _passing_on_signals(child):
         try:
             error, result = receiver.recv()
@@ -74,7 +73,10 @@ def _answer(sender: Connection, function: Callable, arguments: tuple) -> None:
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """The error with its traceback as a note; a RuntimeError where pickle cannot copy the error."""
+    """The error with its traceback as a note; a RuntimeError where pickle cannot copy the error.
+
+    The only bytes that are unpickled here are those of this process's own error.
+    """
     trace = "".join(traceback.format_exception(error))
     error.add_note(trace)
     try:

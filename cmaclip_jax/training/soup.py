@@ -31,7 +31,8 @@ def write_soup(
     The best checkpoint begins the soup. Each of the others, in the order of their scores, joins if
     the score of the average does not fall.
 
-    score: of parameters on the host. Every process computes the same soup, and one writes it.
+    score: gives the score of parameters that lie on the host. Every process computes the same
+        soup, and the leader writes it.
     """
     file = soup_file(workdir, chosen_step(workdir))
     if leads():
