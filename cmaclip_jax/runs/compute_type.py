@@ -9,8 +9,9 @@ The table shows the processor's time in bfloat16 as a share of that in float32, 
   training    1.03  1.05  .93   .89   .82   .72   .70   .73
   inference   .92   .94   .93   .87   .78   .71   .67   .60
 
-tests/benchmarks/README.md has the commands, and says which rows they printed. An Intel CPU with AMX was measured earlier, at B/32
-alone: .55 in training. Its least width is therefore taken from Zen 4.
+tests/benchmarks/README.md has the commands, and says which rows they printed. An Intel CPU with
+AMX was measured earlier, at B/32 alone: .55 in training. Its least width is therefore taken from
+Zen 4.
 
 Several hosts compute in float32 on CPUs, since their processors may differ. Parameters are float32
 in either case.
