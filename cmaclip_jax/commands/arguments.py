@@ -1,7 +1,7 @@
 """Arguments that several verbs share."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -40,6 +40,24 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 def add_tasks_argument(parser: argparse.ArgumentParser) -> None:
     """The tasks of a verb that reads no data."""
     parser.add_argument("--tasks", default="", help="NAME:CLASSES,... (default: label:100)")
+
+
+def add_study_arguments(
+    parser: argparse.ArgumentParser, name: str, variants: Sequence[str]
+) -> None:
+    """The arguments that say which runs a study trains, and where."""
+    parser.add_argument("--workdir", help=f"the study's folder (default: runs/CONFIG-{name})")
+    parser.add_argument("--seeds", type=int, default=3, help="how many: config.seed and the next")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        help=f"a,b (default: {', '.join(variants)})",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="train each run for so many minutes instead of train.steps",
+    )
 
 
 def named_tasks(text: str) -> list[Task]:

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
-from cmaclip_jax.commands.ablate import add_study_arguments, train_variants
-from cmaclip_jax.commands.arguments import CONFIG_HELP, make_parser, read_named_config
+from cmaclip_jax.commands.arguments import (
+    CONFIG_HELP,
+    add_study_arguments,
+    make_parser,
+    read_named_config,
+)
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.studies.variants import ABOUT, METHODS, VARIANTS
@@ -39,7 +43,9 @@ def run(arguments: list[str]) -> None:
     if not options.variants and not config.model.pretrained:
         Screen().say("raw-clip is left out, because config.model.pretrained is empty")
         methods = [method for method in METHODS if not VARIANTS[method].from_clip]
-    from cmaclip_jax.studies.variant_report import COMPARISON  # takes seconds to import
+    # the imports below take seconds
+    from cmaclip_jax.studies.variant_report import COMPARISON
+    from cmaclip_jax.studies.variant_study import train_variants
 
     workdir = Path(options.workdir or f"runs/{name}-comparison")
-    train_variants(config, options, methods, COMPARISON, workdir)
+    train_variants(config, workdir, methods, COMPARISON, options.seeds, options.minutes)
