@@ -32,8 +32,10 @@ NO_TPU_HERE = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
-# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
-KEPT_MEMORY = {-1: -1, -4: 0, -8: 1}
+# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX. Not M_ARENA_MAX=1: if all threads share one arena,
+# what the compiler leaves in pieces there halves the speed of small models (see
+# tests/benchmarks/RESULTS.md).
+KEPT_MEMORY = {-1: -1, -4: 0}
 
 # Importing TensorFlow and tracing a step make millions of objects that are never freed. By default
 # Python collects garbage after every 700 new objects (2,000 from 3.13 on), which takes a fifth of

@@ -17,6 +17,7 @@ from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer
+from cmaclip_jax.training.state import seed_argument
 from cmaclip_jax.training.step import make_train_step
 
 
@@ -47,10 +48,11 @@ class PlannedRun(Assembly):
         """The train step as it will be compiled; `changes` are fields of config.train."""
         settings = self.config.train.copy_and_resolve_references()
         settings.update(changes)
-        shapes, seed = self.state_shapes, self.config.seed
+        shapes = self.state_shapes
         optimizer = make_optimizer(settings, shapes.params)
-        step = make_train_step(self.objective, optimizer, settings, seed, self.mesh, shapes)
-        return step.lower(shapes, self.batch(settings.batch_size))
+        step = make_train_step(self.objective, optimizer, settings, self.mesh, shapes)
+        seed = seed_argument(self.config.seed)
+        return step.lower(seed, shapes, self.batch(settings.batch_size))
 
     def lower_evaluation(self) -> jax.stages.Lowered:
         """The step of `config.eval` as it will be compiled."""

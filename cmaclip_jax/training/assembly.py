@@ -10,7 +10,7 @@ import optax
 from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.parallel.mesh import host_rows
 from cmaclip_jax.training.optimizer import make_optimizer
-from cmaclip_jax.training.state import TrainState, create_state, state_template
+from cmaclip_jax.training.state import TrainState, create_state, seed_argument, state_template
 from cmaclip_jax.training.step import make_train_step
 
 
@@ -35,16 +35,13 @@ class Assembly(Predictor):
         _ = self.optimizer
 
     @functools.cached_property
-    def _template(self) -> tuple[Callable[[], TrainState], TrainState]:
+    def _template(self) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
         averages = self.config.train.ema > 0
-        return state_template(
-            self.objective, self.optimizer, self.example, averages, self.config.seed
-        )
+        return state_template(self.objective, self.optimizer, self.example, averages)
 
-    @property
-    def init_state(self) -> Callable[[], TrainState]:
+    def init_state(self) -> TrainState:
         """Draws the first state, which depends on the seed alone."""
-        return self._template[0]
+        return self._template[0](self.config.seed)
 
     @property
     def state_shapes(self) -> TrainState:
@@ -53,15 +50,15 @@ class Assembly(Predictor):
 
     def create_state(self) -> TrainState:
         """The first state, every leaf on its own devices."""
-        return create_state(self.init_state, self.state_shapes, self.mesh)
+        return create_state(self._template[0], self.config.seed, self.state_shapes, self.mesh)
 
     @functools.cached_property
     def train_step(self) -> Callable:
         """`(state, batch) -> (state, figures)`, jitted over the mesh."""
-        settings, seed = self.config.train, self.config.seed
-        return make_train_step(
-            self.objective, self.optimizer, settings, seed, self.mesh, self.state_shapes
+        step = make_train_step(
+            self.objective, self.optimizer, self.config.train, self.mesh, self.state_shapes
         )
+        return functools.partial(step, seed_argument(self.config.seed))
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which rows of a batch this host makes: those that its devices hold."""

@@ -9,6 +9,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -41,10 +42,15 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int):
-    """`(init, shapes)`: how to make the state, and its shapes without making it."""
+def seed_argument(seed: int) -> np.ndarray:
+    """A seed as an argument of a compiled program, which then serves every seed."""
+    return np.asarray(seed).astype(np.int32)
 
-    def init() -> TrainState:
+
+def state_template(objective: Objective, optimizer, batch, ema: bool):
+    """`(init, shapes)`: a function of the seed that makes the state, and the state's shapes."""
+
+    def init(seed) -> TrainState:
         params = objective.init(jax.random.key(seed), batch)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -55,7 +61,7 @@ def state_template(objective: Objective, optimizer, batch, ema: bool, seed: int)
             bad=jnp.zeros((), bool),
         )
 
-    return init, jax.eval_shape(init)
+    return init, jax.eval_shape(init, seed_argument(0))
 
 
 def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
@@ -76,6 +82,6 @@ def replace_parameters(params, pretrained):
     return unflatten_dict(placed), lines
 
 
-def create_state(init, shapes: TrainState, mesh: Mesh) -> TrainState:
+def create_state(init, seed: int, shapes: TrainState, mesh: Mesh) -> TrainState:
     """The first state, every leaf created on its own devices."""
-    return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))()
+    return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))(seed_argument(seed))

@@ -23,18 +23,17 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     settings: ConfigDict,
-    seed: int,
     mesh: Mesh,
     shapes: TrainState,
 ):
-    """`(state, batch) -> (state, figures)`, jitted over the mesh; the old state is donated.
+    """`(seed, state, batch) -> (state, figures)`, jitted over the mesh; the old state is donated.
 
     figures: `sums` (of the objective), `grad_norm` and `bad`. Randomness is a function of seed
     and step.
     """
     frozen = frozen_parameters(settings, shapes.params)
 
-    def train_step(state: TrainState, batch):
+    def train_step(seed, state: TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed + 1), state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             loss, sums, gradients = accumulate(
@@ -48,12 +47,12 @@ def make_train_step(
         )
         return kept.replace(bad=bad), {"sums": sums, "grad_norm": norm, "bad": bad}
 
-    shardings = tree_shardings(shapes, mesh)
+    shardings, everywhere = tree_shardings(shapes, mesh), NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         train_step,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-        donate_argnums=0,
+        in_shardings=(everywhere, shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, everywhere),
+        donate_argnames="state",
     )
 
 

@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(config, tmp_
     train_line(config, tmp_path)
     checkpoints = Checkpoints(tmp_path, 2)
     optimizer = make_optimizer(config.train, Wider().init(jax.random.key(0), line_batch(0)))
-    _, shapes = state_template(Wider(), optimizer, line_batch(0), True, 0)
+    _, shapes = state_template(Wider(), optimizer, line_batch(0), True)
     told = (
         r"not of this model \(params/line/bias: \(4,\) there, \(7,\) here; params/more/bias: miss"
     )
@@ -194,7 +194,7 @@ def test_the_newest_and_the_best_checkpoints_stay(config, tmp_path):
 def test_a_checkpoint_restores_onto_another_mesh(config, tmp_path):
     state = train_line(config, tmp_path)
     optimizer = make_optimizer(config.train, state.params)
-    _, shapes = state_template(Line(), optimizer, line_batch(0), True, 0)
+    _, shapes = state_template(Line(), optimizer, line_batch(0), True)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     restored = Checkpoints(tmp_path, 2).restore(shapes, mesh, config.train.steps)
     assert_bit_equal(restored, state)

@@ -22,7 +22,7 @@ from cmaclip_jax.training.optimizer import (
     make_schedule,
     rate_factors,
 )
-from cmaclip_jax.training.state import create_state, start_from, state_template
+from cmaclip_jax.training.state import create_state, seed_argument, start_from, state_template
 from cmaclip_jax.training.step import (
     accumulate,
     averaging_decay,
@@ -45,6 +45,7 @@ def test_with_fsdp_parameters_travel_and_activations_stay():
     assert len(around) <= 2
 
 
+SEED = seed_argument(0)
 SHAPES = [(8, 1, 1), (2, 2, 2)]
 MORE_SHAPES = [(1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 2, 4)]
 
@@ -63,13 +64,13 @@ def run(shape=(1, 1, 1), contrastive=0.0, **fields):
     objective, train = make_objective(contrastive=contrastive), settings(**fields)
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
     optimizer = make_optimizer(train, initial(objective.model))
-    init, shapes = state_template(objective, optimizer, make_batch(), train.ema > 0, seed=0)
-    state = create_state(init, shapes, mesh)
-    step = make_train_step(objective, optimizer, train, 0, mesh, shapes)
+    init, shapes = state_template(objective, optimizer, make_batch(), train.ema > 0)
+    state = create_state(init, 0, shapes, mesh)
+    step = make_train_step(objective, optimizer, train, mesh, shapes)
     losses, states = [], [jax.tree.map(jnp.copy, state)]
     for index in range(3):
         batch = to_device(make_batch(seed=index), batch_sharding(mesh))
-        state, figures = step(state, batch)
+        state, figures = step(SEED, state, batch)
         states.append(jax.tree.map(jnp.copy, state))
         total, count = figures["sums"]["loss"]
         losses.append(float(total) / float(count))
@@ -289,16 +290,16 @@ def test_a_bad_step_changes_nothing_and_neither_do_those_after_it():
     objective, train = make_objective(), settings()
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(train, initial(objective.model))
-    init, shapes = state_template(objective, optimizer, make_batch(), False, seed=0)
-    state = create_state(init, shapes, mesh)
-    step = make_train_step(objective, optimizer, train, 0, mesh, shapes)
+    init, shapes = state_template(objective, optimizer, make_batch(), False)
+    state = create_state(init, 0, shapes, mesh)
+    step = make_train_step(objective, optimizer, train, mesh, shapes)
     good = to_device(make_batch(), batch_sharding(mesh))
-    state, figures = step(state, good)
+    state, figures = step(SEED, state, good)
     assert not figures["bad"]
     before = jax.device_get(state)
     poisoned = {**good, "weight": good["weight"] * jnp.nan}
     for batch in (poisoned, good):
-        state, figures = step(state, batch)
+        state, figures = step(SEED, state, batch)
         assert figures["bad"]
     assert_close(state.replace(bad=before.bad), before, atol=0)
 
@@ -323,8 +324,8 @@ def test_a_run_starts_from_weights_wherever_they_have_to_lie():
     objective, train = make_objective(), settings(ema=0.9)
     optimizer = make_optimizer(train, initial(objective.model))
     mesh = make_mesh(2, 2, 2)
-    init, shapes = state_template(objective, optimizer, make_batch(), True, seed=0)
-    drawn = create_state(init, shapes, mesh)
+    init, shapes = state_template(objective, optimizer, make_batch(), True)
+    drawn = create_state(init, 0, shapes, mesh)
     given = jax.tree.map(lambda x: np.asarray(x) + 1, {"image": drawn.params["image"]})
     given["image"]["position_embedding"] = np.zeros((17, 32), np.float32)
     state, lines = start_from(drawn, given)
