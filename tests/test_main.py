@@ -349,19 +349,28 @@ def test_help_names_every_verb_and_every_verb_has_its_own(capsys):
 
 @pytest.mark.slow
 def test_what_was_compiled_once_is_read_by_the_next_run(tmp_path):
-    """Two commands, as a user gives them, with nothing kept but the cache."""
+    """Three commands, as a user gives them, with nothing kept but the cache.
+
+    The third has another seed, which changes no program.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": ""}
     told, losses = [], []
-    for run in ("first", "second"):
+    small = ["--config.model.image=test/8", "--config.model.text=test/8", "--config.train.steps=2"]
+    small += ["--config.model.sequence_heads=2", "--config.data.shop.train_size=64"]
+    small += ["--config.data.shop.test_size=16", "--config.eval.every=0"]
+    small += ["--config.model.sequence_layers=1", "--config.train.contrastive=0.0"]
+    for run, seed in (("first", 0), ("second", 0), ("third", 1)):
         workdir = tmp_path / run
-        command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, "--config.train.steps=2"]
-        command += ["--config.eval.every=0", f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, *small]
+        command += [f"--config.seed={seed}", f"--workdir={workdir}"]
         said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        told.append(re.search(r"after (\d+) s; (\d+) programs read from (\S+),", said.stderr))
+        line = r"after (\d+) s; (\d+) programs read from (\S+), (\d+) added"
+        told.append(re.search(line, said.stderr))
         figures = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
         losses.append(figures["train/loss"])
     assert {line[3] for line in told} == {str(tmp_path / "cmaclip_jax" / "compiled")}
-    assert int(told[0][2]) == 0 < int(told[1][2])
-    assert int(told[1][1]) < int(told[0][1])
-    assert losses[0] == losses[1]
+    assert int(told[0][2]) == 0 < int(told[1][2]) == int(told[2][2])
+    assert int(told[0][4]) > 0 == int(told[1][4]) == int(told[2][4])
+    assert max(int(told[1][1]), int(told[2][1])) < int(told[0][1])
+    assert losses[0] == losses[1] != losses[2]

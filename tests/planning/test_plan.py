@@ -340,8 +340,7 @@ def test_parameters_that_do_not_fit_are_not_compiled(monkeypatch):
 
 def test_sizes_carry_fields_and_the_batch_grows_with_the_chips(capsys, monkeypatch):
     monkeypatch.setattr("cmaclip_jax.planning.candidates.judge", Compiler(dict.fromkeys(ROOM, 4)))
-    command = ["plan", QUICKSTART, "--tasks=a:3", "--topology=v5e:1x1,v5e:2x2"]
-    command += ["--config.model.sequence_heads=2", "--config.train.batch_size=64"]
+    command = ["plan", QUICKSTART, *SMALL, "--topology=v5e:1x1,v5e:2x2"]
     command += ["--config.train.steps=100", "--pairs-per-chip=4"]
     sizes = "--sizes=test/8,test/8:mesh.fsdp=1:model.remat=full"
     assert main([*command, sizes, "--json"]) == 0
@@ -376,6 +375,7 @@ def test_a_mesh_may_take_part_of_a_physical_axis(name, slices):
 @pytest.mark.slow
 def test_the_compilers_own_verdict_is_understood(capsys):
     large = ["--config.train.batch_size=65536", "--config.train.contrastive=0.0", "--tasks=a:9"]
+    large += ["--config.model.sequence_layers=1", "--config.model.unroll=1"]
     assert main(["plan", QUICKSTART, *large, "--topology=v5e:1x1", "--json"]) == 1
     (told,) = json.loads(capsys.readouterr().out)
     memory = told["memory"]["train"]
