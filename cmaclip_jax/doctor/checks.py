@@ -50,7 +50,7 @@ class RunNeeds:
 
     def __init__(self, config, workdir: str | None, count: int):
         self._config, self._workdir, self._count = config, workdir, count
-        self._tasks: tuple[Task, ...] = ()
+        self._tasks: tuple[Task, ...] | None = None  # set by `data`
         self._state_bytes = 0
 
     def checks(self) -> list[Check]:
@@ -104,7 +104,7 @@ class RunNeeds:
 
     def model(self) -> str:
         """Builds the model without numbers, and computes the size of a checkpoint."""
-        if not self._tasks:
+        if self._tasks is None:
             raise UserError("not checked: it needs the tasks, and the data could not be read")
         planned = plan_run(self._config, self._tasks, jax.devices(), self._towers)
         leaves = jax.tree.leaves(planned.state_shapes)

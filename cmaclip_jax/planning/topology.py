@@ -5,6 +5,8 @@ import importlib.util
 import re
 from typing import Any
 
+from jax.experimental.topologies import get_topology_desc
+
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.planning.chips import TPUS, Chip
 
@@ -52,8 +54,6 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         raise UserError(
             "planning for TPUs compiles with their own compiler; pip install 'cmaclip_jax[tpu]'"
         )
-    from jax.experimental.topologies import get_topology_desc
-
     options: dict[str, Any] = {"num_slices": slices}
     if chip.name == "v4":
         options["chip_config_name"] = "megacore"  # both cores as one device, as JAX shows them

@@ -113,7 +113,7 @@ def clean(words: str, about: dict) -> str:
         words = clean_title(words)
     if not (words.isascii() and words.isprintable() and "&" not in words):
         try:
-            from ftfy import fix_text
+            from ftfy import fix_text  # optional: most titles need no repair
         except ImportError:
             fix_text = str
         words = html.unescape(html.unescape(fix_text(words)))

@@ -68,6 +68,12 @@ def test_one_machine_is_good(capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
 
 
+def test_pairs_without_labels_are_good(capsys, tmp_path):
+    contrastive = ["--config.data.labels=none", "--config.train.objective=contrastive"]
+    status, found = doctor(capsys, *SMALL, *contrastive, f"--workdir={tmp_path}")
+    assert (status, bad(found)) == (0, []), found
+
+
 def test_without_a_config_the_machine_alone_is_checked(capsys):
     status, found = doctor(capsys)
     assert status == 0
