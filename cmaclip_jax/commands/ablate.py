@@ -8,7 +8,7 @@ from cmaclip_jax.commands.arguments import (
     make_parser,
     read_named_config,
 )
-from cmaclip_jax.studies.variants import ABOUT, USUAL, VARIANTS
+from cmaclip_jax.studies.variants import USUAL, VARIANTS, described
 
 HELP = f"""\
 Trains the model of a config and variants of it without one of its parts, each with several seeds,
@@ -19,7 +19,8 @@ run. The same command continues where it was stopped.
 {CONFIG_HELP}
 
 variants:
-""" + "".join(f"  {name:16}{ABOUT[name]}\n" for name in VARIANTS)
+{described(VARIANTS)}
+"""
 
 
 def run(arguments: list[str]) -> None:

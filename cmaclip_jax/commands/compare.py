@@ -10,7 +10,7 @@ from cmaclip_jax.commands.arguments import (
 )
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.screen import Screen
-from cmaclip_jax.studies.variants import ABOUT, METHODS, VARIANTS
+from cmaclip_jax.studies.variants import METHODS, VARIANTS, described
 
 RECALLED_AT = 0.9  # the precision of the paper's tables
 
@@ -27,7 +27,8 @@ configs/pretrain.py on the same pairs. Without them, raw-clip is left out.
 {CONFIG_HELP}
 
 methods, which are the variants of `cmaclip ablate`:
-""" + "".join(f"  {name:16}{ABOUT[name]}\n" for name in METHODS)
+{described(METHODS)}
+"""
 
 
 def run(arguments: list[str]) -> None:

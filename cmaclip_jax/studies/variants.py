@@ -1,7 +1,8 @@
 """The variants that a study compares: the same config with some fields changed."""
 
 import dataclasses
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -77,3 +78,11 @@ USUAL = ("full", "no-sequence", "no-modality", "late-fusion", "image-only", "tex
 # The methods of the paper's Tables 2 and 6, and those that a user would deploy instead.
 METHODS = ("raw-clip", "fine-tuned-clip", "full", "no-modality", "neither", "late-fusion")
 METHODS += ("gated", "image-only", "text-only")
+
+
+def described(names: Iterable[str]) -> str:
+    """A paragraph for every variant, for a help text: its name, and beside it what it is."""
+    return "\n".join(
+        textwrap.fill(ABOUT[name], 98, initial_indent=f"  {name:16}", subsequent_indent=" " * 18)
+        for name in names
+    )
