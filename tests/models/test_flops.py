@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from support.small import make_batch, make_model, make_objective
+from support.small import initial, make_model
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.models import CLIP, image_encoder, text_encoder
@@ -72,7 +72,7 @@ def test_convolutions_count():
 
 
 def test_parts_are_called_as_their_parameters():
-    params = make_objective().init(jax.random.key(0), make_batch())
+    params = initial(make_model())
     parts = count(make_model(), 12)
     assert {"image", "text", "sequence"} == parts.keys() & params.keys()
     assert all(part.forward > 0 for part in parts.values())
