@@ -89,6 +89,9 @@ def _stream(
 
         steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max if last is None else last)
         options = tf.data.Options()
+        # Nothing here is left to tune, and closing a stream would often wait for the tuner's pause
+        # of several seconds.
+        options.autotune.enabled = False
         options.threading.private_threadpool_size = WORKERS
         options.threading.max_intra_op_parallelism = 1
         made = steps.map(in_graph, num_parallel_calls=WORKERS, deterministic=True)

@@ -2,16 +2,16 @@
 
 An accelerator computes in bfloat16. A CPU does so if its instructions multiply bfloat16 and the
 model is wide enough that faster products outweigh the conversions around them; else in float32.
-The table shows the processor's time in bfloat16 as a share of that in float32, on an AMD EPYC
-(Zen 4, two cores):
+The table shows the processor's time in bfloat16 as a share of that in float32, on two cores of an
+Intel Xeon (AMX) and of an AMD EPYC (Zen 4):
 
-  width       64    96    128   192   256   384   512   B/32 (768 and 512)
-  training    1.03  1.05  .93   .89   .82   .72   .70   .73
-  inference   .92   .94   .93   .87   .78   .71   .67   .60
+  width            64    96    128   192   256   384   512   B/32 (768 and 512)
+  Xeon, training   1.03  .94   .94   .80   .84   .76   .69   .92
+  Xeon, inference  .92   .93   .82   .73   .65   .55   .48   .53
+  EPYC, training   1.03  1.05  .93   .89   .82   .72   .70   .73
+  EPYC, inference  .92   .94   .93   .87   .78   .71   .67   .60
 
-tests/benchmarks/README.md has the commands, and says which rows they printed. An Intel CPU with
-AMX was measured earlier, at B/32 alone: .55 in training. Its least width is therefore taken from
-Zen 4.
+tests/benchmarks/README.md has the commands, and says which rows they printed.
 
 Several hosts compute in float32 on CPUs, since their processors may differ. Parameters are float32
 in either case.
@@ -31,7 +31,7 @@ from cmaclip_jax.training.saved_parameters import checkpoint_steps
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"amx_bf16", "avx512_bf16"}  # as Linux names those that multiply bfloat16
-LEAST_WIDTH = 256  # of the narrower encoder; narrower ones gain a tenth or nothing
+LEAST_WIDTH = 256  # of the narrower encoder; see the table
 NARROW = 0  # a width at which every CPU computes in float32
 AUTO = "auto"
 RECORD = "dtype.txt"  # the type that a run with 'auto' trains in
