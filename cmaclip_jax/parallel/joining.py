@@ -4,6 +4,7 @@ import jax
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.parallel.rendezvous import meet
+from cmaclip_jax.process import computes_on_cpu
 
 SECONDS_TO_JOIN = 300
 SECONDS_OF_SILENCE = 30  # after which a silent host counts as lost
@@ -23,6 +24,10 @@ def join(cluster: str, seconds: float | None = None, silence: int = SECONDS_OF_S
     if not cluster:
         return
     meet(*place(cluster), seconds or SECONDS_TO_JOIN)
+    if computes_on_cpu():
+        # If CPU hosts read their program from the cache of compiled programs, XLA often aborts
+        # them: the sizes of what they exchange do not match.
+        jax.config.update("jax_compilation_cache_dir", None)
     parameters = {} if cluster == "auto" else _parsed(cluster)
     jax.config.update("jax_enable_preemption_service", True)  # passes SIGTERM on to all processes
     try:
