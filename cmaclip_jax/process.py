@@ -32,8 +32,8 @@ NO_TPU_HERE = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
-# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX. Not M_ARENA_MAX=1: if all threads share one arena,
-# what the compiler leaves in pieces there halves the speed of small models (see
+# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX. M_ARENA_MAX stays as it is: the compiler fragments
+# an arena that all threads share, and small models then train at half the speed (see
 # tests/benchmarks/RESULTS.md).
 KEPT_MEMORY = {-1: -1, -4: 0}
 

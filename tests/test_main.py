@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from support.commands import QUICKSTART, ROOT, mistake
+from support.studies import small_arguments
 
 import cmaclip_jax as cma
 from cmaclip_jax.config import base_config, check_config, field_paths, read_config
@@ -356,17 +357,14 @@ def test_what_was_compiled_once_is_read_by_the_next_run(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": ""}
     told, losses = [], []
-    small = ["--config.model.image=test/8", "--config.model.text=test/8", "--config.train.steps=2"]
-    small += ["--config.model.sequence_heads=2", "--config.data.shop.train_size=64"]
-    small += ["--config.data.shop.test_size=16", "--config.eval.every=0"]
-    small += ["--config.model.sequence_layers=1", "--config.train.contrastive=0.0"]
+    small = [*small_arguments(), "--config.train.steps=2", "--config.train.contrastive=0.0"]
     for run, seed in (("first", 0), ("second", 0), ("third", 1)):
         workdir = tmp_path / run
-        command = [sys.executable, "-m", "cmaclip_jax.main", QUICKSTART, *small]
+        command = [sys.executable, "-m", "cmaclip_jax.main", *small]
         command += [f"--config.seed={seed}", f"--workdir={workdir}"]
         said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        line = r"after (\d+) s; (\d+) programs read from (\S+), (\d+) added"
-        told.append(re.search(line, said.stderr))
+        pattern = r"after (\d+) s; (\d+) programs read from (\S+), (\d+) added"
+        told.append(re.search(pattern, said.stderr))
         figures = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
         losses.append(figures["train/loss"])
     assert {line[3] for line in told} == {str(tmp_path / "cmaclip_jax" / "compiled")}

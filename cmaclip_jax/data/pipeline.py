@@ -89,8 +89,8 @@ def _stream(
 
         steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max if last is None else last)
         options = tf.data.Options()
-        # Nothing here is left to tune, and closing a stream would often wait for the tuner's pause
-        # of several seconds.
+        # The numbers of workers and of batches ahead are fixed, so there is nothing to tune. With
+        # the tuner, closing a stream sometimes waits for seconds until the tuner's thread wakes up.
         options.autotune.enabled = False
         options.threading.private_threadpool_size = WORKERS
         options.threading.max_intra_op_parallelism = 1

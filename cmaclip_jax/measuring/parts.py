@@ -16,7 +16,6 @@ from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.planning.run import PlannedRun, plan_run
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.state import seed_argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +39,12 @@ def train_step(config: ConfigDict, tasks: Sequence[Task], devices) -> MeasuredSt
     run = plan_run(config, tasks, devices)
     step, compiling = _compiled(run.lower_train)
     state = run.create_state()
-    batch, seed = _placed(run, config.train.batch_size), seed_argument(config.seed)
+    batch = _placed(run, config.train.batch_size)
 
     def turns(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, figures = step(seed, state, batch)
+            state, figures = step(run.seed, state, batch)
         jax.block_until_ready(figures)
 
     operations = sum(run.arithmetic().values())

@@ -25,8 +25,8 @@ def join(cluster: str, seconds: float | None = None, silence: int = SECONDS_OF_S
         return
     meet(*place(cluster), seconds or SECONDS_TO_JOIN)
     if computes_on_cpu():
-        # If CPU hosts read their program from the cache of compiled programs, XLA often aborts
-        # them: the sizes of what they exchange do not match.
+        # XLA often aborts CPU hosts that run a program from the cache of compiled programs: in a
+        # Gloo collective, the message of one host has another size than the other host expects.
         jax.config.update("jax_compilation_cache_dir", None)
     parameters = {} if cluster == "auto" else _parsed(cluster)
     jax.config.update("jax_enable_preemption_service", True)  # passes SIGTERM on to all processes

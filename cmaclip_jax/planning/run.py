@@ -17,7 +17,6 @@ from cmaclip_jax.runs.towers import Towers, open_towers, with_sizes
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.assembly import Assembly
 from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer
-from cmaclip_jax.training.state import seed_argument
 from cmaclip_jax.training.step import make_train_step
 
 
@@ -51,8 +50,7 @@ class PlannedRun(Assembly):
         shapes = self.state_shapes
         optimizer = make_optimizer(settings, shapes.params)
         step = make_train_step(self.objective, optimizer, settings, self.mesh, shapes)
-        seed = seed_argument(self.config.seed)
-        return step.lower(seed, shapes, self.batch(settings.batch_size))
+        return step.lower(self.seed, shapes, self.batch(settings.batch_size))
 
     def lower_evaluation(self) -> jax.stages.Lowered:
         """The step of `config.eval` as it will be compiled."""

@@ -34,6 +34,11 @@ class Assembly(Predictor):
         """
         _ = self.optimizer
 
+    @property
+    def seed(self) -> np.ndarray:
+        """`config.seed` as the programs take it."""
+        return seed_argument(self.config.seed)
+
     @functools.cached_property
     def _template(self) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
         averages = self.config.train.ema > 0
@@ -41,7 +46,7 @@ class Assembly(Predictor):
 
     def init_state(self) -> TrainState:
         """Draws the first state, which depends on the seed alone."""
-        return self._template[0](self.config.seed)
+        return self._template[0](self.seed)
 
     @property
     def state_shapes(self) -> TrainState:
@@ -50,7 +55,7 @@ class Assembly(Predictor):
 
     def create_state(self) -> TrainState:
         """The first state, every leaf on its own devices."""
-        return create_state(self._template[0], self.config.seed, self.state_shapes, self.mesh)
+        return create_state(self._template[0], self.seed, self.state_shapes, self.mesh)
 
     @functools.cached_property
     def train_step(self) -> Callable:
@@ -58,7 +63,7 @@ class Assembly(Predictor):
         step = make_train_step(
             self.objective, self.optimizer, self.config.train, self.mesh, self.state_shapes
         )
-        return functools.partial(step, seed_argument(self.config.seed))
+        return functools.partial(step, self.seed)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which rows of a batch this host makes: those that its devices hold."""

@@ -43,12 +43,12 @@ class TrainState:
 
 
 def seed_argument(seed: int) -> np.ndarray:
-    """A seed as an argument of a compiled program, which then serves every seed."""
+    """A seed as an argument of a compiled program: runs with other seeds use the same program."""
     return np.asarray(seed).astype(np.int32)
 
 
 def state_template(objective: Objective, optimizer, batch, ema: bool):
-    """`(init, shapes)`: a function of the seed that makes the state, and the state's shapes."""
+    """`(init, shapes)`: `init(seed)` makes the state; the shapes are those of that state."""
 
     def init(seed) -> TrainState:
         params = objective.init(jax.random.key(seed), batch)
@@ -82,6 +82,6 @@ def replace_parameters(params, pretrained):
     return unflatten_dict(placed), lines
 
 
-def create_state(init, seed: int, shapes: TrainState, mesh: Mesh) -> TrainState:
+def create_state(init, seed: np.ndarray, shapes: TrainState, mesh: Mesh) -> TrainState:
     """The first state, every leaf created on its own devices."""
-    return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))(seed_argument(seed))
+    return jax.jit(init, out_shardings=tree_shardings(shapes, mesh))(seed)

@@ -65,7 +65,7 @@ def run(shape=(1, 1, 1), contrastive=0.0, **fields):
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
     optimizer = make_optimizer(train, initial(objective.model))
     init, shapes = state_template(objective, optimizer, make_batch(), train.ema > 0)
-    state = create_state(init, 0, shapes, mesh)
+    state = create_state(init, SEED, shapes, mesh)
     step = make_train_step(objective, optimizer, train, mesh, shapes)
     losses, states = [], [jax.tree.map(jnp.copy, state)]
     for index in range(3):
@@ -291,7 +291,7 @@ def test_a_bad_step_changes_nothing_and_neither_do_those_after_it():
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(train, initial(objective.model))
     init, shapes = state_template(objective, optimizer, make_batch(), False)
-    state = create_state(init, 0, shapes, mesh)
+    state = create_state(init, SEED, shapes, mesh)
     step = make_train_step(objective, optimizer, train, mesh, shapes)
     good = to_device(make_batch(), batch_sharding(mesh))
     state, figures = step(SEED, state, good)
@@ -325,7 +325,7 @@ def test_a_run_starts_from_weights_wherever_they_have_to_lie():
     optimizer = make_optimizer(train, initial(objective.model))
     mesh = make_mesh(2, 2, 2)
     init, shapes = state_template(objective, optimizer, make_batch(), True)
-    drawn = create_state(init, 0, shapes, mesh)
+    drawn = create_state(init, SEED, shapes, mesh)
     given = jax.tree.map(lambda x: np.asarray(x) + 1, {"image": drawn.params["image"]})
     given["image"]["position_embedding"] = np.zeros((17, 32), np.float32)
     state, lines = start_from(drawn, given)
