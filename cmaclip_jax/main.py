@@ -172,6 +172,7 @@ def split_verb(arguments: list[str]) -> tuple[str, list[str]]:
 
 def console() -> None:
     """The entry point of the console script."""
+    process.restart_with_huge_pages()
     try:
         sys.exit(run_verb(sys.argv[1:]))
     except KeyboardInterrupt:

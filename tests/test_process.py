@@ -72,6 +72,19 @@ process.give_memory_back()
 print(1000 * (kept - before) + max(held() - before, 0))
 """
 
+# Kibibytes of huge pages in the process after 256 MiB of memory were used.
+HUGE_PAGES_USED = """
+import ctypes
+from cmaclip_jax import process
+process.restart_with_huge_pages()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.memset(libc.malloc(2**28), 1, 2**28)
+with open("/proc/self/smaps_rollup") as file:
+    print(next(line.split()[1] for line in file if line.startswith("AnonHugePages")))
+"""
+
 # How often Python looks for what can be thrown away while a hundred thousand objects are made.
 COLLECTIONS = """
 import gc
@@ -85,9 +98,12 @@ print(collections() - before)
 """
 
 
+UNSET = ("XLA_FLAGS", process.PLAIN, process.MALLOC_SETTINGS)
+
+
 def printed(program: str, **environment: str) -> int:
     """The number that a Python program prints, on a CPU, with nothing set but what is said."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", process.PLAIN)}
+    clean = {k: v for k, v in os.environ.items() if k not in UNSET}
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
@@ -114,6 +130,14 @@ def test_what_was_freed_is_given_back_between_two_pieces_of_work():
     kept, left = divmod(printed(HELD), 1000)
     assert kept > 150  # though one piece alone is still in use
     assert left < 20
+
+
+@pytest.mark.skipif(not process.huge_pages_on_request(), reason="Linux gives no huge pages here")
+def test_a_command_restarts_itself_with_huge_pages():
+    assert printed(HUGE_PAGES_USED) > 2**17
+    assert printed(HUGE_PAGES_USED, CMACLIP_PLAIN="1") == 0
+    assert printed(HUGE_PAGES_USED, GLIBC_TUNABLES="glibc.malloc.perturb=0") == 0
+    assert printed(HUGE_PAGES_USED, JAX_PLATFORMS="cuda") == 0
 
 
 def test_python_seldom_looks_through_what_stays():

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from cmaclip_jax import process
 
 # isort: split
-process.prepare()  # as our command does, before JAX is imported
+if __name__ == "__main__":  # as our command does, before JAX is imported
+    process.restart_with_huge_pages()
+process.prepare()
 
 import jax
 import numpy as np
