@@ -75,8 +75,7 @@ def _data() -> ConfigDict:
     data.text = ""  # the column(s) or feature(s) of text, as 'title,brand'; '' and 'none' as above
     data.labels = ()  # names of the tasks to learn; (): all tasks of the data; 'none': no task
     data.id = ""  # the column of a table with the rows' ids; '': found by its name; 'none': unused
-    # Tasks of a table whose cells hold several labels; (): found by the separator; 'none': no task.
-    data.many = ()
+    data.many = ()  # tasks whose cells hold several labels; (): found by separator; 'none': none
     data.separator = "|"  # separates the labels in such a cell
     data.split = Field("train", choices=("train", "val", "test"))  # the split to train on
     data.outside = False  # whether the pictures of a table may lie outside the table's folder
@@ -113,8 +112,9 @@ def _augment() -> ConfigDict:
 def _noise() -> ConfigDict:
     """Corruption of pictures and texts, for measuring robustness."""
     noise = ConfigDict()
-    # What happens to pictures; '': nothing.
-    noise.image = Field("", ("", "gaussian", "blur", "jpeg", "occlusion", "swap", "blank"))
+    # What happens to pictures: nothing (''), 'blank' makes them grey, 'missing' takes them away.
+    kinds = ("", "gaussian", "blur", "jpeg", "occlusion", "blank", "swap", "missing")
+    noise.image = Field("", kinds)
     noise.text = Field("", ("", "drop", "typos", "swap", "blank"))  # the same for texts
     noise.severity = Field(3, least=1)  # 1 to 5; 'gaussian' also accepts 10, a published protocol
     noise.share = share(1.0)  # share of the examples that are corrupted

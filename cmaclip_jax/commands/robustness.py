@@ -25,6 +25,9 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--noises", default="", help="which, 'blur,text.blank' (default: all)")
     parser.add_argument("--severities", default="", help="which (default: 1,2,3,4,5)")
     parser.add_argument(
+        "--share", type=float, help="of the pairs that get the noise, 0 to 1 (default: 1)"
+    )
+    parser.add_argument(
         "--protocol",
         choices=("half",),
         help="instead: half of the pairs with Gaussian pictures (strength 5, then 10) and no "
@@ -90,15 +93,18 @@ def _noises(options) -> list:
     from cmaclip_jax.studies.robustness import SEVERITIES, conditions, half_conditions
 
     if options.protocol:
-        if options.noises or options.severities:
-            raise UserError("--protocol=half says which noise; leave --noises and --severities out")
+        if options.noises or options.severities or options.share is not None:
+            raise UserError(
+                "--protocol=half says which noise; leave --noises, --severities and --share out"
+            )
         return half_conditions()
     try:
         severities = [int(x) for x in options.severities.split(",")] if options.severities else ()
     except ValueError as error:
         raise UserError(f"--severities={options.severities} are numbers such as 1,3,5") from error
     names = options.noises.split(",") if options.noises else ()
-    return conditions(names, severities or SEVERITIES)
+    share = 1.0 if options.share is None else options.share
+    return conditions(names, severities or SEVERITIES, share)
 
 
 def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -> list:

@@ -25,7 +25,7 @@ from cmaclip_jax.data.images import (
 from cmaclip_jax.data.jpeg import decode_one, decoder_number, plain_size
 from cmaclip_jax.data.records import Record, RecordError, Source
 from cmaclip_jax.data.storage import REMOTE_READS, is_local
-from cmaclip_jax.data.view import PICTURE, View
+from cmaclip_jax.data.view import View
 
 DRAWS = 5  # uniform random numbers for a row: four for its crop, one for mirroring it
 
@@ -39,7 +39,7 @@ class Example:
     picture: first as the record has it (path, bytes or array), then its bytes, at last a PIL image
         or the finished array. Bytes that are left are a plain JPEG, which tf.data decodes.
     size: the picture's height and width, where a random crop needs them.
-    swapped: whether noise replaced the picture by another record's.
+    replaced: whether noise took the picture away, perhaps for another record's.
     lost: whether the record cannot be used.
     """
 
@@ -49,7 +49,7 @@ class Example:
     text: str | None = None
     picture: Any = None
     size: tuple[int, int] = (1, 1)
-    swapped: bool = False
+    replaced: bool = False
     lost: bool = False
 
 
@@ -107,7 +107,7 @@ class Loader:
             batch = self.encode([one.record for one in examples], [one.text for one in examples])
         with self._timed("gather"):
             batch["has_image"][:] = list(map(self._has_image, examples))
-            batch["had_image"][:] = [one.swapped or self._has_image(one) for one in examples]
+            batch["had_image"][:] = [one.replaced or self._has_image(one) for one in examples]
             jpegs, finished = self._gather(examples)
         if self.limited:
             lost = [one.index for one in examples if one.lost]
@@ -128,13 +128,13 @@ class Loader:
 
     def _example(self, record: Record, index: int, position: int) -> Example:
         picture = record.image if self.encode.reads_image else None
-        swapped = picture is not None and self.view.swaps_picture(position)
-        if swapped:
-            picture = self.view.other(self.source, index, position, PICTURE).image
+        replaced = picture is not None and self.view.replaces_picture(position)
+        if replaced:
+            picture = self.view.other_picture(self.source, index, position)
         text = record.text
         if text:
             text = self.view.change_text(text, self.source, index, position)
-        return Example(record, index, position, text, picture, swapped=swapped)
+        return Example(record, index, position, text, picture, replaced=replaced)
 
     def _read_files(self, examples: list[Example]) -> None:
         """Replaces paths by the bytes of their files; a bucket is asked for many at once."""

@@ -14,12 +14,13 @@ from PIL import Image, ImageFilter
 
 from cmaclip_jax.errors import UserError
 
-IMAGE_NOISES = ("gaussian", "blur", "jpeg", "occlusion", "swap", "blank")
+REPLACEMENTS = ("swap", "missing")  # another record's picture, or none, instead of its own
+IMAGE_NOISES = ("gaussian", "blur", "jpeg", "occlusion", "blank", *REPLACEMENTS)
 TEXT_NOISES = ("drop", "typos", "swap", "blank")
 
 GREY = 128  # fills the parts of a picture that show nothing
 
-# What a severity means for each kind. 'swap' and 'blank' have no severity.
+# What a severity means for each kind. 'swap', 'blank' and 'missing' have no severity.
 STRENGTHS: dict[str, dict[int, Any]] = {
     # Standard deviation in grey levels of 255. 10 belongs to a published protocol.
     "gaussian": {1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0, 5: 50.0, 10: 100.0},
@@ -88,8 +89,8 @@ def corrupt_image(
     """The picture with noise, uint8 [S,S,3].
 
     'blank' is a grey picture. It is not a missing one: `has_image` stays true, so the model reads
-    the grey pixels, whereas a missing picture is masked. 'swap' needs the other records; see
-    `swap_index`.
+    the grey pixels, whereas a missing picture is masked. REPLACEMENTS are made before the picture
+    is read; see `View.other_picture`.
     """
     if kind == "blank":
         return np.full_like(image, GREY)

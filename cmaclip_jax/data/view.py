@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from cmaclip_jax.data.augment import Augment
-from cmaclip_jax.data.noise import Noise, corrupt_image, corrupt_text, swap_index
+from cmaclip_jax.data.images import Picture
+from cmaclip_jax.data.noise import REPLACEMENTS, Noise, corrupt_image, corrupt_text, swap_index
 from cmaclip_jax.data.records import Record, Source
 
 # The independent random streams of one position.
@@ -36,7 +37,7 @@ class View:
 
     @property
     def _corrupts_pixels(self) -> bool:
-        return self.noise.image not in ("", "swap")
+        return self.noise.image not in ("", *REPLACEMENTS)
 
     def random(self, stream: int, position: int) -> np.random.Generator:
         """The random numbers of one purpose at one position."""
@@ -46,9 +47,15 @@ class View:
         """Whether noise changes the record at a position: its picture and its text alike."""
         return self.noise.strikes(self.random(CORRUPTED, position))
 
-    def swaps_picture(self, position: int) -> bool:
-        """Whether the record at a position gets another record's picture."""
-        return self.noise.image == "swap" and self.is_corrupted(position)
+    def replaces_picture(self, position: int) -> bool:
+        """Whether the record at a position gets another record's picture, or none."""
+        return self.noise.image in REPLACEMENTS and self.is_corrupted(position)
+
+    def other_picture(self, source: Source, index: int, position: int) -> Picture | None:
+        """What replaces the picture of the record at `index`; None if it shall be missing."""
+        if self.noise.image == "missing":
+            return None
+        return self.other(source, index, position, PICTURE).image
 
     def other(self, source: Source, index: int, position: int, stream: int) -> Record:
         """A random record other than the one at `index`, whose picture or text replaces its own."""

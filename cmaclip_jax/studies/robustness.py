@@ -25,10 +25,13 @@ KINDS = [("image", kind) for kind in IMAGE_NOISES] + [("text", kind) for kind in
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES) -> list[Noise]:
+def conditions(
+    names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES, share: float = 1.0
+) -> list[Noise]:
     """No noise, then every kind with every severity; kinds without severities once.
 
     names: 'blur', or 'image.blank' if pictures and words share the name of a kind. (): all kinds.
+    share: of the pairs that get the noise.
     """
     known = {name for where, kind in KINDS for name in (kind, f"{where}.{kind}")}
     unknown = [name for name in names if name not in known]
@@ -42,7 +45,7 @@ def conditions(names: Sequence[str] = (), severities: Sequence[int] = SEVERITIES
         if not names or {kind, f"{where}.{kind}"} & set(names):
             wanted_severities = severities if kind in STRENGTHS else [CLEAN.severity]
             named: dict[str, Any] = {where: kind}
-            wanted += [Noise(**named, severity=x) for x in wanted_severities]
+            wanted += [Noise(**named, severity=x, share=share) for x in wanted_severities]
     return wanted
 
 

@@ -462,6 +462,13 @@ def test_absent_pictures_stay_absent_under_noise(encode):
     assert np.all(batch["image"][1] == 128)
 
 
+def test_noise_can_take_a_picture_away(encode):
+    batch = one_batch(loader(encode, [pair(None), pair(WHOLE)], noisy(image="missing")))
+    assert list(batch["has_image"]) == [False, False]
+    assert list(batch["had_image"]) == [False, True]
+    assert not batch["image"].any()
+
+
 def test_evaluation_is_clips_own_transform(encode):
     records = [pair(saved(halves(33 + i, 61), quality=95), str(i)) for i in range(5)]
     batch = one_batch(loader(encode, records))

@@ -61,9 +61,10 @@ def test_every_kind_and_severity_comes_once():
     for where, kinds in (("image", IMAGE_NOISES), ("text", TEXT_NOISES)):
         for kind in kinds:
             assert sum(getattr(noise, where) == kind for noise in noises) == degrees[kind]
-    assert len(set(noises)) == len(noises) == 1 + 5 * 6 + 4
+    assert len(set(noises)) == len(noises) == 1 + 5 * 6 + 5
     assert conditions(["blank"]) == [CLEAN, Noise(image="blank"), Noise(text="blank")]
     assert conditions(["image.blank"]) == [CLEAN, Noise(image="blank")]
+    assert conditions(["missing"], share=0.3) == [CLEAN, Noise(image="missing", share=0.3)]
     assert conditions(["drop"], [2]) == [CLEAN, Noise(text="drop", severity=2)]
 
 
@@ -141,8 +142,15 @@ def test_the_pairs_are_those_that_are_complete_without_noise(trained):
         assert figures["image_weight"] < half["tasks"][task]["image_weight"] < 1.0
 
 
-@pytest.mark.parametrize("noise", [{"text": "blank"}, {"image": "swap", "text": "swap"}])
-def test_evaluate_judges_the_pairs_that_are_complete_without_noise(run, noise):
+@pytest.mark.parametrize(
+    ("noise", "taken"),
+    [
+        ({"text": "blank"}, "text"),
+        ({"image": "missing"}, "image"),
+        ({"image": "swap", "text": "swap"}, None),
+    ],
+)
+def test_evaluate_judges_the_pairs_that_are_complete_without_noise(run, noise, taken):
     command = ["evaluate", f"--workdir={run}"]
     assert main(command) == 0
     clean = json.loads((run / "evaluation/test.json").read_text())
@@ -162,9 +170,9 @@ def test_evaluate_judges_the_pairs_that_are_complete_without_noise(run, noise):
     said, labels = (outcome[name]["colour"][rows] for name in ("probabilities", "labels"))
     right = (said.argmax(axis=1) == labels)[labels >= 0]
     assert noisy["tasks"]["colour"]["accuracy"] == pytest.approx(right.mean())
-    weights = outcome["modality_weights"]["colour"][rows, 1]
-    if "image" not in noise:
-        assert 0 < np.sum(weights == 0) < len(weights)  # the struck pairs are among those judged
+    weights = outcome["modality_weights"]["colour"][rows]
+    if taken:  # the struck pairs are among those judged
+        assert 0 < np.sum(weights[:, ("image", "text").index(taken)] == 0) < len(weights)
 
 
 def test_a_runs_own_evaluations_judge_them_too(config, tmp_path, monkeypatch):
