@@ -235,9 +235,10 @@ def test_mistakes_end_in_one_line(run, finished_run, catalogue, capsys, tmp_path
         capsys, *command, "--noises=blur", "--severities=9"
     )
     assert "numbers such as 1,3,5" in mistake(capsys, *command, "--severities=high")
-    assert "leave --noises and --severities out" in mistake(
+    assert "leave --noises, --severities and --share out" in mistake(
         capsys, *command, "--protocol=half", "--noises=blur"
     )
+    assert "must lie between 0 and 1" in mistake(capsys, *command, "--share=1.5")
     assert "is no run" in mistake(capsys, "robustness", f"--workdir={tmp_path}")
     assert "is no run" in mistake(capsys, *command, f"--against={tmp_path}/nothing")
     assert "has no split 'tset'" in mistake(capsys, *command, "--split=tset")
