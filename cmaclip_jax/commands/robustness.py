@@ -1,6 +1,6 @@
 """cmaclip robustness: the accuracy of trained runs on noisy pictures and words."""
 
-import dataclasses
+import argparse
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
@@ -34,62 +34,19 @@ def run(arguments: list[str]) -> None:
         "words, as published for Food101; writes robustness-half.*",
     )
     options, rest = parser.parse_known_args(arguments)
-    robustness(options, rest)
-
-
-def robustness(options, overrides: list[str]) -> list:
-    """Evaluates under every noise that is not evaluated yet; returns the findings of all."""
     # the imports below take seconds
-    from cmaclip_jax.config import with_overrides
-    from cmaclip_jax.parallel.cluster import leads
-    from cmaclip_jax.runs.judged import open_judged
-    from cmaclip_jax.screen import Screen
-    from cmaclip_jax.studies.robustness import ResultsFile, check_same_pairs, check_same_tasks
-    from cmaclip_jax.studies.robustness_report import run_names
-    from cmaclip_jax.training.lock import holding
-    from cmaclip_jax.training.workdir import saved_config
+    from cmaclip_jax.studies.robustness_study import evaluate_robustness
 
-    noises, screen = _noises(options), Screen(quiet=not leads())
     others = options.against.split(",") if options.against else []
-    paths = (Path(path).resolve() for path in (options.workdir, *others))
-    workdirs = list(dict.fromkeys(paths))
-    configs = [with_overrides(saved_config(path), overrides) for path in workdirs]
-    check_same_tasks(workdirs)
-    stem = workdirs[0] / ("robustness-half" if options.protocol else "robustness")
-    kept, split, findings, steps = None, options.split, [], {}
-    names = run_names(workdirs)
-    bar = _progress(screen, len(workdirs) * len(noises))
-    with holding(workdirs[0], f"{stem.name}.lock"), bar:
-        for name, path, config in zip(names, workdirs, configs, strict=True):
-            trained = open_judged(path, config, checkpoint=options.checkpoint)
-            steps[name] = trained.step
-            split = split or trained.data.last_split()
-            kept = kept or ResultsFile(stem.with_suffix(".json"), split, overrides)
-            own = _findings(trained, split, noises, kept, screen, bar, name)
-            findings += [dataclasses.replace(finding, run=name) for finding in own]
-            check_same_pairs(findings)
-    if leads():
-        _report(stem, split, findings, steps, screen)
-    return findings
+    paths = [Path(path).resolve() for path in (options.workdir, *others)]
+    report = "robustness-half" if options.protocol else "robustness"
+    workdirs, noises = list(dict.fromkeys(paths)), named_noises(options)
+    evaluate_robustness(workdirs, noises, report, rest, options.split, options.checkpoint)
 
 
-def _report(stem: Path, split: str, findings: list, steps: dict[str, int], screen) -> None:
-    """Writes the tables and curves, and shows a table for every run."""
-    from cmaclip_jax.evaluation.tables import text_table  # takes seconds to import
-    from cmaclip_jax.studies import robustness_report as report
-
-    paths = report.write_report(stem, split, findings, steps)
-    for name in steps:
-        own = [finding for finding in findings if finding.run == name]
-        screen.say()
-        cells = report.table_cells(own, report.MEAN, weights=False)
-        title = f"{name} at step {steps[name]:,}: accuracy, mean over tasks"
-        screen.show(text_table(cells, title))
-    screen.say(f"written to {', '.join(map(str, paths))}")
-
-
-def _noises(options) -> list:
+def named_noises(options: argparse.Namespace) -> list:
     """The noises that the options name; the first one is no noise."""
+    # the import below takes seconds
     from cmaclip_jax.studies.robustness import SEVERITIES, conditions, half_conditions
 
     if options.protocol:
@@ -105,41 +62,3 @@ def _noises(options) -> list:
     names = options.noises.split(",") if options.noises else ()
     share = 1.0 if options.share is None else options.share
     return conditions(names, severities or SEVERITIES, share)
-
-
-def _findings(trained, split: str, noises: list, kept, screen, bar, name: str) -> list:
-    """The findings of a run under every noise; kept findings are not computed again."""
-    from cmaclip_jax.studies.robustness import NoiseResult, condition_name, judge
-    from cmaclip_jax.studies.robustness_report import MEAN, cell
-
-    run, (task,) = str(trained.workdir), bar.task_ids
-    kept.begin(run, trained.step)
-    known = [finding.noise for finding in kept.of(run, noises)]
-    missing = [noise for noise in noises if noise not in known]
-    bar.advance(task, len(known))
-    if known:
-        screen.say(f"{name}: {len(known)} of {len(noises)} evaluated before")
-
-    def track(batches, noise):
-        bar.update(task, description=f"{name}: {condition_name(noise)}")
-        return batches
-
-    for noise, figures in judge(trained, split, missing, track) if missing else ():
-        finding = NoiseResult(run, noise, **figures)
-        kept.add(finding)
-        bar.advance(task)
-        line = f"{name}: {condition_name(noise)}: {cell(finding, MEAN)}"
-        screen.say(line)
-    return kept.of(run, noises)
-
-
-def _progress(screen, conditions: int):
-    """A progress bar over all noises of all runs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    what = TextColumn("{task.description}")
-    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeLeft(), TextColumn("left "), what)
-    bar = screen.bar(*columns)
-    bar.add_task("opening", total=conditions)
-    return bar

@@ -19,8 +19,8 @@ FIGURES = ("accuracy", "image_weight")
 WHOLE = "whole"  # the column of noises without severities
 LEGEND = (
     "Accuracy, and in brackets the mean weight of the picture; the pairs are those of {split} that "
-    "are complete without noise. A blank picture is grey, and the model is "
-    "not told; blank words are missing, and then the picture has all the weight."
+    "are complete without noise. A blank picture is grey, and the model is not told. Missing "
+    "pictures and blank words are masked; then the other modality has all the weight."
 )
 
 
