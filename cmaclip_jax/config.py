@@ -112,8 +112,8 @@ def _augment() -> ConfigDict:
 def _noise() -> ConfigDict:
     """Corruption of pictures and texts, for measuring robustness."""
     noise = ConfigDict()
-    # What happens to pictures: nothing (''), 'blank' makes them grey, 'missing' takes them away.
     kinds = ("", "gaussian", "blur", "jpeg", "occlusion", "blank", "swap", "missing")
+    # What happens to pictures: nothing (''), 'blank' makes them grey, 'missing' takes them away.
     noise.image = Field("", kinds)
     noise.text = Field("", ("", "drop", "typos", "swap", "blank"))  # the same for texts
     noise.severity = Field(3, least=1)  # 1 to 5; 'gaussian' also accepts 10, a published protocol

@@ -10,6 +10,7 @@ from support.tables import ROWS, typed, write
 
 from cmaclip_jax.config import base_config
 from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.columns import why_no_task
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.tables import read_table
 from cmaclip_jax.errors import UserError
@@ -271,6 +272,21 @@ def test_numbers_are_neither_words_nor_tasks_and_odd_columns_are_left_out(config
     assert "tasks Is food (of the column 'Is food?'), kind" in source.description
     assert "price (numbers)" in source.description
     assert "rare (one value only in train)" in source.description
+
+
+@pytest.mark.parametrize(
+    ("values", "repeats", "why"),
+    [
+        (1_100, 3, "1,100 values in 3,300 rows"),  # a second title, which a few products share
+        (1_100, 10, ""),
+        (900, 3, ""),
+        (3_300, 1, "free text: most values occur once"),
+    ],
+)
+def test_many_values_of_few_rows_each_are_no_task(values, repeats, why):
+    cells = [f"leather {n}" for n in range(values)] * repeats
+    assert why_no_task("subtitle", cells, many=False) == why
+    assert why_no_task("subtitle", cells, many=True) == ""
 
 
 def test_rows_of_no_known_split_are_too_many_at_once(config, tmp_path):
