@@ -348,6 +348,21 @@ def test_help_names_every_verb_and_every_verb_has_its_own(capsys):
         assert f"cmaclip {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["predict", "--workdir=x"], "predict --help"),
+        (["predict", "--workdir=x"], "the following arguments are required: --input, --output"),
+        (["explain", "--workdir=x", "--input=y"], "arguments are required: --rows"),
+        (["ablate", QUICKSTART, "--seeds=few"], "argument --seeds: invalid int value: 'few'"),
+        (["robustness", "--workdir=x", "--protocol=whole"], "invalid choice: 'whole'"),
+        (["convert", "--nonsense"], "arguments are required: --source"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(capsys, command, says):
+    assert says in mistake(capsys, *command)
+
+
 @pytest.mark.slow
 def test_what_was_compiled_once_is_read_by_the_next_run(tmp_path):
     """Three commands, as a user gives them, with nothing kept but the cache.

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -15,9 +16,16 @@ CONFIG_HELP = """\
   --config.FIELD=VALUE     changes one of its fields; cmaclip_jax/config.py lists them all"""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors that a user can cure."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help lists the arguments")
+
+
 def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
     """A parser that shows `text` as it stands; the verb adds its own arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"cmaclip {verb}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
