@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 5.0  # of progress, where lines cannot be rewritten in place
 WIDE = 140  # columns of a table where no terminal limits them
@@ -94,6 +95,17 @@ def counted(
             left = (now - start) * max(total - done, 0) / max(done, 1)
             last = now
             say(f"{what}: {done:,} of {total:,} {unit}, {time_left(left)} left")
+
+
+def text_table(lines: Iterable[list[str]], title: str) -> Table:
+    """A table of text: the header first, then rows that begin with their name."""
+    head, *body = lines
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for cells in body:
+        table.add_row(*cells)
+    return table
 
 
 def time_left(seconds: float) -> str:

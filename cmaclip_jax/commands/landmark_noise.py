@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.screen import Screen
+from cmaclip_jax.screen import Screen, text_table
 
 NOISE = """\
 Learns how annotators scatter around a face's points, from the same faces annotated by several of
@@ -46,7 +46,6 @@ def run_noise(arguments: list[str]) -> None:
 def noise(options) -> None:
     """Fits the model, writes it and prints its figures."""
     # the imports below take seconds
-    from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks import noise_report as report
     from cmaclip_jax.landmarks.annotation_noise import fit
 

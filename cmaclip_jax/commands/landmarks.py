@@ -9,7 +9,7 @@ from cmaclip_jax.commands.landmark_noise import run_noise
 from cmaclip_jax.commands.landmark_study import run_study
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import whole_file
-from cmaclip_jax.screen import Screen
+from cmaclip_jax.screen import Screen, text_table
 
 HELP = """\
 Measures the stability of facial landmarks in a video, with a ground truth or without one; learns
@@ -81,7 +81,6 @@ def run_stability(arguments: list[str]) -> None:
 def stability(options) -> None:
     """Measures the predictions, prints the figures and draws them."""
     # the imports below take seconds
-    from cmaclip_jax.evaluation.tables import text_table
     from cmaclip_jax.landmarks.stability import draw, judge, missing_line, size_line, table_cells
     from cmaclip_jax.landmarks.tracks import read_points
 

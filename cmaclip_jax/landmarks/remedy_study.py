@@ -7,11 +7,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.evaluation.tables import text_table
 from cmaclip_jax.landmarks import study_report as report
 from cmaclip_jax.landmarks.sources import open_faces
 from cmaclip_jax.landmarks.study import Arm, check_fitted, runs_of, scores_of, train_and_score
-from cmaclip_jax.screen import Screen, time_left
+from cmaclip_jax.screen import Screen, text_table, time_left
 from cmaclip_jax.studies.framework import StudyRun, train_one
 from cmaclip_jax.training.lock import holding
 

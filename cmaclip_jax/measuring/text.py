@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cmaclip_jax.evaluation.tables import text_table
+from cmaclip_jax.screen import text_table
 
 READING = """\
 ms: the median of ten blocks of steps. spread: half of their interquartile range, as a share of the

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from cmaclip_jax.evaluation.tables import text_table
 from cmaclip_jax.planning.costs import TooLarge
 from cmaclip_jax.planning.verdict import Verdict, memory_figures
+from cmaclip_jax.screen import text_table
 
 GIBIBYTE = 2**30
 READING = """\

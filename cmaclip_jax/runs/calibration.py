@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from cmaclip_jax.evaluation.predictor import Outcome
-from cmaclip_jax.evaluation.tables import abstentions, threshold_table
 from cmaclip_jax.evaluation.threshold_choice import calibrate, reached
+from cmaclip_jax.evaluation.threshold_table import abstentions, threshold_table
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, write_thresholds
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun

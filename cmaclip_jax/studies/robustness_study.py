@@ -8,10 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cmaclip_jax.config import with_overrides
 from cmaclip_jax.data.noise import Noise
-from cmaclip_jax.evaluation.tables import text_table
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun, open_judged
-from cmaclip_jax.screen import Screen
+from cmaclip_jax.screen import Screen, text_table
 from cmaclip_jax.studies.framework import MEAN
 from cmaclip_jax.studies.robustness import (
     NoiseResult,

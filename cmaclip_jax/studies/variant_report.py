@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cmaclip_jax.evaluation.tables import text_table
-from cmaclip_jax.screen import Screen
+from cmaclip_jax.screen import Screen, text_table
 from cmaclip_jax.studies.ablation import Study, figures_of
 from cmaclip_jax.studies.framework import (
     MEAN,
