@@ -51,6 +51,7 @@ ABLATION = Report("ablation", (ACCURACY,))
 COMPARISON = Report("comparison", (RECALL, ACCURACY), published_tables())
 
 NARROWEST = 0.06  # the smallest range of a panel, so that small differences look small
+FAR_BEHIND = 4  # times the distance from the middle variant to the best one, behind the middle
 COLUMNS = ("metric", "variant", "task", "mean", "sd", "n", "steps", "minutes", "seeds")
 
 
@@ -160,11 +161,24 @@ def _draw_task(axes, study: Study, rows: list[dict]) -> None:
         axes.errorbar(
             row["mean"], height, xerr=row["sd"], fmt="|", color=colour, ms=9, mew=1.6, capsize=2
         )
-    right = min(axes.get_xlim()[1], 1.01)
-    axes.set_xlim(min(axes.get_xlim()[0], right - NARROWEST), right)
+    _set_limits(axes, study, rows)
     axes.set_yticks(range(len(study.variants)), study.variants)
     axes.set_ylim(len(study.variants) - 0.4, -0.5)
     style_axes(axes, 8, grid="x")
+
+
+def _set_limits(axes, study: Study, rows: list[dict]) -> None:
+    """Leaves out variants that are far behind; an arrow with their mean stands in their place."""
+    means = [row["mean"] for row in rows]
+    middle = statistics.median(means)
+    left, right = axes.get_xlim()
+    left, right = max(left, middle - FAR_BEHIND * (max(means) - middle)), min(right, 1.01)
+    left = min(left, right - NARROWEST)
+    axes.set_xlim(left, right)
+    for row in rows:
+        if row["mean"] < left:
+            at = left, study.variants.index(row["variant"])
+            axes.annotate(f"\u2190 {row['mean']:.3f}", at, fontsize=7, va="center", color="C7")
 
 
 def complete(figures: dict) -> dict:
