@@ -99,8 +99,8 @@ def _show(results: Sequence[NoiseResult], screen: Screen) -> None:
     """Shows a table for every run."""
     for run in dict.fromkeys(result.run for result in results):
         own = [result for result in results if result.run == run]
-        screen.say()
-        screen.show(text_table(table_cells(own, MEAN, weights=False), f"{run}: mean accuracy"))
+        screen.say(f"\n{run}: accuracy, mean over tasks")
+        screen.show(text_table(table_cells(own, MEAN, weights=False), ""))
 
 
 def _progress(screen: Screen, evaluations: int) -> Progress:
