@@ -17,7 +17,7 @@ CONFIG_HELP = """\
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all errors that a user can cure."""
+    """A parser whose errors are one line, like all errors that a user can cure."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help lists the arguments")

@@ -24,8 +24,8 @@ PICTURE = re.compile(r".*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
 NUMBER = re.compile(r"\s*[-+]?(\d+\.\d+|\d*\.\d+|\d+)([eE][-+]?\d+)?\s*")
 NONE = "none"
 LONG = 6  # words in a cell on average; a column with more is free text
-RARE = 10  # fewer cells a value than this, and more values than SOME, make a column free text
-SOME = 1_000
+# A column with more values than MANY_VALUES, and fewer rows a value than FEW_ROWS, is no task.
+MANY_VALUES, FEW_ROWS = 1_000, 10
 MANY = 0.1  # share of cells with several labels that makes a column a many-label task
 
 
@@ -197,7 +197,7 @@ def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
     if len(distinct) > len(filled) / 2 and len(distinct) > 2:
         numbers = all(map(NUMBER.fullmatch, distinct))
         return "numbers" if numbers else "free text: most values occur once"
-    if len(distinct) > SOME and len(filled) < RARE * len(distinct):
+    if len(distinct) > MANY_VALUES and len(filled) < FEW_ROWS * len(distinct):
         return f"{len(distinct):,} values in {len(filled):,} rows"
     if sum(len(value.split()) for value in distinct) > LONG * len(distinct):
         return "free text: long"
