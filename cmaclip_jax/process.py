@@ -53,14 +53,15 @@ COLLECTED_EVERY = (20_000, 10, 10)
 def restart_with_huge_pages() -> None:
     """Replaces this process by the same command with huge pages, where they make steps faster.
 
-    A thread's arena of malloc holds 64 MiB. The larger temporaries of a step are mapped anew in
-    every step, and Linux clears them in pages of 4 KiB, or in huge pages of 2 MiB. This matters on
-    a CPU only. A value that the user gives to GLIBC_TUNABLES stays.
+    A thread's arena of malloc holds 64 MiB. malloc maps larger temporaries anew in every step.
+    Linux clears them page by page, and a huge page has 2 MiB instead of 4 KiB. This matters on a
+    CPU only. A value that the user gives to GLIBC_TUNABLES stays.
     """
     if os.environ.get(PLAIN) or MALLOC_SETTINGS in os.environ or not computes_on_cpu():
         return
     if huge_pages_on_request():
-        os.execve(sys.executable, sys.orig_argv, os.environ | {MALLOC_SETTINGS: HUGE_PAGES})
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, os.environ | {MALLOC_SETTINGS: HUGE_PAGES})
 
 
 def huge_pages_on_request() -> bool:

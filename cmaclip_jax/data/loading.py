@@ -39,7 +39,7 @@ class Example:
     picture: first as the record has it (path, bytes or array), then its bytes, at last a PIL image
         or the finished array. Bytes that are left are a plain JPEG, which tf.data decodes.
     size: the picture's height and width, where a random crop needs them.
-    replaced: whether noise took the picture away, perhaps for another record's.
+    replaced: whether noise removed the picture, or put another record's in its place.
     lost: whether the record cannot be used.
     """
 

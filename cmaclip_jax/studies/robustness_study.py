@@ -1,7 +1,7 @@
 """A whole study of robustness: its evaluations, its tables and its files."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,7 +60,7 @@ def evaluate_robustness(
             results += [dataclasses.replace(result, run=name) for result in own]
             check_same_pairs(results)
     if leads():
-        _show(results, screen)
+        _show(results, steps, screen)
         paths = write_report(stem, split, results, steps)
         screen.say(f"written to {', '.join(map(str, paths))}")
     return results
@@ -95,11 +95,11 @@ def _evaluate(
     return file.of(folder, noises)
 
 
-def _show(results: Sequence[NoiseResult], screen: Screen) -> None:
-    """Shows a table for every run."""
-    for run in dict.fromkeys(result.run for result in results):
+def _show(results: Sequence[NoiseResult], steps: Mapping[str, int], screen: Screen) -> None:
+    """Shows a table for every run; steps: {run: the step of its checkpoint}."""
+    for run, step in steps.items():
         own = [result for result in results if result.run == run]
-        screen.say(f"\n{run}: accuracy, mean over tasks")
+        screen.say(f"\n{run} at step {step:,}: accuracy, mean over tasks")
         screen.show(text_table(table_cells(own, MEAN, weights=False), ""))
 
 
