@@ -9,6 +9,18 @@ from setuptools import find_packages, setup
 SOURCE = Path(__file__).with_name("cmaclip_jax").joinpath("__init__.py").read_text()
 VERSION = re.search(r'__version__ = "(.+?)"', SOURCE)[1]
 
+SERVE = [
+    "fastapi",
+    "starlette",
+    "pydantic>=2",
+    "fastapi-offline",  # brings the files of the page /docs
+    "uvicorn",
+    "httptools",
+    "uvloop; sys_platform != 'win32'",
+    "prometheus_client",
+    "python-multipart",
+]
+
 setup(
     name="cmaclip_jax",
     version=VERSION,
@@ -18,7 +30,7 @@ setup(
     # configs/ lies beside the package, and is installed into it: there is no checkout to look in.
     packages=[*find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]), "cmaclip_jax.configs"],
     package_dir={"cmaclip_jax.configs": "configs"},
-    package_data={"cmaclip_jax": ["py.typed"]},
+    package_data={"cmaclip_jax": ["py.typed", "server/page.html", "server/page.js"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -55,7 +67,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "beam": ["apache-beam"],
+        "serve": SERVE,
         "test": [
+            *SERVE,
+            "httpx",
             "pytest",
             "pytest-xdist",
             "hypothesis",

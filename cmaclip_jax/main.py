@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "evaluate a trained run, choose its thresholds; or evaluate CLIP (zero-shot)",
     "predict": "answer every row of a table with a trained run",
     "report": "write a page about a run: curves, thresholds, confusions, mistakes, pictures",
+    "serve": "answer pairs over HTTP with a trained run",
     "explain": "write a page on single rows: which words and patches the answers rest on",
     "export": "write a trained run as StableHLO that runs without this project",
     "prepare": "write any data set as record files of small pictures to train from",

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "doctor": {"planning", "runs", *RUNS},
     "serving": {"runs", *RUNS},
     "report": {"serving", "runs", *RUNS},
+    "server": {"report", "serving", "runs", *RUNS},
     "studies": {"runs", *RUNS},
     "landmarks": {"studies", "runs", *RUNS},
 }

@@ -31,7 +31,7 @@ def told(monkeypatch):
 
 
 def test_whatever_is_imported_is_declared(told):
-    extras = [told["extras_require"][name] for name in ("tpu", "cuda", "beam")]
+    extras = [told["extras_require"][name] for name in ("tpu", "cuda", "beam", "serve")]
     lines = sum(extras, told["install_requires"])
     declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()

@@ -26,6 +26,18 @@ class Pair:
     note: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadPair:
+    """A pair whose picture has been read.
+
+    picture: u8 [S,S,3] as the model receives it, or None. note: what is wrong with it, or ''.
+    """
+
+    picture: np.ndarray | None
+    text: str | None
+    note: str
+
+
 class PairReader:
     """Makes batches of pairs as the run reads them. A picture that cannot be read is no error."""
 
@@ -38,30 +50,33 @@ class PairReader:
 
         A note mentions only what the model reads.
         """
+        return self.batch(list(self._pool.map(self.read, pairs)), rows)
+
+    def read(self, pair: Pair) -> ReadPair:
+        """Reads the picture of a pair."""
+        if not self.encode.reads_image:
+            return ReadPair(None, pair.text, "")
+        if pair.image is None:
+            return ReadPair(None, pair.text, pair.note or NO_PICTURE)
+        try:
+            return ReadPair(clip_image(pair.image, self.encode.image_size), pair.text, "")
+        except UnreadablePicture as error:
+            return ReadPair(None, pair.text, error.reason)
+
+    def batch(self, pairs: Sequence[ReadPair], rows: int) -> tuple[Batch, list[str]]:
+        """The same as a call, of pairs that `read` has read."""
         batch = self.encode.empty(rows)
-        pictures = list(self._pool.map(self._picture, pairs))
         tokenizer = self.encode.tokenizer
         texts = [pair.text for pair in pairs]
         notes = []
-        has_text = [bool(tokenizer.clean(text)) for text in texts]
-        for row, ((picture, note), words) in enumerate(zip(pictures, has_text, strict=True)):
-            if picture is not None:
-                batch["image"][row] = picture
-            batch["has_image"][row], batch["has_text"][row] = picture is not None, words
+        for row, pair in enumerate(pairs):
+            if pair.picture is not None:
+                batch["image"][row] = pair.picture
+            has_text = bool(tokenizer.clean(pair.text))
+            batch["has_image"][row], batch["has_text"][row] = pair.picture is not None, has_text
             batch["weight"][row] = 1.0
-            no_words = NO_WORDS if self.encode.reads_text and not words else ""
-            lacks = "; ".join(filter(None, (note, no_words)))
+            no_words = NO_WORDS if self.encode.reads_text and not has_text else ""
+            lacks = "; ".join(filter(None, (pair.note, no_words)))
             notes.append(NOTHING if lacks == f"{NO_PICTURE}; {NO_WORDS}" else lacks)
         batch["tokens"][: len(pairs)] = tokenizer(texts, self.encode.text_length)
         return batch, notes
-
-    def _picture(self, pair: Pair) -> tuple[np.ndarray | None, str]:
-        """The finished picture u8 [S,S,3], or None and the reason."""
-        if not self.encode.reads_image:
-            return None, ""
-        if pair.image is None:
-            return None, pair.note or NO_PICTURE
-        try:
-            return clip_image(pair.image, self.encode.image_size), ""
-        except UnreadablePicture as error:
-            return None, error.reason

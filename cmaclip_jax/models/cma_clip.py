@@ -77,8 +77,8 @@ class CMAClip(nn.Module):
 
         Returns:
           `(logits {task: [B,C]}, aux)`; aux holds `modality_weights` {task: [B,2]} in the
-          order of MODALITIES, `present` [B,2], the towers' own embeddings (`image_pooled`,
-          `text_pooled` [B,D], None without that tower), `logit_scale`, and
+          order of MODALITIES, `embeddings` [B,2,D], `present` [B,2], the towers' own embeddings
+          (`image_pooled`, `text_pooled` [B,D], None without that tower), `logit_scale`, and
           `attention_maps` [L,B,T,P] or None.
         """
         chex.assert_rank([batch["tokens"], batch["has_image"]], [2, 1])
@@ -90,7 +90,7 @@ class CMAClip(nn.Module):
         embeddings, aux["attention_maps"] = self.sequence(image, text, train, with_maps)
         pair, present = side_by_side(embeddings, batch)  # [B,2,D], [B,2]
         weights = self._weights(pair, present)
-        aux |= {"modality_weights": weights, "present": present}
+        aux |= {"modality_weights": weights, "embeddings": pair, "present": present}
         logits = {}
         for name, classes in self.tasks:
             head = Head(

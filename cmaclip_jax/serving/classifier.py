@@ -54,7 +54,7 @@ class Classifier:
     def __init__(self, trained: TrainedRun, thresholds: dict[str, TaskThresholds]):
         self.trained = trained
         self.thresholds = thresholds
-        self._read = PairReader(trained.encode)
+        self.reader = PairReader(trained.encode)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -95,7 +95,7 @@ class Classifier:
         """The pairs as a batch, padded to one of the few compiled sizes, and their notes."""
         few = (shared_rows(self.trained.mesh, most) for most in (1, 8, 64))
         sizes = sorted({*few, self.most})
-        return self._read(pairs, next(size for size in sizes if size >= len(pairs)))
+        return self.reader(pairs, next(size for size in sizes if size >= len(pairs)))
 
     def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:
         """The answers to a batch that `read` made."""

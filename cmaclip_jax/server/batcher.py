@@ -1,0 +1,185 @@
+"""Dynamic batching: pairs of several requests share a batch on the device.
+
+All methods but `_compute` run on the event loop, so they need no locks.
+
+A full batch begins as soon as one of the device's two places is free: the host prepares one batch
+while the device computes another. A batch that is not full begins only when the device is idle and
+its oldest pair has waited long enough. So a lone request is answered at once, and batches are full
+under load.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from cmaclip_jax.data.pairs import ReadPair
+from cmaclip_jax.server.limits import Limits, busy, too_late
+from cmaclip_jax.server.metrics import Metrics
+from cmaclip_jax.serving.classifier import Answer, Classifier
+
+PLACES = 2  # batches on the device at once
+SAFE = 0.8  # a request is refused if its answer is expected later than this share of the deadline
+Answers = dict[str, Answer]
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """The pairs of a request. `answers` is filled in order; `done` then gets all of them.
+
+    classifier: answers the whole job, even if a newer checkpoint is loaded in between.
+    """
+
+    classifier: Classifier
+    done: asyncio.Future
+    left: int
+    answers: list[Answers | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """A pair in the queue: `place` is its place in the job."""
+
+    job: Job
+    place: int
+    pair: ReadPair
+    since: float
+
+
+class Batcher:
+    """Answers pairs in shared batches.
+
+    sizes: the compiled sizes of a batch, in rising order. The largest takes as many pairs.
+    seconds: how long the largest batch takes; measured anew with every full batch.
+    pending: the pairs that have been admitted and have no answer yet.
+    """
+
+    def __init__(self, limits: Limits, sizes: Sequence[int], metrics: Metrics):
+        self.limits, self.sizes, self.metrics = limits, tuple(sizes), metrics
+        self.seconds = 0.0
+        self.pending = 0
+        self._queue: collections.deque[Waiting] = collections.deque()
+        self._computing = 0
+        self._changed = asyncio.Event()
+        self._threads = ThreadPoolExecutor(PLACES, thread_name_prefix="device")
+
+    @contextlib.contextmanager
+    def admitted(self, pairs: int) -> Iterator[None]:
+        """Counts the pairs of a request as pending; refuses them if that would be too many."""
+        expected = self.seconds * -(-(self.pending + pairs) // self.sizes[-1])
+        if self.pending + pairs > self.limits.queue:
+            raise busy(f"the queue is full ({self.pending:,} pairs)", expected)
+        if self.pending and expected > SAFE * self.limits.deadline:
+            raise busy(f"{self.pending:,} pairs wait, which takes {expected:.1f} s", expected)
+        self.pending += pairs
+        self.metrics.pending.set(self.pending)
+        try:
+            yield
+        finally:
+            self.pending -= pairs
+            self.metrics.pending.set(self.pending)
+
+    async def answer(self, classifier: Classifier, pairs: Sequence[ReadPair]) -> list[Answers]:
+        """The answers to the pairs of a request. If it is cancelled, its pairs leave the queue."""
+        now = time.monotonic()
+        done = asyncio.get_running_loop().create_future()
+        job = Job(classifier, done, len(pairs), [None] * len(pairs))
+        self._queue.extend(Waiting(job, place, pair, now) for place, pair in enumerate(pairs))
+        self._changed.set()
+        return await job.done
+
+    async def compute(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """The result of a function that uses the device, beside the batches."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, function, *arguments)
+
+    async def run(self) -> None:
+        """Fills batches and gives them to the device until it is cancelled."""
+        while True:
+            batch = self._next_batch()
+            if batch:
+                self._start(batch)
+                continue
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._time_to_wait()):
+                    await self._changed.wait()
+
+    def close(self) -> None:
+        """Lets the device's threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _next_batch(self) -> list[Waiting]:
+        """The pairs of the next batch; empty if there is nothing to begin yet."""
+        while self._queue and self._queue[0].job.done.done():  # cancelled, or failed
+            self._queue.popleft()
+        if not self._queue or self._computing == PLACES:
+            return []
+        is_full = len(self._queue) >= self.sizes[-1]
+        is_due = time.monotonic() >= self._queue[0].since + self.limits.wait
+        if not (is_full or (is_due and not self._computing)):
+            return []
+        return self._take()
+
+    def _take(self) -> list[Waiting]:
+        """Takes pairs from the queue, all for the same classifier, until the batch is full."""
+        taken, classifier = [], self._queue[0].job.classifier
+        while self._queue and len(taken) < self.sizes[-1]:
+            if self._queue[0].job.classifier is not classifier:
+                break
+            waiting = self._queue.popleft()
+            if not waiting.job.done.done():
+                taken.append(waiting)
+        return taken
+
+    def _time_to_wait(self) -> float | None:
+        """The seconds until a batch that is not full may begin; None if only an event can tell."""
+        if not self._queue or self._computing:
+            return None
+        return max(self._queue[0].since + self.limits.wait - time.monotonic(), 0)
+
+    def _start(self, batch: list[Waiting]) -> None:
+        self._computing += 1
+        loop = asyncio.get_running_loop()
+        computed = loop.run_in_executor(self._threads, self._compute, batch)
+        computed.add_done_callback(lambda future: self._finish(batch, future))
+
+    def _compute(self, batch: Sequence[Waiting]) -> tuple[list[Answers], float]:
+        """The answers, and the seconds that they took; in a thread."""
+        start = time.perf_counter()
+        classifier = batch[0].job.classifier
+        size = next(size for size in self.sizes if size >= len(batch))
+        answers = classifier.answer(*classifier.reader.batch([one.pair for one in batch], size))
+        return answers, time.perf_counter() - start
+
+    def _finish(self, batch: Sequence[Waiting], computed: asyncio.Future) -> None:
+        """Gives the answers of a batch to its jobs."""
+        alone = self._computing == 1
+        self._computing -= 1
+        self._changed.set()
+        if computed.cancelled() or computed.exception():
+            error = too_late(0) if computed.cancelled() else computed.exception()
+            for waiting in batch:
+                if not waiting.job.done.done():
+                    waiting.job.done.set_exception(error)
+            return
+        answers, seconds = computed.result()
+        self.metrics.batches.observe(len(batch))
+        if len(batch) == self.sizes[-1]:
+            # Of two batches at once, each takes twice its time.
+            self._measured(seconds if alone else seconds / PLACES)
+        for waiting, answer in zip(batch, answers, strict=True):
+            job = waiting.job
+            job.answers[waiting.place] = answer
+            job.left -= 1
+            if not job.left and not job.done.done():
+                job.done.set_result(job.answers)
+
+    def _measured(self, seconds: float) -> None:
+        """Moves the time of a full batch towards a new measurement."""
+        self.seconds = 0.9 * self.seconds + 0.1 * seconds if self.seconds else seconds

@@ -1,0 +1,118 @@
+"""What every request passes first: its token, its size, its deadline, and the counters."""
+
+import asyncio
+import json
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from cmaclip_jax.server.limits import RefusedRequest
+from cmaclip_jax.server.service import Service, unauthorized
+
+OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # without a token
+OPEN_FOLDER = "/docs-files/"
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+INTERNAL = json.dumps({"error": "internal error; the server's log has the reason"}).encode()
+
+
+class Gate:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: Callable, service: Service):
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = GuardedRequest(scope, receive, send, self.service)
+        try:
+            refusal = request.refusal()
+            if refusal:
+                await request.refuse(refusal)
+            else:
+                await self.app(scope, request.receive, request.send)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            await request.answer(500, INTERNAL)
+        finally:
+            request.count()
+
+
+class GuardedRequest:
+    """One request: counts what is received, and remembers the status that is sent."""
+
+    def __init__(self, scope, receive: Receive, send: Send, service: Service):
+        self.scope, self.service = scope, service
+        self.status = 0
+        self._receive, self._send = receive, send
+        self._headers = dict(scope["headers"])
+        self._received = 0
+        self._start = time.monotonic()
+
+    def refusal(self) -> RefusedRequest | None:
+        """What speaks against the request before its body is read."""
+        path = self.scope["path"]
+        is_open = path in OPEN or path.startswith(OPEN_FOLDER)
+        if not is_open and not self.service.allows(self._header(b"authorization")):
+            return unauthorized()
+        length = self._header(b"content-length")
+        if length.isdecimal() and int(length[:18]) > self.service.limits.body:
+            return self._too_large()
+        return None
+
+    async def receive(self) -> Message:
+        """The next part of the body.
+
+        Raises:
+          RefusedRequest: the body is too large, or comes too slowly.
+        """
+        limits = self.service.limits
+        try:
+            async with asyncio.timeout(self._start + limits.deadline - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            late = f"the body did not arrive within {limits.deadline:g} s"
+            raise RefusedRequest(408, "slow", late, closes=True) from None
+        self._received += len(message.get("body", b""))
+        if self._received > limits.body:
+            raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def refuse(self, refusal: RefusedRequest) -> None:
+        """Answers with a refusal."""
+        self.service.metrics.refusals.labels(refusal.reason).inc()
+        await self.answer(refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
+
+    async def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Answers in JSON, unless an answer has begun."""
+        if self.status:
+            return
+        headers = {"content-type": "application/json", "content-length": str(len(body))} | (
+            headers or {}
+        )
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": encoded})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def count(self) -> None:
+        """Counts the request under its route; what no route matches is 'other'."""
+        route = getattr(self.scope.get("route"), "path", "other")
+        self.service.metrics.requests.labels(route, self.status).inc()
+        self.service.metrics.seconds.labels(route).observe(time.monotonic() - self._start)
+
+    def _header(self, name: bytes) -> str:
+        return self._headers.get(name, b"").decode("latin-1")
+
+    def _too_large(self) -> RefusedRequest:
+        message = f"the body is too large; the limit is {self.service.limits.body:,} bytes"
+        return RefusedRequest(413, "too large", message, closes=True)

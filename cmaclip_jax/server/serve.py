@@ -1,0 +1,128 @@
+"""Runs a server: binds its address, compiles, answers, loads newer checkpoints, and stops."""
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.server.application import make_app
+from cmaclip_jax.server.connection import make_server
+from cmaclip_jax.server.limits import Limits
+from cmaclip_jax.server.served_run import RELOAD, ServedRun
+from cmaclip_jax.server.service import Service
+
+BACKLOG = 2048  # connections that wait to be accepted
+RELOAD_SECONDS = 1.0  # between two looks at the file `reload`
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where the server listens."""
+
+    host: str
+    port: int
+
+    def bind(self) -> socket.socket:
+        """A socket at this address; it does not listen yet, so nobody connects to it."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((self.host, self.port))
+        except (OSError, OverflowError) as error:
+            bound.close()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"cannot listen at {self.host}:{self.port} ({reason}); change --port or --host"
+            ) from error
+        return bound
+
+
+def serve(
+    run: ServedRun,
+    bound: socket.socket,
+    limits: Limits,
+    name: str,
+    tokens: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    asyncio.run(_serve(run, bound, limits, name, tokens, say))
+
+
+async def _serve(
+    run: ServedRun,
+    bound: socket.socket,
+    limits: Limits,
+    name: str,
+    tokens: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    service = Service(run, limits, name, tokens)
+    tasks: set[asyncio.Task] = set()
+
+    def begin(work) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def load() -> None:
+        say(await service.load_newest())
+
+    async def warm_up() -> None:
+        try:
+            await _warm_up(service, say)
+        except Exception as error:
+            failed.append(error)
+            server.should_exit = True
+
+    failed: list[Exception] = []
+    server = make_server(make_app(service), limits.deadline, lambda: begin(load()))
+    for work in (service.batcher.run(), warm_up(), _watch(run.workdir / RELOAD, load)):
+        begin(work)
+    host, port, *_ = bound.getsockname()
+    shown = f"[{host}]" if ":" in host else host
+    say(f"listening at http://{shown}:{port}")
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        for task in tasks:
+            task.cancel()
+        service.close()
+    if failed:
+        raise failed[0]
+    say("stopped; every request was answered")
+
+
+async def _warm_up(service: Service, say: Callable[[str], None]) -> None:
+    """Compiles all sizes of a batch, then lets requests in."""
+    start, sizes = time.monotonic(), service.run.sizes
+    steps = service.run.warm_up()
+    for number, size in enumerate(sizes, 1):
+        seconds = await service.batcher.compute(next, steps)
+        compiled = f"compiled {number} of {len(sizes)} batch sizes"
+        say(f"{compiled}: {size} pairs in {1000 * seconds:.1f} ms")
+    service.batcher.seconds = seconds
+    service.is_ready = True
+    say(f"ready after {time.monotonic() - start:.0f} s, step {service.run.step:,}")
+
+
+async def _watch(path: Path, load: Callable) -> None:
+    """Calls `load` whenever the file appears or changes."""
+
+    def changed() -> float:
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+        return 0.0
+
+    seen = changed()
+    while True:
+        await asyncio.sleep(RELOAD_SECONDS)
+        now = changed()
+        if now != seen and now:
+            await load()
+        seen = now
