@@ -12,6 +12,9 @@ Writes a trained run as a folder that needs only JAX: the model as StableHLO, wh
 any size; its parameters; and `example.py`, which answers one picture and its words. The exported
 model is run before it is kept: its answers must equal those of the run.
 
+`cmaclip export --check=FOLDER` tells whether the JAX of this machine still reads an export, and
+whether it answers as the run did when it was written.
+
   --config.model.dtype=bfloat16  the type to compute in; 'auto' is float32 on a CPU, since another
                                  CPU may answer, and bfloat16 elsewhere
 """
@@ -20,14 +23,34 @@ model is run before it is kept: its answers must equal those of the run.
 def run(arguments: list[str]) -> None:
     """Reads the arguments and exports."""
     parser = make_parser("export", HELP)
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--workdir", help="the folder of the run")
     add_checkpoint_argument(parser)
-    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--output", type=Path, help="the folder to write")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="an export to check instead")
     parser.add_argument(
         "--platforms", default=",".join(PLATFORMS), help="the platforms to export for (%(default)s)"
     )
     options, overrides = parser.parse_known_args(arguments)
+    if options.check:
+        check(options.check)
+        return
+    if not (options.workdir and options.output):
+        parser.error("--workdir and --output are needed, or --check")
     export(options, chosen(options.platforms), overrides)
+
+
+def check(folder: Path) -> None:
+    """Checks an export, and shows its age and its difference from the run."""
+    import jax
+
+    from cmaclip_jax.screen import Screen
+    from cmaclip_jax.serving.export_check import check_export
+
+    about, difference = check_export(folder)
+    screen = Screen(sys.stdout)
+    screen.entry("written", f"{about.get('written', 'on an unknown day')}, by JAX {about['jax']}")
+    screen.entry("promised", f"until {about['promised_until']}; JAX {jax.__version__} reads it")
+    screen.entry("parity", f"{difference:.2g} at most from the answers of the run")
 
 
 def export(options, platforms: list[str], overrides: list[str]) -> None:
@@ -40,7 +63,8 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     from cmaclip_jax.runs.compute_type import NARROW, compute_dtype
     from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.screen import Screen
-    from cmaclip_jax.serving.export import MODULE, PARAMETERS, write_export
+    from cmaclip_jax.serving.export import write_export
+    from cmaclip_jax.serving.export_check import MODULE, PARAMETERS
     from cmaclip_jax.training.workdir import saved_config
     from cmaclip_jax.weights.writer import check_new_folder
 

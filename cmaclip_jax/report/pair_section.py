@@ -74,11 +74,17 @@ def explained(pair: Explanation) -> Html:
 
 
 def answer_table(pair: Explanation) -> Html:
-    """The answers of every task to a pair."""
+    """The answers of every task to a pair; with what is accepted if the run has thresholds."""
     truth = ["truth"] if pair.truth else []
-    head = ["task", "answer", *truth, "probability", "accepted", "picture : words"]
+    accepted = ["accepted"] if has_thresholds(pair) else []
+    head = ["task", "answer", *truth, "probability", *accepted, "picture : words"]
     rows = [list(_answer_row(pair, task)) for task in pair.answers]
     return table(f"Answers on {pair.shown.name}", head, rows, words=("answer", "truth"))
+
+
+def has_thresholds(pair: Explanation) -> bool:
+    """Whether thresholds say which answers are accepted."""
+    return any(answer.accepted is not None for answer in pair.answers.values())
 
 
 def _answer_row(pair: Explanation, task: str) -> Iterable[str]:
@@ -90,7 +96,8 @@ def _answer_row(pair: Explanation, task: str) -> Iterable[str]:
         truth = pair.truth.get(task)
         yield marked_truth(truth, truth == label) if truth else "?"
     yield _listed(answer.probability, "{:.3f}".format)
-    yield _listed(answer.accepted, lambda accepted: "yes" if accepted else "no")
+    if has_thresholds(pair):
+        yield _listed(answer.accepted, lambda accepted: "yes" if accepted else "no")
     both = answer.weights["image"], answer.weights["text"]
     yield share(*both) if any(both) else "-"
 
@@ -150,13 +157,23 @@ def _differences(pair: Explanation, after: np.ndarray) -> Iterable[Html]:
 
 def explained_pairs(pairs: Sequence[Explanation], why_no_heat: str) -> Html:
     """Explained pairs, after texts on how to read them."""
+    return join([*reading(pairs, why_no_heat), *map(explained, pairs)])
+
+
+def explained_pair(pair: Explanation, why_no_heat: str) -> Html:
+    """One explained pair, before texts on how to read it, which are folded."""
+    how = folded("How to read this", *reading([pair], why_no_heat))
+    return join([explained(pair), how])
+
+
+def reading(pairs: Sequence[Explanation], why_no_heat: str) -> list[Html]:
+    """Texts on how to read explained pairs."""
     kinds = {pair.heat for pair in pairs if any(heat is not None for heat in pair.heats)}
-    reading = [paragraph(READING_HEAT[kind] + HOW_GOOD.format(**POINTED[kind])) for kind in kinds]
+    texts = [paragraph(READING_HEAT[kind] + HOW_GOOD.format(**POINTED[kind])) for kind in kinds]
     if not any(pair.heats for pair in pairs):
-        reading = [paragraph(f"No heat: {why_no_heat or 'none of these has a picture'}.")]
-    answers = [answer for pair in pairs for answer in pair.answers.values()]
-    if any(answer.accepted is not None for answer in answers):
-        reading.append(paragraph(READING_PROBABILITIES))
+        texts = [paragraph(f"No heat: {why_no_heat or 'none of these has a picture'}.")]
+    if any(map(has_thresholds, pairs)):
+        texts.append(paragraph(READING_PROBABILITIES))
     if any(pair.without for pair in pairs):
-        reading.append(paragraph(READING_CHANGES))
-    return join([*reading, *map(explained, pairs)])
+        texts.append(paragraph(READING_CHANGES))
+    return texts

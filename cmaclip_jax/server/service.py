@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cmaclip_jax.data.pairs import Pair, ReadPair
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.report.pair_section import explained_pairs
+from cmaclip_jax.report.pair_section import explained_pair
 from cmaclip_jax.server.batcher import Answers, Batcher
 from cmaclip_jax.server.limits import Limits, RefusedRequest, busy, too_late
 from cmaclip_jax.server.metrics import Metrics
@@ -75,9 +75,8 @@ class Service:
             seen = Pair(read.picture, read.text, read.note)
 
             def explain() -> str:
-                return explained_pairs(
-                    list(explainer.explain(["your pair"], [seen])), explainer.why_no_heat
-                )
+                (explanation,) = explainer.explain(["this pair"], [seen])
+                return explained_pair(explanation, explainer.why_no_heat)
 
             return await self.batcher.compute(explain)
 

@@ -2,7 +2,8 @@
 
 model.stablehlo         the network, serialised by `jax.export` for several platforms
 parameters.safetensors  its first argument; a file of its own, since a module holds at most 2 GB
-export.json             its other inputs, its outputs, and its difference from the run itself
+export.json             its other inputs, outputs, difference from the run, and age
+check.safetensors       some pairs with the run's answers, for `cmaclip export --check`
 tasks.json  tokenizer.json
 thresholds.json  temperature.py  the run's thresholds, if it has any, and the scaling they need
 titles.py               cleans the texts, if the run reads titles of web pages
@@ -10,6 +11,7 @@ example.py              answers one picture and its words; its `judge` scales th
                         accepts what `cmaclip predict` accepts
 """
 
+import datetime
 import json
 import shutil
 from collections.abc import Sequence
@@ -30,10 +32,18 @@ from cmaclip_jax.evaluation import temperature
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import TrainedRun
+from cmaclip_jax.serving.export_check import (
+    DESCRIPTION,
+    LARGEST_DIFFERENCE,
+    MODULE,
+    PARAMETERS,
+    age,
+    largest_difference,
+    write_check,
+)
 from cmaclip_jax.weights.layout import save_tensors
 from cmaclip_jax.weights.writer import new_folder
 
-MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
 OF_THE_RUN = ("tasks.json", "tokenizer.json")
 EXAMPLE = Path(__file__).with_name("example.py")
 # What the example imports for a way of cleaning, and for thresholds.
@@ -41,8 +51,6 @@ CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}
 SCALING = Path(temperature.__file__)
 INPUTS = ("image", "has_image", "tokens", "has_text")
 COMPARED = (1, 3, 8)  # pairs at once
-# The largest difference of its answers from those of the run, because it is compiled separately.
-LARGEST_DIFFERENCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 def write_export(trained: TrainedRun, output: Path, platforms: Sequence[str]) -> dict[str, Any]:
@@ -88,28 +96,25 @@ def export_module(trained: TrainedRun, platforms: Sequence[str]) -> export.Expor
     return export.export(jax.jit(answer), platforms=platforms)(parameters, batch)
 
 
-def largest_difference(trained: TrainedRun, folder: Path) -> float:
-    """The largest difference of any number in the answers of the export in `folder` and the run."""
+def _checked_difference(trained: TrainedRun, folder: Path) -> float:
+    """The largest difference of the export in `folder` from the run; UserError if it is too large.
+
+    The pairs and the answers of the last comparison stay in the folder.
+    """
     module = export.deserialize(bytearray((folder / MODULE).read_bytes()))
     parameters = jax.device_put(load_file(folder / PARAMETERS))
     answer, differences = jax.jit(module.call), []
     for rows in COMPARED:
         batch = _some_pairs(trained.encode, rows)
-        exported = answer(parameters, {name: batch[name] for name in INPUTS})
+        inputs = {name: batch[name] for name in INPUTS}
+        exported = answer(parameters, inputs)
         sharded = to_device(batch, batch_sharding(trained.mesh))
         own = trained.predict_step(trained.params, sharded)
-        distance = jax.tree.map(
-            lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y))),
-            exported,
-            {name: own[name] for name in exported},
-        )
-        differences += jax.tree.leaves(distance)
-    return float(np.max(differences))  # NaN if one of them is NaN
-
-
-def _checked_difference(trained: TrainedRun, folder: Path) -> float:
-    """The largest difference; UserError if it is too large."""
-    difference, allowed = largest_difference(trained, folder), LARGEST_DIFFERENCE[trained.dtype]
+        own = jax.device_get({name: own[name] for name in exported})
+        differences.append(largest_difference(exported, own))
+    write_check(folder, inputs, own)
+    difference = float(np.max(differences))  # NaN if one of them is NaN
+    allowed = LARGEST_DIFFERENCE[trained.dtype]
     if not difference <= allowed:
         raise UserError(
             f"nothing is exported: its answers would differ from the run's by {difference:.2g}, "
@@ -152,7 +157,7 @@ def _describe(trained: TrainedRun, module: export.Exported, difference: float) -
             "batch_sizes": list(COMPARED),
             "platform": export.default_export_platform(),
         },
-        "jax": jax.__version__,
+        **age(datetime.date.today()),
     }
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
@@ -294,22 +293,3 @@ def test_mistakes_end_in_one_line(finished_run, tmp_path, capsys):
     assert "no token" in mistake(capsys, "serve", run, f"--tokens={tmp_path}/empty")
     assert "change --port" in mistake(capsys, "serve", run, "--host=no.such.host.invalid")
     assert mistake(capsys, "serve", f"--workdir={tmp_path}/none", "--port=0")
-
-
-def test_it_serves_without_tensorflow_h5py_and_matplotlib(finished_run):
-    code = f"""
-import sys
-for name in ("tensorflow", "tensorflow_datasets", "h5py", "matplotlib", "torch"):
-    sys.modules[name] = None
-import cmaclip_jax as cma
-from cmaclip_jax.server.application import make_app
-from cmaclip_jax.server.limits import Limits
-from cmaclip_jax.server.served_run import ServedRun
-from cmaclip_jax.server.service import Service
-import cmaclip_jax.server.serve
-model = cma.load({str(finished_run)!r})
-service = Service(ServedRun(model, 1), Limits(batch=1), "run")
-assert list(service.run.warm_up())
-assert make_app(service)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from support.commands import mistake
 from support.exports import BLOCKED, alone, ask, variant
 
@@ -277,3 +279,44 @@ def test_mistakes_end_in_one_line(finished_run, exported, tmp_path, capsys):
         capsys, *command, "--config.model.dtpe=float32"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def test_an_export_is_checked_long_after(copied, capsys):
+    capsys.readouterr()
+    assert main(["export", f"--check={copied}"]) == 0
+    said = capsys.readouterr().out
+    about = json.loads((copied / "export.json").read_text())
+    days = [datetime.date.fromisoformat(about[name]) for name in ("written", "promised_until")]
+    assert days[1] - days[0] == datetime.timedelta(days=180)
+    assert f"by JAX {jax.__version__}" in said
+    assert f"until {days[1]}" in said
+
+
+def test_a_check_finds_what_is_missing_damaged_or_different(copied, capsys):
+    def said(*changes):
+        for name, content in changes:
+            (copied / name).write_bytes(content)
+        return mistake(capsys, "export", f"--check={copied}")
+
+    kept = {path.name: path.read_bytes() for path in copied.iterdir()}
+    program = kept["model.stablehlo"]
+    assert "model.stablehlo cannot be read" in said(("model.stablehlo", program[:100]))
+    (copied / "model.stablehlo").unlink()
+    assert "has no model.stablehlo" in said()
+    assert "export.json cannot be read" in said(("model.stablehlo", program), ("export.json", b"{"))
+    parameters = load_file(copied / "parameters.safetensors")
+    name = next(name for name in parameters if "head_colour/logits/bias" in name)
+    save_file(
+        parameters | {name: parameters[name] + 1e-2 * np.arange(8, dtype=np.float32)},
+        copied / "parameters.safetensors",
+    )
+    assert "answers otherwise" in said(("export.json", kept["export.json"]))
+    del parameters[name]
+    save_file(parameters, copied / "parameters.safetensors")
+    assert "does not run" in said()
+    assert "--check" in mistake(capsys, "export")

@@ -1,0 +1,94 @@
+"""Does this version of JAX read an export, and answer as the run did when it was written?
+
+JAX promises to read an exported program for 180 days: a version of JAX reads what versions wrote
+that are up to 180 days older. So `promised_until` in export.json is 180 days after the export was
+written; if the JAX that wrote it was old by then, the promise ends earlier. Most exports are read
+for much longer, and a check tells.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
+from safetensors.numpy import load_file
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.weights.layout import save_tensors
+
+MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
+CHECK = "check.safetensors"  # some pairs, and the run's answers to them
+PROMISED = datetime.timedelta(days=180)
+# The largest difference of an export's answers from the run's, because it is compiled separately.
+LARGEST_DIFFERENCE = {"float32": 1e-5, "bfloat16": 2e-2}
+REMEDY = "export the run anew with `cmaclip export --workdir=... --output=...`"
+
+
+def age(today: datetime.date) -> dict[str, str]:
+    """What export.json says about its age."""
+    until = today + PROMISED
+    return {
+        "jax": jax.__version__,
+        "written": today.isoformat(),
+        "promised_until": until.isoformat(),
+    }
+
+
+def write_check(folder: Path, batch: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
+    """Writes some pairs and the run's answers to them."""
+    tensors = {"inputs": dict(batch), "answers": jax.tree.map(np.asarray, dict(answers))}
+    save_tensors(folder / CHECK, flatten_dict(tensors, sep="/"))
+
+
+def check_export(folder: Path) -> tuple[dict[str, Any], float]:
+    """The content of export.json, and the largest difference from the answers of the run.
+
+    Raises:
+      UserError: a file is missing or damaged, JAX cannot read the program, or it answers otherwise.
+    """
+    about = _read(folder, DESCRIPTION, lambda file: json.loads(file.read_text()))
+    parameters = _read(folder, PARAMETERS, load_file)
+    check = unflatten_dict(_read(folder, CHECK, load_file), sep="/")
+    module = _read(folder, MODULE, lambda file: export.deserialize(bytearray(file.read_bytes())))
+    if jax.default_backend() not in {{"gpu": "cuda"}.get(name, name) for name in module.platforms}:
+        platforms = ", ".join(module.platforms)
+        raise UserError(f"{folder} is for {platforms}; check it on such a machine")
+    try:
+        answers = jax.device_get(jax.jit(module.call)(parameters, check["inputs"]))
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} does not run: {reason}; {REMEDY}") from error
+    difference = largest_difference(answers, check["answers"])
+    allowed = LARGEST_DIFFERENCE[about["compute_dtype"]]
+    if not difference <= allowed:
+        raise UserError(
+            f"{folder} answers otherwise than the run did, by {difference:.2g}, which is more than "
+            f"{allowed:g}; {REMEDY}"
+        )
+    return about, difference
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """The largest difference between the numbers of two trees; NaN if one of them is NaN."""
+    distances = jax.tree.map(
+        lambda x, y: np.max(np.abs(np.asarray(x, np.float32) - np.asarray(y, np.float32))),
+        {name: one[name] for name in other},
+        dict(other),
+    )
+    return float(np.max(jax.tree.leaves(distances)))
+
+
+def _read(folder: Path, name: str, read) -> Any:
+    """What `read` makes of a file of the export."""
+    try:
+        return read(folder / name)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {name}; {REMEDY}") from None
+    except Exception as error:  # the readers raise almost anything on a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / name} cannot be read ({reason}); {REMEDY}") from error
