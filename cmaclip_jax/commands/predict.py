@@ -1,5 +1,6 @@
 """cmaclip predict: the answers of a trained run to the rows of a table."""
 
+import argparse
 from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
@@ -16,6 +17,10 @@ an answer is accepted if its probability reaches the threshold.
 
 The same command continues where it was stopped. A finished file is replaced only with --overwrite.
 Several hosts with a shared disk divide the rows: start the command once on each of them.
+
+With --beam, workers of Apache Beam answer the files of the table, on any runner: each file of
+--input (a pattern, or a folder) becomes a file answers-00000-of-00016.parquet beside --output. The
+rest of the line goes to Beam. All workers must reach the run's folder, the table and the output.
 """
 
 
@@ -29,7 +34,36 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--hosts", type=int, help="how many processes divide the rows (default: from JAX)"
     )
-    predict(parser.parse_args(arguments))
+    parser.add_argument(
+        "--beam",
+        nargs=argparse.REMAINDER,
+        help="let Apache Beam answer the files; the rest of the line goes to it",
+    )
+    options = parser.parse_args(arguments)
+    if options.beam is None:
+        predict(options)
+    else:
+        predict_with_beam(options)
+
+
+def predict_with_beam(options) -> None:
+    """Answers the files of the table on Beam's workers."""
+    from cmaclip_jax.screen import Screen  # the imports below take seconds
+    from cmaclip_jax.serving.beam_answers import BeamAnswers, answer_with_beam
+    from cmaclip_jax.training.saved_parameters import chosen_step
+
+    table = open_named_table(options, counts=False)
+    step = chosen_step(options.workdir, options.checkpoint)
+    job = BeamAnswers.of(options.workdir, step, table, options.output, options.overwrite)
+    screen = Screen()
+    screen.say(f"{len(job.files):,} files; {table}")
+    counts, kept = answer_with_beam(job, options.beam)
+    for line in counts.lines(job.judged()) if counts.rows else ():
+        screen.say(line)
+    if warning := counts.picture_warning():
+        screen.warn(warning)
+    before = f"; {kept:,} were there already" if kept else ""
+    screen.say(f"written: {job.shard(0)} and the others, {len(job.files):,} in all{before}")
 
 
 def predict(options) -> None:

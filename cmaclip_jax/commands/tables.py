@@ -21,10 +21,11 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_named_table(options: argparse.Namespace):
+def open_named_table(options: argparse.Namespace, counts: bool = True):
     """Opens the table that the arguments name, with the columns that the run was trained on.
 
     Pictures are checked only if the run reads pictures.
+    counts: whether the rows are counted.
     """
     from cmaclip_jax.serving.input_table import open_table  # takes seconds to import
     from cmaclip_jax.training.workdir import saved_config
@@ -33,7 +34,7 @@ def open_named_table(options: argparse.Namespace):
     data = config.data if config.data.source == "table" else base_config().data
     data.image, data.text = options.image or data.image, options.text or data.text
     data.outside = options.outside or config.data.outside
-    table = open_table(options.input, data, options.id)
+    table = open_table(options.input, data, options.id, counts)
     if config.model.inputs != "text":
         table.check_pictures()
     return table

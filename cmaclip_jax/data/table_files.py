@@ -11,6 +11,8 @@ import glob
 import os
 import re
 
+from etils import epath
+
 from cmaclip_jax.errors import UserError
 
 METADATA = "metadata"  # the name of imagefolder's tables, without their ending
@@ -52,7 +54,7 @@ def table_files(path: str) -> list[TableFile]:
                 "beside pictures, and nothing that `datasets` saved; name a table file"
             )
     elif is_pattern(path):
-        found = sorted(glob.glob(path, recursive=True))
+        found = _matches(path)
         if not found:
             raise UserError(f"no file matches {path!r}")
     else:
@@ -71,8 +73,8 @@ def split_of(file: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a pattern of local files. A file whose name looks like one is a file."""
-    return "://" not in path and glob.has_magic(path) and not os.path.exists(path)
+    """Whether a path is a pattern. A local file whose name looks like one is a file."""
+    return glob.has_magic(path) and ("://" in path or not os.path.exists(path))
 
 
 def base_folder(path: str) -> str:
@@ -80,6 +82,14 @@ def base_folder(path: str) -> str:
     if os.path.isdir(path):
         return path
     return os.path.dirname(re.split(r"[*?[]", path)[0] if is_pattern(path) else path)
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files, on a disk or in a bucket, that match a pattern."""
+    if "://" not in pattern:
+        return sorted(glob.glob(pattern, recursive=True))
+    base = base_folder(pattern)
+    return sorted(map(str, epath.Path(base).glob(pattern[len(base) :].lstrip("/"))))
 
 
 def _saved(folder: str) -> list[str]:

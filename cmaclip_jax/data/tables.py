@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from cmaclip_jax.data.head_line import why_a_row
@@ -75,20 +75,27 @@ def read_rows(path: str, separator: str = SEPARATOR) -> Iterator[Row | NoRow]:
     If the names of the table's files say what split they hold, every row has a cell `split`.
     """
     files = table_files(path)
-    with_split = any(file.split for file in files)
     for file in files:
-        for row in _rows_of_file(file, separator):
-            if isinstance(row, NoRow):
-                yield row if len(files) == 1 else NoRow(f"{file.name}, {row.place}", row.reason)
-                continue
-            if with_split:
-                row["split"] = file.split or row.get("split", "")
-            if file.folder and row.get(FILE_NAME):
-                row[FILE_NAME] = os.path.join(file.folder, row[FILE_NAME])
-            yield row
+        yield from rows_of_file(file, files, separator)
 
 
-def _rows_of_file(file: TableFile, separator: str) -> Iterator[Row | NoRow]:
+def rows_of_file(
+    file: TableFile, files: Sequence[TableFile], separator: str = SEPARATOR
+) -> Iterator[Row | NoRow]:
+    """The rows of one of a table's files, as `read_rows` gives them."""
+    with_split = any(other.split for other in files)
+    for row in _rows_alone(file, separator):
+        if isinstance(row, NoRow):
+            yield row if len(files) == 1 else NoRow(f"{file.name}, {row.place}", row.reason)
+            continue
+        if with_split:
+            row["split"] = file.split or row.get("split", "")
+        if file.folder and row.get(FILE_NAME):
+            row[FILE_NAME] = os.path.join(file.folder, row[FILE_NAME])
+        yield row
+
+
+def _rows_alone(file: TableFile, separator: str) -> Iterator[Row | NoRow]:
     path, suffix = file.path, os.path.splitext(file.path)[1].lower()
     if suffix in COLUMNAR:
         from cmaclip_jax.data.arrow_tables import open_arrow  # imports pyarrow

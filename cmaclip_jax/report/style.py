@@ -120,6 +120,7 @@ img { display: block; }
   table { font-size: .8rem; }
   th, td, .matrix th, .matrix td { padding: .2rem; }
   .share { width: 3.5rem; }
+  td.words, th.words { min-width: 4.5rem; }
 }
 @media print { .wide { overflow: visible; } nav { display: none; } }
 """

@@ -91,10 +91,13 @@ class Classifier:
         """The largest number of pairs in a batch."""
         return self.trained.batch_size
 
-    def read(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], list[str]]:
-        """The pairs as a batch, padded to one of the few compiled sizes, and their notes."""
+    def read(self, pairs: Sequence[Pair], full: bool = False) -> tuple[dict[str, Any], list[str]]:
+        """The pairs as a batch, padded to one of the few compiled sizes, and their notes.
+
+        full: pad to the largest size. The last bits of an answer depend on the size.
+        """
         few = (shared_rows(self.trained.mesh, most) for most in (1, 8, 64))
-        sizes = sorted({*few, self.most})
+        sizes = [self.most] if full else sorted({*few, self.most})
         return self.reader(pairs, next(size for size in sizes if size >= len(pairs)))
 
     def answer(self, batch: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Answer]]:

@@ -27,7 +27,7 @@ FLAGS = Flags("--outside", "--image=none")
 class InputTable:
     """A table to answer.
 
-    rows: how many it has.
+    rows: how many it has; 0 if nobody has counted.
     id, image, text: its columns of ids, pictures and words; None, or (), if it has none.
     outside: whether its pictures may be outside its folder.
     """
@@ -40,8 +40,9 @@ class InputTable:
     outside: bool = False
 
     def __str__(self) -> str:
+        rows = f"{self.rows:,} rows; " if self.rows else ""
         return (
-            f"{self.rows:,} rows; columns: picture {shown(self.image)}; words "
+            f"{rows}columns: picture {shown(self.image)}; words "
             f"{' + '.join(self.text) or 'none'}; id {shown(self.id)}"
         )
 
@@ -87,10 +88,11 @@ class InputTable:
                 yield row[self.image]
 
 
-def open_table(path: str, data: ConfigDict, identity: str = "") -> InputTable:
+def open_table(path: str, data: ConfigDict, identity: str = "", counts: bool = True) -> InputTable:
     """Opens a table: counts its rows, and chooses the columns that the fields of `data` name.
 
     identity: the column of ids. If '', it is `data.id` where the table has such a column.
+    counts: whether the rows are counted, for which the whole table is read.
     """
     rows = read_rows(path)
     some = list(itertools.islice(rows, LOOKED_AT))
@@ -102,5 +104,5 @@ def open_table(path: str, data: ConfigDict, identity: str = "") -> InputTable:
     known = data.id if data.id in (*sample, NONE) else ""
     data = with_changes(data, {"id": identity or known})
     chosen, picture, words = choose_inputs(sample, data)
-    size = len(some) + sum(1 for _ in rows)
+    size = len(some) + sum(1 for _ in rows) if counts else 0
     return InputTable(path, size, chosen, picture, words, data.outside)

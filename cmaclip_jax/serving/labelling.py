@@ -25,6 +25,7 @@ from cmaclip_jax.evaluation.thresholds import THRESHOLDS
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.serving.answer_files import (
     KINDS,
+    Line,
     answer_line,
     answer_schema,
     join_parts,
@@ -116,7 +117,8 @@ class Labelling:
 
     def _check_parts(self) -> None:
         """Makes the folder of parts. An existing one must belong to the same table and run."""
-        about = json.dumps(self._about(), indent=2) + "\n"
+        trained = self.classifier.trained
+        about = about_answers(self.table, trained.workdir, trained.step)
         folder = self._joining if self._joining.exists() else self._parts
         file = folder / "about.json"
         try:
@@ -133,18 +135,6 @@ class Labelling:
                 "name another --output"
             )
 
-    def _about(self) -> dict:
-        """Facts that are equal for all parts of one output."""
-        trained = self.classifier.trained
-        thresholds, path = trained.workdir / THRESHOLDS, self.table.path
-        about = dataclasses.asdict(self.table) | {"text": list(self.table.text)}
-        if "://" not in path:
-            changed = max(os.stat(file.path).st_mtime_ns for file in table_files(path))
-            about |= {"path": os.path.abspath(path), "changed": changed}
-        digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
-        run = {"workdir": str(trained.workdir.resolve()), "step": trained.step}
-        return about | run | {"thresholds": digest}
-
     def _part(self, number: int, folder: Path | None = None) -> Path:
         return (folder or self._parts) / f"{number:08d}{self.output.suffix}"
 
@@ -160,30 +150,13 @@ class Labelling:
                 yield len(some)
                 continue
             lines, counts = [], Counts()
-            for line, answers in self._answered(some, number * PART):
+            for line, answers in answered(self.classifier, self.table, some, number * PART):
                 lines.append(line)
                 counts.add(answers, line[-1])
                 yield 1
             write_text(part.with_suffix(".counts"), json.dumps(vars(counts)))
             with whole_file(part) as unfinished:
                 write_part(unfinished, self._schema, lines)
-
-    def _answered(self, rows: Sequence[Row | NoRow], first: int) -> Iterator[tuple]:
-        """The line and the answers of every row."""
-        table, classifier = self.table, self.classifier
-        size = classifier.most
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-
-        def read(some: Sequence[Row | NoRow]) -> tuple:
-            return classifier.read([table.pair(row) for row in some])
-
-        numbers = itertools.count(first + 1)
-        read_batches = ahead(read, batches, AHEAD, AHEAD)
-        for some, (batch, notes) in zip(batches, read_batches, strict=True):
-            answers = classifier.answer(batch, notes)
-            for row, answer, note in zip(some, answers, notes, strict=True):
-                note = row.reason if isinstance(row, NoRow) else note
-                yield answer_line(table.identity(row, next(numbers)), answer, note), answer
 
     def _join(self) -> Counts:
         parts = [self._part(number, self._joining) for number in range(self._count)]
@@ -194,6 +167,41 @@ class Labelling:
             counts.merge(**json.loads(part.with_suffix(".counts").read_text()))
         shutil.rmtree(self._joining)
         return counts
+
+
+def answered(
+    classifier: Classifier, table: InputTable, rows: Sequence[Row | NoRow], first: int
+) -> Iterator[tuple[Line, dict[str, Answer]]]:
+    """The line and the answers of every row.
+
+    All batches have one size, so an answer has the same bits wherever its row stands.
+    first: how many rows of the table come before.
+    """
+    size = classifier.most
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def read(some: Sequence[Row | NoRow]) -> tuple:
+        return classifier.read([table.pair(row) for row in some], full=True)
+
+    numbers = itertools.count(first + 1)
+    read_batches = ahead(read, batches, AHEAD, AHEAD)
+    for some, (batch, notes) in zip(batches, read_batches, strict=True):
+        answers = classifier.answer(batch, notes)
+        for row, answer, note in zip(some, answers, notes, strict=True):
+            note = row.reason if isinstance(row, NoRow) else note
+            yield answer_line(table.identity(row, next(numbers)), answer, note), answer
+
+
+def about_answers(table: InputTable, workdir: Path, step: int) -> str:
+    """Facts that are equal for all parts of one output, as JSON."""
+    thresholds, path = workdir / THRESHOLDS, table.path
+    about = dataclasses.asdict(table) | {"text": list(table.text)}
+    if "://" not in path:
+        changed = max(os.stat(file.path).st_mtime_ns for file in table_files(path))
+        about |= {"path": os.path.abspath(path), "changed": changed}
+    digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
+    run = {"workdir": str(workdir.resolve()), "step": step, "thresholds": digest}
+    return json.dumps(about | run, indent=2) + "\n"
 
 
 def check_output(output: Path, table: str, overwrite: bool) -> None:
