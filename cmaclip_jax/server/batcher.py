@@ -4,8 +4,8 @@ All methods but `_compute` run on the event loop, so they need no locks.
 
 A full batch begins as soon as one of the device's two places is free: the host prepares one batch
 while the device computes another. A batch that is not full begins only when the device is idle and
-its oldest pair has waited long enough. So a lone request is answered at once, and batches are full
-under load.
+its oldest pair has waited for `wait` seconds, or for a twentieth of the time that the batch takes.
+So a lone request is answered at once, and batches are full under load.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from cmaclip_jax.server.metrics import Metrics
 from cmaclip_jax.serving.classifier import Answer, Classifier
 
 PLACES = 2  # batches on the device at once
+PATIENCE = 0.05  # how long a batch waits for more pairs, as a share of the time that it takes
 SAFE = 0.8  # a request is refused if its answer is expected later than this share of the deadline
 Answers = dict[str, Answer]
 Result = TypeVar("Result")
@@ -55,13 +56,14 @@ class Batcher:
     """Answers pairs in shared batches.
 
     sizes: the compiled sizes of a batch, in rising order. The largest takes as many pairs.
-    seconds: how long the largest batch takes; measured anew with every full batch.
+    times: the seconds that a batch of each size takes; that of the largest is measured anew with
+        every full batch.
     pending: the pairs that have been admitted and have no answer yet.
     """
 
     def __init__(self, limits: Limits, sizes: Sequence[int], metrics: Metrics):
         self.limits, self.sizes, self.metrics = limits, tuple(sizes), metrics
-        self.seconds = 0.0
+        self.times: dict[int, float] = {}
         self.pending = 0
         self._queue: collections.deque[Waiting] = collections.deque()
         self._computing = 0
@@ -71,7 +73,8 @@ class Batcher:
     @contextlib.contextmanager
     def admitted(self, pairs: int) -> Iterator[None]:
         """Counts the pairs of a request as pending; refuses them if that would be too many."""
-        expected = self.seconds * -(-(self.pending + pairs) // self.sizes[-1])
+        full = self.sizes[-1]
+        expected = self.times.get(full, 0.0) * -(-(self.pending + pairs) // full)
         if self.pending + pairs > self.limits.queue:
             raise busy(f"the queue is full ({self.pending:,} pairs)", expected)
         if self.pending and expected > SAFE * self.limits.deadline:
@@ -121,10 +124,19 @@ class Batcher:
         if not self._queue or self._computing == PLACES:
             return []
         is_full = len(self._queue) >= self.sizes[-1]
-        is_due = time.monotonic() >= self._queue[0].since + self.limits.wait
+        is_due = time.monotonic() >= self._due()
         if not (is_full or (is_due and not self._computing)):
             return []
         return self._take()
+
+    def _due(self) -> float:
+        """When a batch that is not full may begin: it waits for a small share of its own time."""
+        seconds = self.times.get(self._size(len(self._queue)), 0.0)
+        return self._queue[0].since + max(self.limits.wait, PATIENCE * seconds)
+
+    def _size(self, pairs: int) -> int:
+        """The compiled size of a batch of so many pairs."""
+        return next((size for size in self.sizes if size >= pairs), self.sizes[-1])
 
     def _take(self) -> list[Waiting]:
         """Takes pairs from the queue, all for the same classifier, until the batch is full."""
@@ -141,7 +153,7 @@ class Batcher:
         """The seconds until a batch that is not full may begin; None if only an event can tell."""
         if not self._queue or self._computing:
             return None
-        return max(self._queue[0].since + self.limits.wait - time.monotonic(), 0)
+        return max(self._due() - time.monotonic(), 0)
 
     def _start(self, batch: list[Waiting]) -> None:
         self._computing += 1
@@ -153,8 +165,8 @@ class Batcher:
         """The answers, and the seconds that they took; in a thread."""
         start = time.perf_counter()
         classifier = batch[0].job.classifier
-        size = next(size for size in self.sizes if size >= len(batch))
-        answers = classifier.answer(*classifier.reader.batch([one.pair for one in batch], size))
+        pairs = [waiting.pair for waiting in batch]
+        answers = classifier.answer(*classifier.reader.batch(pairs, self._size(len(pairs))))
         return answers, time.perf_counter() - start
 
     def _finish(self, batch: Sequence[Waiting], computed: asyncio.Future) -> None:
@@ -172,7 +184,7 @@ class Batcher:
         self.metrics.batches.observe(len(batch))
         if len(batch) == self.sizes[-1]:
             # Of two batches at once, each takes twice its time.
-            self._measured(seconds if alone else seconds / PLACES)
+            self._measured(len(batch), seconds if alone else seconds / PLACES)
         for waiting, answer in zip(batch, answers, strict=True):
             job = waiting.job
             job.answers[waiting.place] = answer
@@ -180,6 +192,6 @@ class Batcher:
             if not job.left and not job.done.done():
                 job.done.set_result(job.answers)
 
-    def _measured(self, seconds: float) -> None:
-        """Moves the time of a full batch towards a new measurement."""
-        self.seconds = 0.9 * self.seconds + 0.1 * seconds if self.seconds else seconds
+    def _measured(self, size: int, seconds: float) -> None:
+        """Moves the time of a batch towards a new measurement."""
+        self.times[size] = 0.9 * self.times.get(size, seconds) + 0.1 * seconds

@@ -20,15 +20,16 @@ RELOAD = "reload"  # the file in a run's folder whose change loads the newest ch
 class ServedRun:
     """A classifier, replaced as a whole when a newer checkpoint is loaded.
 
-    sizes: the sizes of a batch, in rising order: powers of two, on a mesh the next larger size that
-        divides over its devices.
+    sizes: the sizes of a batch, in rising order: 1, 2, 3, 4, 6, 8, 12, ..., so that at most a third
+        of a batch is padding. On a mesh, sizes that divide over its devices.
     """
 
     def __init__(self, classifier: Classifier, most: int):
         self.classifier = classifier
         mesh = classifier.trained.mesh
-        powers = [2**power for power in range(most.bit_length()) if 2**power < most]
-        self.sizes = sorted({shared_rows(mesh, size) for size in (*powers, most)})
+        powers = [2**power for power in range(most.bit_length())]
+        sizes = [size for power in powers for size in (power, 3 * power) if size < most]
+        self.sizes = sorted({shared_rows(mesh, size) for size in (*sizes, most)})
         self.explainer = Explainer(classifier)
 
     @property

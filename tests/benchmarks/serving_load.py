@@ -40,11 +40,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--side", type=int, default=0, help="of a picture; 0: as the run reads it")
     parser.add_argument("--rival", action="store_true")
-    parser.add_argument("--only-rival-serves", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only_rival_serves:
-        serve_rival(options)
-        return
     counts = [int(count) for count in options.clients.split(",")]
     alone = model_alone(options)
     print(f"the model alone: {alone:.1f} pairs/s in batches of {options.batch}", flush=True)
@@ -143,11 +139,10 @@ def rival(options) -> tuple[subprocess.Popen, int]:
     """Starts PyTorch behind LitServe; returns its process and its port when it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, __file__, f"--workdir={options.workdir}", f"--seconds={port}"]
-    flags = [f"--batch={options.batch}", "--only-rival-serves"]
-    process = subprocess.Popen([*command, *flags], start_new_session=True)
-    until = time.monotonic() + 300
-    while time.monotonic() < until:
+    script = Path(__file__).with_name("plain_torch_server.py")
+    words = [options.workdir, str(port), str(options.batch)]
+    process = subprocess.Popen([sys.executable, script, *words], start_new_session=True)
+    while process.poll() is None:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
                 raw.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -155,7 +150,7 @@ def rival(options) -> tuple[subprocess.Popen, int]:
                     return process, port
         except OSError:
             time.sleep(0.5)
-    raise SystemExit("LitServe does not answer")
+    raise SystemExit("LitServe has ended")
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -164,60 +159,6 @@ def stop(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.terminate()
     process.wait()
-
-
-def serve_rival(options) -> None:
-    """The same network in PyTorch behind LitServe; `--seconds` is the port."""
-    import jax
-    import litserve
-    import torch
-    from PIL import Image
-    from plain_torch import from_ours
-
-    import cmaclip_jax as cma
-    from cmaclip_jax.training.saved_parameters import read_parameters
-
-    torch.set_num_threads(os.cpu_count())
-    model = cma.load(options.workdir).trained
-    encode = model.encode
-    params = jax.device_get(read_parameters(options.workdir)[1])
-
-    class Api(litserve.LitAPI):
-        def setup(self, device):
-            self.network = from_ours(model.objective.model, params, encode.text_length).eval()
-
-        def decode_request(self, request):
-            image = Image.open(io.BytesIO(base64.b64decode(request["image"]))).convert("RGB")
-            size = encode.image_size
-            if image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.BICUBIC)
-            return np.asarray(image), request["text"]
-
-        def batch(self, inputs):
-            images, texts = zip(*inputs, strict=True)
-            pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-            ids = torch.from_numpy(encode.tokenizer(texts, encode.text_length)).long()
-            return pixels, ids
-
-        def predict(self, batch):
-            with torch.inference_mode():
-                return [logits.softmax(-1).numpy() for logits in self.network(*batch)]
-
-        def unbatch(self, output):
-            return list(zip(*output, strict=True))
-
-        def encode_response(self, output):
-            answers = {}
-            for task, row in zip(encode.tasks, output, strict=True):
-                best = int(row.argmax())
-                answers[task.name] = {"label": task.classes[best], "probability": float(row[best])}
-            return answers
-
-    api = Api(max_batch_size=options.batch, batch_timeout=0.002)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
-    server.run(
-        host="127.0.0.1", port=int(options.seconds), log_level="error", generate_client_file=False
-    )
 
 
 def measured(name: str, port: int, request: bytes, count: int, options, alone: float) -> str:
@@ -239,12 +180,15 @@ def measured(name: str, port: int, request: bytes, count: int, options, alone: f
 
 
 def ask(port: int, request: bytes, clients: int, seconds: float) -> tuple[list[float], int]:
-    """The seconds of every answered request of these clients, after two seconds to warm up."""
+    """The seconds of every request that is answered in the measured time, which begins late.
+
+    It begins after the first answers, so that it holds as many answers as the server gives.
+    """
     import asyncio
 
     taken: list[float] = []
     refused = [0]
-    begin = time.perf_counter() + 2
+    begin = time.perf_counter() + max(2.0, seconds / 4)
     end = begin + seconds
 
     async def client() -> None:
@@ -258,7 +202,7 @@ def ask(port: int, request: bytes, clients: int, seconds: float) -> tuple[list[f
             now = time.perf_counter()
             if not head.startswith(b"HTTP/1.1 200"):
                 refused[0] += 1
-            elif start >= begin and now <= end:
+            elif begin <= now <= end:
                 taken.append(now - start)
         writer.close()
 

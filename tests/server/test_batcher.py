@@ -84,6 +84,19 @@ def test_a_lone_pair_waits_no_longer_than_it_must():
     run(test, wait=0.1)
 
 
+def test_a_slow_batch_waits_longer_for_others():
+    device = Device()
+
+    async def test(batcher):
+        batcher.times |= {1: 2.0, 2: 4.0, 4: 6.0}
+        first = asyncio.create_task(batcher.answer(device, read("a")))
+        await asyncio.sleep(0.05)  # 2 ms are over, a twentieth of 2 s is not
+        await asyncio.gather(first, batcher.answer(device, read("b")))
+        assert device.computed == [["a", "b"]]
+
+    run(test, wait=0.002)
+
+
 def test_a_part_of_a_batch_waits_while_the_device_computes():
     device = Device()
 
@@ -151,7 +164,7 @@ def test_the_queue_refuses_what_it_cannot_answer_in_time():
             assert batcher.pending == 6
             with pytest.raises(RefusedRequest, match="queue is full") as full, batcher.admitted(3):
                 pass
-            batcher.seconds = 10.0  # a batch of four; ten pairs would take 30 s
+            batcher.times[4] = 10.0  # a batch of four; ten pairs would take 30 s
             with pytest.raises(RefusedRequest, match="wait") as late, batcher.admitted(2):
                 pass
         assert batcher.pending == 0
@@ -168,8 +181,8 @@ def test_the_time_of_a_full_batch_is_measured():
 
     async def test(batcher):
         await batcher.answer(device, read(*"ab"))
-        assert batcher.seconds == 0
+        assert not batcher.times
         await batcher.answer(device, read(*"abcd"))
-        assert 0 < batcher.seconds < 1
+        assert 0 < batcher.times[4] < 1
 
     run(test)
