@@ -9,6 +9,7 @@ answer, the one that `cmaclip predict` gives without Beam.
 import dataclasses
 import functools
 import itertools
+import logging
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -171,6 +172,7 @@ def _classifier(workdir: str, step: int) -> Any:
 @functools.cache
 def _opened(workdir: str, step: int) -> Any:
     process.prepare()  # before JAX opens its devices
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Beam shows what Orbax would say
     import jax
 
     from cmaclip_jax.serving.classifier import open_classifier

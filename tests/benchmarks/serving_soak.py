@@ -2,6 +2,7 @@
 
     python tests/benchmarks/serving_soak.py --workdir=RUN [--minutes=10] [--reloads=200]
 
+Take a run that is slow enough that the model, and not these clients, is what limits the server.
 Requests of one pair arrive at twice the rate that clients without pause have reached. Each has to
 be answered, by 200 or 503. The script prints the memory of the server over time, the latencies of
 what was accepted, and what SIGTERM and reloads have lost, which should be nothing.
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import collections
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -34,6 +36,8 @@ def main() -> None:
     parser.add_argument("--reloads", type=int, default=200)
     parser.add_argument("--side", type=int, default=0, help="of a picture; 0: as the run reads it")
     options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
     request = http_request("/v1/predict", our_body(pictures(options), 1))
     server = Server(options.workdir)
     rate = 2 * asyncio.run(server.capacity(request))
@@ -73,7 +77,8 @@ class Server:
             nonlocal done
             connection = Connection(self.port)
             while time.monotonic() < until:
-                done += await connection.ask(request) == 200
+                status = await connection.ask(request)
+                done += status == 200
             connection.close()
 
         await asyncio.gather(*(client() for _ in range(64)))
