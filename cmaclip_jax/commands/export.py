@@ -48,8 +48,13 @@ def check(folder: Path) -> None:
 
     about, difference = check_export(folder)
     screen = Screen(sys.stdout)
-    screen.entry("written", f"{about.get('written', 'on an unknown day')}, by JAX {about['jax']}")
-    screen.entry("promised", f"until {about['promised_until']}; JAX {jax.__version__} reads it")
+    screen.entry(
+        "written", f"{about.get('written', 'on an unknown day')}, by JAX {about.get('jax', '?')}"
+    )
+    screen.entry(
+        "promised",
+        f"until {about.get('promised_until', 'an unknown day')}; JAX {jax.__version__} reads it",
+    )
     screen.entry("parity", f"{difference:.2g} at most from the answers of the run")
 
 

@@ -1,7 +1,11 @@
 """cmaclip serve: a trained run behind HTTP."""
 
-import dataclasses
+import contextlib
+import math
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
@@ -40,7 +44,33 @@ def run(arguments: list[str]) -> None:
     limits.add_argument("--pairs", type=int, default=64, help="in one request (%(default)s)")
     limits.add_argument("--body", type=float, default=32, help="MiB of a request (%(default)s)")
     limits.add_argument("--megapixels", type=float, default=50, help="a picture (%(default)s)")
-    serve(parser.parse_args(arguments))
+    limits.add_argument("--characters", type=int, default=10_000, help="of a text (%(default)s)")
+    options = parser.parse_args(arguments)
+    with ends_at_once():
+        serve(options)
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Until the server itself handles signals, SIGTERM ends this process with status 0.
+
+    A container's first process would ignore SIGTERM. SIGHUP has nothing to load yet.
+    """
+
+    def end(*_) -> None:
+        raise SystemExit(0)
+
+    wanted: dict[str, Any] = {"SIGTERM": end, "SIGHUP": signal.SIG_IGN}
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not the main thread
+        for name, handler in wanted.items():
+            if number := getattr(signal, name, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def serve(options) -> None:
@@ -67,30 +97,36 @@ def serve(options) -> None:
 def read_limits(options):
     """The limits that the options set; UserError if one of them allows nothing."""
     from cmaclip_jax.server.limits import Limits
+    from cmaclip_jax.server.requests import MOST_PAIRS
 
-    limits = Limits(
+    for name in ("batch", "wait", "pairs", "queue", "deadline", "body", "megapixels", "characters"):
+        value = getattr(options, name)
+        if not (math.isfinite(value) and (value > 0 or (name == "wait" and not value))):
+            raise UserError(f"--{name} has to be more than 0")
+    if options.pairs > min(options.queue, MOST_PAIRS):
+        raise UserError(f"--pairs is at most --queue, and at most {MOST_PAIRS:,}")
+    return Limits(
         batch=options.batch,
         wait=options.wait / 1000,
         pairs=options.pairs,
         queue=options.queue,
         deadline=options.deadline,
         body=round(options.body * 2**20),
+        characters=options.characters,
         pixels=round(options.megapixels * 1e6),
     )
-    for name, value in dataclasses.asdict(limits).items():
-        if value < 0 or (not value and name != "wait"):
-            flag = "megapixels" if name == "pixels" else name
-            raise UserError(f"--{flag} has to be more than 0")
-    return limits
 
 
 def read_tokens(path: str) -> list[str]:
-    """The tokens in a file, one a line."""
+    """The tokens in a file, one a line; lines that begin with # are comments."""
     try:
-        tokens = Path(path).read_text(encoding="utf-8").split()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"cannot read --tokens={path}: {reason}") from error
+    tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not tokens:
         raise UserError(f"--tokens={path} holds no token; write one a line")
+    if not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
+        raise UserError(f"--tokens={path}: a token is one word of ASCII characters")
     return tokens

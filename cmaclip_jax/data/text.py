@@ -14,6 +14,7 @@ from cmaclip_jax.data.titles import clean_title
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 
+LONGEST_CACHED = 500  # characters of a text whose cleaned form is kept in memory
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = "words.json"  # beside tokenizer.json: the cleaning of texts before they are tokenized
 TITLES = "titles"  # a name of CLEANINGS
@@ -113,7 +114,18 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
 
-@functools.lru_cache(maxsize=1 << 17)
+def cached(function: Callable[[str], str]) -> Callable[[str], str]:
+    """The function with a cache of its results for short texts, which often come again."""
+    keep = functools.lru_cache(maxsize=1 << 17)(function)
+
+    @functools.wraps(function)
+    def look_up(text: str) -> str:
+        return keep(text) if len(text) <= LONGEST_CACHED else function(text)
+
+    return look_up
+
+
+@cached
 def clean(text: str) -> str:
     """A text as in CLIP's training: encoding repaired, HTML unescaped twice, single spaces."""
     if not (text.isascii() and text.isprintable() and "&" not in text):  # else nothing to do
@@ -121,7 +133,7 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-@functools.lru_cache(maxsize=1 << 17)
+@cached
 def clean_as_title(text: str) -> str:
     """The title of a web page: cleaned by titles.py, then as any text."""
     return clean(clean_title(text))

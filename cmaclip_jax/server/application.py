@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cmaclip_jax import __version__
-from cmaclip_jax.server.gate import OPEN_FOLDER, Gate
+from cmaclip_jax.server.gate import INTERNAL, OPEN_FOLDER, Gate
 from cmaclip_jax.server.limits import RefusedRequest
 from cmaclip_jax.server.open_inference import InferRequest, open_inference_routes
 from cmaclip_jax.server.page import PAGE, PAGE_HEADERS
@@ -91,6 +91,10 @@ def add_errors(app: FastAPI, service: Service) -> None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         return JSONResponse({"error": first["msg"], "field": field}, 422)
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> Response:
+        return Response(INTERNAL, 500, media_type="application/json")  # the gate prints the reason
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> Response:

@@ -13,9 +13,8 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 from cmaclip_jax.data.pairs import ReadPair
 from cmaclip_jax.server.limits import Limits, busy, too_late
@@ -26,12 +25,11 @@ PLACES = 2  # batches on the device at once
 PATIENCE = 0.05  # how long a batch waits for more pairs, as a share of the time that it takes
 SAFE = 0.8  # a request is refused if its answer is expected later than this share of the deadline
 Answers = dict[str, Answer]
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """The pairs of a request. `answers` is filled in order; `done` then gets all of them.
+    """The pairs of a request. `answers` is filled batch by batch; `done` then gets all of them.
 
     classifier: answers the whole job, even if a newer checkpoint is loaded in between.
     """
@@ -56,8 +54,7 @@ class Batcher:
     """Answers pairs in shared batches.
 
     sizes: the compiled sizes of a batch, in rising order. The largest takes as many pairs.
-    times: the seconds that a batch of each size takes; that of the largest is measured anew with
-        every full batch.
+    times: the seconds that a batch of each size takes, measured anew with every batch.
     pending: the pairs that have been admitted and have no answer yet.
     """
 
@@ -73,8 +70,7 @@ class Batcher:
     @contextlib.contextmanager
     def admitted(self, pairs: int) -> Iterator[None]:
         """Counts the pairs of a request as pending; refuses them if that would be too many."""
-        full = self.sizes[-1]
-        expected = self.times.get(full, 0.0) * -(-(self.pending + pairs) // full)
+        expected = self._expected(self.pending + pairs)
         if self.pending + pairs > self.limits.queue:
             raise busy(f"the queue is full ({self.pending:,} pairs)", expected)
         if self.pending and expected > SAFE * self.limits.deadline:
@@ -87,6 +83,12 @@ class Batcher:
             self.pending -= pairs
             self.metrics.pending.set(self.pending)
 
+    def _expected(self, pairs: int) -> float:
+        """The seconds that so many pairs take."""
+        batches, rest = divmod(pairs, self.sizes[-1])
+        last = self.times.get(self._size(rest), 0.0) if rest else 0.0
+        return batches * self.times.get(self.sizes[-1], 0.0) + last
+
     async def answer(self, classifier: Classifier, pairs: Sequence[ReadPair]) -> list[Answers]:
         """The answers to the pairs of a request. If it is cancelled, its pairs leave the queue."""
         now = time.monotonic()
@@ -95,11 +97,6 @@ class Batcher:
         self._queue.extend(Waiting(job, place, pair, now) for place, pair in enumerate(pairs))
         self._changed.set()
         return await job.done
-
-    async def compute(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of a function that uses the device, beside the batches."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *arguments)
 
     async def run(self) -> None:
         """Fills batches and gives them to the device until it is cancelled."""
@@ -114,7 +111,7 @@ class Batcher:
                     await self._changed.wait()
 
     def close(self) -> None:
-        """Lets the device's threads end."""
+        """Begins no further batch."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _next_batch(self) -> list[Waiting]:
@@ -182,9 +179,8 @@ class Batcher:
             return
         answers, seconds = computed.result()
         self.metrics.batches.observe(len(batch))
-        if len(batch) == self.sizes[-1]:
-            # Of two batches at once, each takes twice its time.
-            self._measured(len(batch), seconds if alone else seconds / PLACES)
+        # Of two batches at once, each takes twice its time.
+        self._measured(self._size(len(batch)), seconds if alone else seconds / PLACES)
         for waiting, answer in zip(batch, answers, strict=True):
             job = waiting.job
             job.answers[waiting.place] = answer
@@ -193,5 +189,6 @@ class Batcher:
                 job.done.set_result(job.answers)
 
     def _measured(self, size: int, seconds: float) -> None:
-        """Moves the time of a batch towards a new measurement."""
-        self.times[size] = 0.9 * self.times.get(size, seconds) + 0.1 * seconds
+        """Moves the time of a batch towards a new measurement; one stall counts little."""
+        before = self.times.get(size, seconds)
+        self.times[size] = 0.9 * before + 0.1 * min(seconds, 3 * before)

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 * 1024  # of a request's head; uvicorn itself has no limit
+CONNECTIONS = 2048  # at once; uvicorn answers others with 503
 LINGER = 1.0  # seconds for which an idle connection may still bring a request when the server stops
 
 
@@ -26,15 +27,14 @@ class Connection(HttpToolsProtocol):
 
     head_seconds = 10.0
     _timer: TimerHandle | None = None
-    _head_bytes = 0
+    _head_bytes = 0  # of the parts of the head that are parsed
+    _unread = 0  # bytes that came while the head was not complete
     _reads_head = True  # also before the first request
-    _ends = False
+    _ends = False  # set on the class when the server stops, so that new connections end, too
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
         self._wait_for_head()
-        if self._ends:
-            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -43,21 +43,39 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._reads_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._refuse(431, "Request Header Fields Too Large", "the headers are too large")
+            self._unread += len(data)
+            self._check_head()
+        elif self._is_idle() and self.cycle and self.timeout_keep_alive_task is None:
+            # What came is no new request, so the wait for one goes on.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._reads_head, self._head_bytes = True, 0
+        self._reads_head, self._head_bytes, self._unread = True, 0, 0
         self._wait_for_head()
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+
     def on_headers_complete(self) -> None:
-        self._reads_head = False
         self._stop_waiting()
+        self._check_head()
+        self._reads_head = False
+        if self.transport.is_closing():
+            return
         super().on_headers_complete()
         if self._ends:
             self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "Bad Request", msg)
 
     def shutdown(self) -> None:
         """Ends the connection after its last request."""
@@ -67,11 +85,17 @@ class Connection(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
+    def _check_head(self) -> None:
+        """Refuses a head that is too large: what was parsed of it, or what still waits to be."""
+        if max(self._head_bytes, self._unread) > HEAD_BYTES:
+            self._refuse(431, "Request Header Fields Too Large", "the headers are too large")
+
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def _close_if_idle(self) -> None:
-        if self._is_idle() and not self.transport.is_closing():
+        is_asked = self._reads_head and (self._head_bytes or self._unread)
+        if self._is_idle() and not is_asked and not self.transport.is_closing():
             self.transport.close()
 
     def _wait_for_head(self) -> None:
@@ -84,7 +108,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _head_is_late(self) -> None:
-        if self._head_bytes:
+        if self._head_bytes or self._unread:
             self._refuse(408, "Request Timeout", "the headers did not arrive in time")
         elif not self.transport.is_closing():
             self.transport.close()
@@ -92,6 +116,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, phrase: str, message: str) -> None:
         """Answers a request whose head is not complete, and ends the connection."""
         if self.transport.is_closing():
+            return
+        if self._reads_head and not self._is_idle():  # an earlier request waits for its answer
+            self.cycle.keep_alive = False
             return
         body = json.dumps({"error": message}).encode()
         head = (
@@ -105,11 +132,17 @@ class Connection(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """A server that ends with status 0 when it is asked to stop.
 
-    on_hangup: called on SIGHUP.
+    connection: the class of this server's connections. on_hangup: called on SIGHUP.
     """
 
-    def __init__(self, config: uvicorn.Config, on_hangup: Callable[[], None]):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connection: type[Connection],
+        on_hangup: Callable[[], None],
+    ):
         super().__init__(config)
+        self.connection = connection
         self.on_hangup = on_hangup
 
     @contextlib.contextmanager
@@ -122,6 +155,10 @@ class Server(uvicorn.Server):
                 loop.add_signal_handler(number, self._stop)
             loop.add_signal_handler(signal.SIGHUP, self.on_hangup)
         yield
+
+    async def shutdown(self, sockets=None) -> None:
+        self.connection._ends = True
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit  # the second signal ends at once
@@ -140,6 +177,7 @@ def make_server(app: Callable, deadline: float, on_hangup: Callable[[], None]) -
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(deadline + LINGER + 4),
     )
-    return Server(config, on_hangup)
+    return Server(config, connection, on_hangup)

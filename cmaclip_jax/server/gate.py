@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from cmaclip_jax.server.limits import RefusedRequest
+from cmaclip_jax.server.limits import RefusedRequest, too_large, too_late
 from cmaclip_jax.server.service import Service, unauthorized
 
 OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # without a token
@@ -17,6 +17,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 INTERNAL = json.dumps({"error": "internal error; the server's log has the reason"}).encode()
+EXPLAIN, EXPLAIN_SECONDS = "/v1/explain", 120.0  # its programs are compiled at the first request
 
 
 class Gate:
@@ -34,13 +35,16 @@ class Gate:
             refusal = request.refusal()
             if refusal:
                 await request.refuse(refusal)
-            else:
+                return
+            async with asyncio.timeout(request.seconds):
                 await self.app(scope, request.receive, request.send)
+        except TimeoutError:
+            await request.refuse(request.late())
         except Exception:
             traceback.print_exc(file=sys.stderr)
             await request.answer(500, INTERNAL)
         finally:
-            request.count()
+            request.end()
 
 
 class GuardedRequest:
@@ -52,7 +56,11 @@ class GuardedRequest:
         self._receive, self._send = receive, send
         self._headers = dict(scope["headers"])
         self._received = 0
+        has_body = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        self._is_complete = not has_body
         self._start = time.monotonic()
+        limit = service.limits.deadline
+        self.seconds = max(limit, EXPLAIN_SECONDS) if scope["path"] == EXPLAIN else limit
 
     def refusal(self) -> RefusedRequest | None:
         """What speaks against the request before its body is read."""
@@ -69,23 +77,32 @@ class GuardedRequest:
         """The next part of the body.
 
         Raises:
-          RefusedRequest: the body is too large, or comes too slowly.
+          RefusedRequest: the body is too large, or the server holds too many bytes.
         """
-        limits = self.service.limits
-        try:
-            async with asyncio.timeout(self._start + limits.deadline - time.monotonic()):
-                message = await self._receive()
-        except TimeoutError:
-            late = f"the body did not arrive within {limits.deadline:g} s"
-            raise RefusedRequest(408, "slow", late, closes=True) from None
-        self._received += len(message.get("body", b""))
-        if self._received > limits.body:
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        self._received += size
+        self._is_complete = not message.get("more_body", False)
+        if self._received > self.service.limits.body:
+            self.service.received += size
             raise self._too_large()
+        self.service.receive(size)
         return message
+
+    def late(self) -> RefusedRequest:
+        """Which deadline has passed: that of the body, or that of the answer."""
+        if self._is_complete:
+            return too_late(self.seconds)
+        late = f"the body did not arrive within {self.seconds:g} s"
+        return RefusedRequest(408, "slow", late, closes=True)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if not self._is_complete:  # the rest of the body is not read
+                ends = (b"connection", b"close")
+                others = [header for header in message.get("headers", ()) if header != ends]
+                message = {**message, "headers": [*others, ends]}
         await self._send(message)
 
     async def refuse(self, refusal: RefusedRequest) -> None:
@@ -104,8 +121,9 @@ class GuardedRequest:
         await self.send({"type": "http.response.start", "status": status, "headers": encoded})
         await self.send({"type": "http.response.body", "body": body})
 
-    def count(self) -> None:
+    def end(self) -> None:
         """Counts the request under its route; what no route matches is 'other'."""
+        self.service.received -= self._received
         route = getattr(self.scope.get("route"), "path", "other")
         self.service.metrics.requests.labels(route, self.status).inc()
         self.service.metrics.seconds.labels(route).observe(time.monotonic() - self._start)
@@ -115,4 +133,4 @@ class GuardedRequest:
 
     def _too_large(self) -> RefusedRequest:
         message = f"the body is too large; the limit is {self.service.limits.body:,} bytes"
-        return RefusedRequest(413, "too large", message, closes=True)
+        return too_large(message, closes=True)

@@ -9,10 +9,10 @@ class Limits:
     """The limits of the server.
 
     batch: the largest number of pairs that are computed at once.
-    wait: the seconds that a pair waits for others while the device is idle.
+    wait: the seconds that a pair waits for others while the device is idle, at least.
     pairs: in one request. queue: the pairs of all requests that have no answer yet.
     deadline: the seconds in which a request is answered or refused.
-    body: the bytes of a request. pixels: of a picture.
+    body: the bytes of a request. characters: of a text. pixels: of a picture.
     """
 
     batch: int = 32
@@ -21,6 +21,7 @@ class Limits:
     queue: int = 1024
     deadline: float = 10.0
     body: int = 32 * 2**20
+    characters: int = 10_000
     pixels: int = 50_000_000
 
 
@@ -56,6 +57,16 @@ def busy(message: str, seconds: float) -> RefusedRequest:
     return RefusedRequest(
         503, "busy", message, headers={"retry-after": str(max(1, round(seconds)))}
     )
+
+
+def malformed(message: str, field: str, status: int = 422) -> RefusedRequest:
+    """422, or another status: a request that does not say what it wants."""
+    return RefusedRequest(status, "malformed", message, field)
+
+
+def too_large(message: str, field: str = "", closes: bool = False) -> RefusedRequest:
+    """413: more than a limit allows."""
+    return RefusedRequest(413, "too large", message, field, closes=closes)
 
 
 def too_late(seconds: float) -> RefusedRequest:

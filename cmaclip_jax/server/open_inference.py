@@ -8,18 +8,18 @@ separates the members of a many-label answer. `note` says what a pair lacks.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cmaclip_jax import __version__
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.tables import SEPARATOR
 from cmaclip_jax.server.batcher import Answers
-from cmaclip_jax.server.limits import Limits, RefusedRequest
-from cmaclip_jax.server.requests import check_count, decoded, json_body, parsed
+from cmaclip_jax.server.limits import Limits, RefusedRequest, malformed
+from cmaclip_jax.server.requests import MOST_PAIRS, check_pairs, decoded, read_json
 from cmaclip_jax.server.service import Service
 from cmaclip_jax.serving.classifier import Answer
 from cmaclip_jax.tasks import Task
@@ -33,9 +33,9 @@ class Tensor(BaseModel):
 
     model_config = ConfigDict(strict=True)
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=0, le=MOST_PAIRS)]] = Field(min_length=1, max_length=4)
     datatype: str
-    data: list[Any]
+    data: list[Any] = Field(max_length=MOST_PAIRS)
 
 
 class WantedOutput(BaseModel):
@@ -48,8 +48,8 @@ class InferRequest(BaseModel):
     """A request of the protocol; unknown fields are ignored, as it says."""
 
     id: str | None = None
-    inputs: list[Tensor]
-    outputs: list[WantedOutput] | None = None
+    inputs: list[Tensor] = Field(max_length=len(INPUTS))
+    outputs: list[WantedOutput] | None = Field(None, max_length=MOST_PAIRS)
 
 
 BODY = {
@@ -104,7 +104,7 @@ def open_inference_routes(service: Service) -> APIRouter:
     async def infer(name: str, request: Request) -> JSONResponse:
         """The answers of all tasks, as tensors."""
         check_name(name)
-        sent = parsed(InferRequest, await json_body(request))
+        sent = await read_json(request, InferRequest)
         pairs = tensor_pairs(sent.inputs, service.limits)
         tasks = service.run.classifier.tasks
         has_thresholds = bool(service.run.classifier.thresholds)
@@ -157,30 +157,30 @@ def tensor_pairs(inputs: Sequence[Tensor], limits: Limits) -> list[Pair]:
     for number, tensor in enumerate(inputs):
         field = f"inputs.{number}"
         if tensor.name not in INPUTS:
-            raise RefusedRequest(422, "malformed", "the inputs are image and text", f"{field}.name")
+            raise malformed("the inputs are image and text", f"{field}.name")
         if tensor.datatype != "BYTES":
-            raise RefusedRequest(422, "malformed", "has to be BYTES", f"{field}.datatype")
-        columns[tensor.name] = _strings(tensor, field, limits)
+            raise malformed("has to be BYTES", f"{field}.datatype")
+        columns[tensor.name] = _strings(tensor, field)
     sizes = {len(column) for column in columns.values()}
     if len(sizes) != 1 or sizes == {0}:
-        raise RefusedRequest(422, "malformed", "needs image, text or both, of one length", "inputs")
+        raise malformed("needs image, text or both, of one length", "inputs")
     (count,) = sizes
     images = [_image(data, row) for row, data in enumerate(columns.get("image", [""] * count))]
     texts = columns.get("text", [""] * count)
-    return [Pair(image, text or None) for image, text in zip(images, texts, strict=True)]
+    pairs = [Pair(image, text or None) for image, text in zip(images, texts, strict=True)]
+    check_pairs(pairs, limits)
+    return pairs
 
 
-def _strings(tensor: Tensor, field: str, limits: Limits) -> list[str]:
+def _strings(tensor: Tensor, field: str) -> list[str]:
     """The strings of a tensor, in a flat list."""
     values = tensor.data
     while values and all(isinstance(value, list) for value in values):
         values = [item for value in values for item in value]
     if not all(isinstance(value, str) for value in values):
-        raise RefusedRequest(422, "malformed", "has to be strings", f"{field}.data")
-    if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(values):
-        message = f"{tensor.shape} does not fit {len(values):,} strings"
-        raise RefusedRequest(422, "malformed", message, f"{field}.shape")
-    check_count(len(values), limits)
+        raise malformed("has to be strings", f"{field}.data")
+    if math.prod(tensor.shape) != len(values):
+        raise malformed(f"does not fit {len(values):,} strings", f"{field}.shape")
     return values
 
 
@@ -188,15 +188,17 @@ def _image(data: str, row: int) -> bytes | None:
     try:
         return decoded(data) if data else None
     except ValueError as error:
-        raise RefusedRequest(422, "malformed", str(error), f"image.{row}") from None
+        raise malformed(str(error), f"image.{row}") from None
 
 
 def _wanted(sent: InferRequest, names: Sequence[str]) -> Sequence[str]:
     """The names of the outputs that the request wants."""
     wanted = [output.name for output in sent.outputs or ()] or names
+    if len(set(wanted)) < len(wanted):
+        raise malformed("an output is named twice", "outputs")
     for number, name in enumerate(wanted):
         if name not in names:
-            raise RefusedRequest(422, "malformed", f"no output {name!r}", f"outputs.{number}.name")
+            raise malformed("no such output", f"outputs.{number}.name")
     return wanted
 
 

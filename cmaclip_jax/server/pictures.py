@@ -10,17 +10,16 @@ from PIL import Image
 
 from cmaclip_jax.data.images import UnreadablePicture
 from cmaclip_jax.data.pairs import Pair, PairReader, ReadPair
-from cmaclip_jax.server.limits import Limits, RefusedRequest
+from cmaclip_jax.server.limits import Limits, RefusedRequest, too_large
 
 # Pillow opens some other formats with programs of the system, such as Ghostscript. Some builds of
 # Pillow cannot read all of these.
 Image.init()
 FORMATS = [
-    name
-    for name in ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
-    if name in Image.OPEN
+    name for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP") if name in Image.OPEN
 ]
 TOGETHER = 4  # pairs that a thread reads before another may begin
+THREADS = 4  # at most; each may hold the pixels of a picture as large as the limit
 
 
 class PictureThreads:
@@ -28,46 +27,61 @@ class PictureThreads:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pictures")
+        threads = min(THREADS, len(os.sched_getaffinity(0)))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     async def read(self, reader: PairReader, pairs: Sequence[Pair]) -> list[ReadPair]:
         """The pairs with their pictures read; one that cannot be read is a note.
 
         Raises:
-          RefusedRequest: a picture has too many pixels.
+          RefusedRequest: a picture has too many pixels. Then no picture is decoded.
         """
-        if all(pair.image is None for pair in pairs):
-            return [reader.read(pair) for pair in pairs]
+        opened = [self._opened(pair, number) for number, pair in enumerate(pairs)]
+        if all(pair.image is None for pair in opened):
+            return [reader.read(pair) for pair in opened]
         loop = asyncio.get_running_loop()
         parts = [
-            loop.run_in_executor(self._threads, self._read, reader, pairs, start)
-            for start in range(0, len(pairs), TOGETHER)
+            loop.run_in_executor(self._threads, _read, reader, opened[start : start + TOGETHER])
+            for start in range(0, len(opened), TOGETHER)
         ]
-        return [pair for part in await asyncio.gather(*parts) for pair in part]
+        try:
+            return [pair for part in await asyncio.gather(*parts) for pair in part]
+        finally:
+            for part in parts:  # of a request that was given up
+                part.cancel()
 
     def close(self) -> None:
-        """Lets the threads end."""
+        """Begins no further picture."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, reader: PairReader, pairs: Sequence[Pair], start: int) -> list[ReadPair]:
-        numbers = range(start, min(start + TOGETHER, len(pairs)))
-        return [reader.read(self._checked(pairs[number], number)) for number in numbers]
-
-    def _checked(self, pair: Pair, number: int) -> Pair:
-        """The pair itself; without its picture if the format is not one of FORMATS."""
+    def _opened(self, pair: Pair, number: int) -> Pair:
+        """The pair with its picture opened, not decoded; without it if the format is another."""
         if not isinstance(pair.image, bytes):
             return pair
         try:
-            with Image.open(io.BytesIO(pair.image), formats=FORMATS) as image:
-                width, height = image.size
+            image = Image.open(io.BytesIO(pair.image), formats=FORMATS)
         except Image.DecompressionBombError:
             raise self._too_large("", number) from None
         except Exception:  # Pillow raises whatever a format's reader meets in a broken header
             return Pair(None, pair.text, UnreadablePicture.reason)
-        if width * height > self.limits.pixels:
-            raise self._too_large(f" of {width} x {height}", number)
-        return pair
+        if image.width * image.height > self.limits.pixels:
+            raise self._too_large(f" of {image.width} x {image.height}", number)
+        return Pair(image, pair.text)
 
     def _too_large(self, size: str, number: int) -> RefusedRequest:
         message = f"a picture{size} has too many pixels; the limit is {self.limits.pixels:,}"
-        return RefusedRequest(413, "too large", message, f"pairs.{number}.image")
+        return too_large(message, f"pairs.{number}.image")
+
+
+def _read(reader: PairReader, pairs: Sequence[Pair]) -> list[ReadPair]:
+    return [_read_one(reader, pair) for pair in pairs]
+
+
+def _read_one(reader: PairReader, pair: Pair) -> ReadPair:
+    """Decodes the picture of a pair, whatever is wrong with it."""
+    try:
+        return reader.read(pair)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's readers raise almost anything on broken data
+        return ReadPair(None, pair.text, UnreadablePicture.reason)

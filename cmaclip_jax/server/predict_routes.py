@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from cmaclip_jax.data.pairs import ReadPair
 from cmaclip_jax.server.batcher import Answers
-from cmaclip_jax.server.limits import RefusedRequest
+from cmaclip_jax.server.limits import malformed
 from cmaclip_jax.server.requests import FORM, JSON, SentPairs, read_pairs
 from cmaclip_jax.server.service import Service
 from cmaclip_jax.serving.classifier import Classifier
@@ -82,18 +82,15 @@ def predict_routes(service: Service) -> APIRouter:
     async def embed(request: Request) -> JSONResponse:
         """The embeddings of the picture and of the words of every pair, of length 1."""
         pairs = await read_pairs(request, service.limits)
-        with service.batcher.admitted(len(pairs)):
-            classifier = service.run.classifier
-            read = await service.read(classifier, pairs)
-            rows = await service.batcher.compute(embeddings, classifier, service.run.sizes, read)
-        return JSONResponse({"step": classifier.trained.step, "pairs": rows})
+        step, rows = await service.aside(pairs, functools.partial(embeddings, service.run.sizes))
+        return JSONResponse({"step": step, "pairs": rows})
 
     @router.post("/explain", response_class=HTMLResponse, openapi_extra=BODY)
     async def explain(request: Request) -> HTMLResponse:
         """Markup that shows what the answers to one pair rest on; the page at / shows it."""
         pairs = await read_pairs(request, service.limits)
         if len(pairs) != 1:
-            raise RefusedRequest(422, "malformed", "one pair is explained at a time", "pairs")
+            raise malformed("one pair is explained at a time", "pairs")
         return HTMLResponse(await service.explained(pairs[0]))
 
     return router
@@ -117,9 +114,9 @@ def sent_answers(answers: Answers) -> dict[str, Any]:
 
 
 def embeddings(
-    classifier: Classifier, sizes: Sequence[int], pairs: Sequence[ReadPair]
-) -> list[dict[str, list[float] | None]]:
-    """The embeddings of every pair, computed in batches of these sizes."""
+    sizes: Sequence[int], classifier: Classifier, pairs: Sequence[ReadPair]
+) -> tuple[int, list[dict[str, list[float] | None]]]:
+    """The step, and the embeddings of every pair, computed in batches of these sizes."""
     rows: list[dict[str, list[float] | None]] = []
     step = embedding_step(classifier.trained.objective.model)
     for start in range(0, len(pairs), sizes[-1]):
@@ -136,7 +133,7 @@ def embeddings(
                     "text": text.tolist() if words else None,
                 }
             )
-    return rows
+    return classifier.trained.step, rows
 
 
 @functools.lru_cache(maxsize=1)

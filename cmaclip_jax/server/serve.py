@@ -15,7 +15,6 @@ from cmaclip_jax.server.limits import Limits
 from cmaclip_jax.server.served_run import RELOAD, ServedRun
 from cmaclip_jax.server.service import Service
 
-BACKLOG = 2048  # connections that wait to be accepted
 RELOAD_SECONDS = 1.0  # between two looks at the file `reload`
 
 
@@ -80,21 +79,25 @@ async def _serve(
     def begin(work) -> None:
         task = asyncio.create_task(work)
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task) -> None:
+        """No part of the server may die unseen: its error ends the server."""
+        tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            failed.append(task.exception())
+            server.should_exit = True
 
     async def load() -> None:
         say(await service.load_newest())
 
-    async def warm_up() -> None:
-        try:
-            await _warm_up(service, say)
-        except Exception as error:
-            failed.append(error)
-            server.should_exit = True
-
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
     server = make_server(make_app(service), limits.deadline, lambda: begin(load()))
-    for work in (service.batcher.run(), warm_up(), _watch(run.workdir / RELOAD, load)):
+    for work in (
+        service.batcher.run(),
+        _warm_up(service, say),
+        _watch(run.workdir / RELOAD, load),
+    ):
         begin(work)
     host, port, *_ = bound.getsockname()
     shown = f"[{host}]" if ":" in host else host
@@ -107,7 +110,8 @@ async def _serve(
         service.close()
     if failed:
         raise failed[0]
-    say("stopped; every request was answered")
+    cut = len(server.server_state.tasks)
+    say(f"stopped; {cut} requests were cut off" if cut else "stopped; every request was answered")
 
 
 async def _warm_up(service: Service, say: Callable[[str], None]) -> None:
@@ -115,7 +119,7 @@ async def _warm_up(service: Service, say: Callable[[str], None]) -> None:
     start, sizes = time.monotonic(), service.run.sizes
     steps = service.run.warm_up()
     for number, size in enumerate(sizes, 1):
-        seconds = await service.batcher.compute(next, steps)
+        seconds = await asyncio.to_thread(next, steps)
         compiled = f"compiled {number} of {len(sizes)} batch sizes"
         say(f"{compiled}: {size} pairs in {1000 * seconds:.1f} ms")
         service.batcher.times[size] = seconds
@@ -134,7 +138,7 @@ async def _watch(path: Path, load: Callable) -> None:
     seen = changed()
     while True:
         await asyncio.sleep(RELOAD_SECONDS)
-        now = changed()
+        now = await asyncio.to_thread(changed)
         if now != seen and now:
             await load()
         seen = now

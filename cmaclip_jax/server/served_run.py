@@ -10,6 +10,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import run_thresholds
 from cmaclip_jax.parallel.mesh import shared_rows
 from cmaclip_jax.report.explainer import Explainer
+from cmaclip_jax.serving.answer_files import answer_schema
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.training.saved_parameters import NEWEST, read_parameters
 from cmaclip_jax.training.workdir import saved_config
@@ -20,12 +21,13 @@ RELOAD = "reload"  # the file in a run's folder whose change loads the newest ch
 class ServedRun:
     """A classifier, replaced as a whole when a newer checkpoint is loaded.
 
-    sizes: the sizes of a batch, in rising order: 1, 2, 3, 4, 6, 8, 12, ..., so that at most a third
-        of a batch is padding. On a mesh, sizes that divide over its devices.
+    sizes: the sizes of a batch, in rising order: 1, 2, 3, 4, 6, 8, 12, ..., so that on one device
+        at most a third of a batch is padding. On several, sizes that divide over them.
     """
 
     def __init__(self, classifier: Classifier, most: int):
         self.classifier = classifier
+        answer_schema(classifier.tasks)  # raises UserError if two outputs have one name
         mesh = classifier.trained.mesh
         powers = [2**power for power in range(most.bit_length())]
         sizes = [size for power in powers for size in (power, 3 * power) if size < most]

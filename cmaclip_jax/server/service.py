@@ -3,17 +3,21 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from cmaclip_jax.data.pairs import Pair, ReadPair
-from cmaclip_jax.errors import UserError
 from cmaclip_jax.report.pair_section import explained_pair
 from cmaclip_jax.server.batcher import Answers, Batcher
-from cmaclip_jax.server.limits import Limits, RefusedRequest, busy, too_late
+from cmaclip_jax.server.limits import Limits, RefusedRequest, busy
 from cmaclip_jax.server.metrics import Metrics
 from cmaclip_jax.server.pictures import PictureThreads
 from cmaclip_jax.server.served_run import ServedRun
 from cmaclip_jax.serving.classifier import Classifier
+
+Result = TypeVar("Result")
+BODIES = 16  # requests of the largest size that the server holds at once
 
 
 class Service:
@@ -30,9 +34,12 @@ class Service:
         self.batcher = Batcher(limits, run.sizes, self.metrics)
         self.pictures = PictureThreads(limits)
         self.is_ready = False
+        self.received = 0  # bytes of the requests that have no answer yet
         self._tokens = frozenset(map(_digest, tokens))
         self._loading = asyncio.Lock()
         self._explaining = asyncio.Lock()
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._tasks: set[asyncio.Task] = set()
         self.metrics.step.set(run.step)
 
     def allows(self, authorization: str) -> bool:
@@ -41,44 +48,64 @@ class Service:
         known = kind.lower() == "bearer" and _digest(token.strip()) in self._tokens
         return not self._tokens or known
 
+    def receive(self, size: int) -> None:
+        """Counts bytes of a request's body; refuses them if all requests together hold too many."""
+        self.received += size
+        if self.received > BODIES * self.limits.body:
+            raise busy("the server holds as many bytes of requests as it may", 1)
+
     async def answer(self, pairs: Sequence[Pair]) -> tuple[int, list[Answers]]:
-        """The step that answers, and the answers, before the deadline.
+        """The step that answers, and the answers.
 
         Raises:
-          RefusedRequest: too many pairs wait, a picture is too large, or the deadline has passed.
+          RefusedRequest: too many pairs wait, or a picture is too large.
         """
         self.check_ready()
         classifier = self.run.classifier
         with self.batcher.admitted(len(pairs)):
-            try:
-                async with asyncio.timeout(self.limits.deadline):
-                    read = await self.pictures.read(classifier.reader, pairs)
-                    answers = await self.batcher.answer(classifier, read)
-            except TimeoutError:
-                raise too_late(self.limits.deadline) from None
+            read = await self.pictures.read(classifier.reader, pairs)
+            answers = await self.batcher.answer(classifier, read)
         self.metrics.pairs.inc(len(pairs))
         return classifier.trained.step, answers
 
-    async def read(self, classifier: Classifier, pairs: Sequence[Pair]) -> list[ReadPair]:
-        """The pairs with their pictures read, for routes that do not share batches."""
+    async def aside(
+        self, pairs: Sequence[Pair], function: Callable[[Classifier, list[ReadPair]], Result]
+    ) -> Result:
+        """What a function makes of pairs on the device, beside the batches, one after the other."""
         self.check_ready()
-        return await self.pictures.read(classifier.reader, pairs)
+        classifier = self.run.classifier
+
+        async def work() -> Result:
+            with self.batcher.admitted(len(pairs)):
+                read = await self.pictures.read(classifier.reader, pairs)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._aside, function, classifier, read)
+
+        return await self._to_its_end(work())
 
     async def explained(self, pair: Pair) -> str:
         """The markup that explains the answers to a pair; one pair at a time."""
-        self.check_ready()
         if self._explaining.locked():
             raise busy("another pair is being explained", 5)
-        async with self._explaining:
-            explainer = self.run.explainer
-            (read,) = await self.read(explainer.classifier, [pair])
-            seen = Pair(read.picture, read.text, read.note)
+        explainer = self.run.explainer
 
-            def explain() -> str:
-                (explanation,) = explainer.explain(["this pair"], [seen])
-                return explained_pair(explanation, explainer.why_no_heat)
+        def explain(_: Classifier, read: list[ReadPair]) -> str:
+            seen = Pair(read[0].picture, read[0].text, read[0].note)
+            (explanation,) = explainer.explain(["this pair"], [seen])
+            return explained_pair(explanation, explainer.why_no_heat)
 
-            return await self.batcher.compute(explain)
+        async def work() -> str:
+            async with self._explaining:
+                return await self.aside([pair], explain)
+
+        return await self._to_its_end(work())
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of work that goes on, and stays counted, even if its request is given up."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     async def load_newest(self) -> str:
         """Loads the newest checkpoint; returns a line on the outcome."""
@@ -86,9 +113,10 @@ class Service:
         async with self._loading:
             try:
                 await asyncio.to_thread(self.run.load_newest)
-            except (UserError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the old checkpoint can answer
                 self.metrics.loads.labels("failed").inc()
-                return f"step {self.run.step:,} goes on answering: {error}"
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                return f"step {self.run.step:,} goes on answering: {reason}"
         self.metrics.loads.labels("loaded").inc()
         self.metrics.step.set(self.run.step)
         return f"step {self.run.step:,} answers, after {time.monotonic() - start:.1f} s of loading"
@@ -99,7 +127,8 @@ class Service:
             raise busy("the programs are being compiled", 5)
 
     def close(self) -> None:
-        """Lets all threads end."""
+        """Begins no further work."""
+        self._aside.shutdown(wait=False, cancel_futures=True)
         self.batcher.close()
         self.pictures.close()
 

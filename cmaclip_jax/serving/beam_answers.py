@@ -60,10 +60,11 @@ class BeamAnswers:
             raise UserError(f"cannot write {path.name!r}; --output ends in {', '.join(KINDS)}")
         files = tuple(table_files(table.path))
         job = cls(str(workdir), step, table, files, str(output))
-        about, file = about_answers(table, Path(workdir), step), path.with_suffix(".about.json")
+        about = about_answers(table, Path(workdir), step)
+        file = path.with_name(f"{path.name}.about.json")
         if overwrite:
-            for number in range(len(files)):
-                epath.Path(job.shard(number)).unlink(missing_ok=True)
+            for old in path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"):
+                old.unlink()
         elif file.exists() and file.read_text() != about:
             raise UserError(
                 f"{file} says that another table's or another run's answers are there; add "
@@ -102,8 +103,17 @@ def answer_with_beam(job: BeamAnswers, options: Sequence[str]) -> tuple[Counts, 
     )
     result = pipeline.run()
     result.wait_until_finish()
-    found = result.metrics().query()["counters"]
-    return _counts({counter.key.metric.name: counter.committed for counter in found})
+    ours = beam.metrics.MetricsFilter().with_namespace(COUNTERS)
+    found = result.metrics().query(ours)["counters"]
+    missing = [
+        name for name in map(job.shard, range(len(job.files))) if not epath.Path(name).exists()
+    ]
+    if missing:
+        raise UserError(
+            f"Beam has ended without {len(missing):,} of {len(job.files):,} files, {missing[0]} "
+            "among them; the same command answers what is missing"
+        )
+    return _counts({counter.key.metric.name: counter.result or 0 for counter in found})
 
 
 def _counts(counters: dict[str, int]) -> tuple[Counts, int]:

@@ -197,8 +197,11 @@ def about_answers(table: InputTable, workdir: Path, step: int) -> str:
     thresholds, path = workdir / THRESHOLDS, table.path
     about = dataclasses.asdict(table) | {"text": list(table.text)}
     if "://" not in path:
-        changed = max(os.stat(file.path).st_mtime_ns for file in table_files(path))
-        about |= {"path": os.path.abspath(path), "changed": changed}
+        stats = {file.name: os.stat(file.path) for file in table_files(path)}
+        files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+        about |= {"path": os.path.abspath(path), "files": files}
+    else:
+        about |= {"files": [file.name for file in table_files(path)]}
     digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
     run = {"workdir": str(workdir.resolve()), "step": step, "thresholds": digest}
     return json.dumps(about | run, indent=2) + "\n"

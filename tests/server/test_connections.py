@@ -289,7 +289,12 @@ def test_mistakes_end_in_one_line(finished_run, tmp_path, capsys):
         assert "change --port" in mistake(capsys, "serve", run, f"--port={port}")
     assert "--batch has to be more" in mistake(capsys, "serve", run, "--batch=0")
     assert "cannot read --tokens" in mistake(capsys, "serve", run, f"--tokens={tmp_path}/none")
-    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "empty").write_text("# a comment\n\n")
     assert "no token" in mistake(capsys, "serve", run, f"--tokens={tmp_path}/empty")
+    (tmp_path / "two").write_text("one\ntwo words\n")
+    assert "one word" in mistake(capsys, "serve", run, f"--tokens={tmp_path}/two")
+    for flag in ("--deadline=nan", "--body=inf", "--megapixels=0"):
+        assert "more than 0" in mistake(capsys, "serve", run, flag)
+    assert "at most --queue" in mistake(capsys, "serve", run, "--queue=32")
     assert "change --port" in mistake(capsys, "serve", run, "--host=no.such.host.invalid")
     assert mistake(capsys, "serve", f"--workdir={tmp_path}/none", "--port=0")

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import re
 import shutil
+import struct
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ImageOps
 from support.server import opened, pair_json, png
 
 import cmaclip_jax as cma
@@ -231,8 +233,11 @@ MISTAKES = {  # what is sent: the status, and what the message or the field says
     ),
     "an address": (dict(json={"pairs": [{"image": "http://a/b.png"}]}), 422, "pairs.0.image"),
     "other name": (dict(json={"pairs": [{"url": "http://a/b.png"}]}), 422, "pairs.0.url"),
-    "too many": (dict(json={"pairs": [{}] * 10_000}), 413, "the limit is 8"),
+    "too many": (dict(json={"pairs": [{}] * 10_000}), 413, "too many"),
     "too large": (dict(json={"pairs": [{"text": "a" * 200_000}]}), 413, "the limit is 100,000"),
+    "many elements": (dict(json={"pairs": [{}] * 30_000}), 413, "too many"),
+    "a few too many": (dict(json={"pairs": [{}] * 9}), 413, "the limit is 8"),
+    "a long text": (dict(json={"pairs": [{}, {"text": "a" * 2_000}]}), 413, "pairs.1.text"),
     "pixels": (dict(json={"pairs": [pair_json(BIG)]}), 413, "120 x 120"),
     "form: other name": (dict(files={"picture": ("a", BIG)}), 422, "picture"),
     "form: text as file": (dict(files={"text": ("a", b"x")}), 422, "text"),
@@ -267,7 +272,8 @@ def test_mistakes_name_the_field(classifier, name):
         assert good.status_code == 200
         assert service.batcher.pending == 0
 
-    serve(classifier, test, limits=Limits(pairs=8, body=100_000, pixels=10_000))
+    limits = Limits(pairs=8, body=100_000, pixels=10_000, characters=1_000)
+    serve(classifier, test, limits=limits)
 
 
 TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
@@ -279,7 +285,8 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
         ({"name": "words"}, "inputs.0.name"),
         ({"datatype": "FP32"}, "inputs.0.datatype"),
         ({"shape": [2]}, "inputs.0.shape"),
-        ({"shape": [-1, -1]}, "inputs.0.shape"),
+        ({"shape": [-1, -1]}, "inputs.0.shape.0"),
+        ({"shape": [9] * 1_000}, "inputs.0.shape"),
         ({"data": [1]}, "inputs.0.data"),
         ({"data": []}, "inputs.0.shape"),
         ({"name": "image", "data": ["/etc/passwd"]}, "image.0"),
@@ -289,9 +296,13 @@ def test_mistakes_in_tensors_name_the_field(classifier, change, field):
     async def test(client, service):
         body = {"inputs": [TENSOR | change]}
         answer = await client.post("/v2/models/shop/infer", json=body)
-        assert (answer.status_code, answer.json()["field"]) == (422, field)
+        assert answer.status_code in (413, 422)
+        assert answer.json()["field"] == field
         other = await client.post("/v2/models/other/infer", json={"inputs": [TENSOR]})
         assert other.status_code == 404
+        body = {"inputs": [TENSOR], "outputs": [{"name": "note"}] * 2}
+        twice = await client.post("/v2/models/shop/infer", json=body)
+        assert (twice.status_code, twice.json()["field"]) == (422, "outputs")
 
     serve(classifier, test)
 
@@ -331,6 +342,55 @@ def test_an_answer_that_is_too_late_is_refused_and_its_work_dropped(classifier):
         assert service.batcher.pending == 0
 
     serve(classifier, test, limits=Limits(deadline=0.1, wait=0.3))
+
+
+def test_a_picture_that_breaks_its_reader_is_a_note(classifier, monkeypatch):
+    def fail(*_, **__):
+        raise struct.error("broken EXIF")
+
+    async def test(client, service):
+        pairs = [pair_json(png(0), "a red hat"), pair_json(None, "a red hat")]
+        monkeypatch.setattr(ImageOps, "exif_transpose", fail)
+        sent = (await client.post("/v1/predict", json={"pairs": pairs})).json()["pairs"]
+        assert [pair["note"] for pair in sent] == ["unreadable picture", "no picture"]
+        assert sent[0]["answers"]["colour"]["label"] == sent[1]["answers"]["colour"]["label"]
+
+    serve(classifier, test)
+
+
+def test_only_the_checked_format_is_decoded(classifier):
+    ppm = b"P6 64 64 255\n" + bytes(64 * 64 * 3)  # Pillow reads it, but the server does not
+
+    async def test(client, service):
+        sent = await client.post("/v1/predict", json={"pairs": [pair_json(ppm, "a red hat")]})
+        assert sent.json()["pairs"][0]["note"] == "unreadable picture"
+
+    serve(classifier, test)
+
+
+def test_an_error_of_ours_is_a_500_without_its_reason(classifier, monkeypatch, capsys):
+    async def test(client, service):
+        monkeypatch.setattr(service.batcher, "answer", None)
+        sent = await client.post("/v1/predict", json={"pairs": [{"text": "a"}]})
+        assert sent.status_code == 500
+        assert "NoneType" not in sent.text
+        assert set(sent.json()) == {"error"}
+        assert service.batcher.pending == service.received == 0
+
+    serve(classifier, test)
+    assert "NoneType" in capsys.readouterr().err
+
+
+def test_all_requests_together_hold_few_bytes(classifier):
+    async def test(client, service):
+        service.received = 16 * service.limits.body
+        sent = await client.post("/v1/predict", json={"pairs": [{"text": "a"}]})
+        assert sent.status_code == 503
+        service.received = 0
+        assert (await client.post("/v1/predict", json={"pairs": [{}]})).status_code == 200
+        assert service.received == 0
+
+    serve(classifier, test)
 
 
 def test_counters_tell_what_happened(classifier):

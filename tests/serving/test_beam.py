@@ -103,5 +103,21 @@ def test_mistakes_end_in_one_line(finished_run, files, capsys):
     words = command(finished_run, files, "beam.xls")
     assert "--output ends in" in mistake(capsys, *words, *DIRECT)
     words = command(finished_run, files, "beam.csv")
-    (files / "beam.about.json").write_text(json.dumps({"path": "another"}))
+    (files / "beam.csv.about.json").write_text(json.dumps({"path": "another"}))
     assert "add --overwrite" in mistake(capsys, *words, *DIRECT)
+
+
+def test_answers_to_other_files_do_not_stay(finished_run, files):
+    pattern = f"{files}/in-*.csv"
+    table = beam_answers.InputTable(pattern, 0, "id", "picture", ("title",), outside=True)
+
+    def claim(overwrite):
+        return BeamAnswers.of(str(finished_run), 12, table, f"{files}/beam.csv", overwrite)
+
+    old = Path(claim(False).shard(3))
+    old.write_text("old")
+    (files / "in-0.csv").unlink()
+    with pytest.raises(beam_answers.UserError, match="add --overwrite"):
+        claim(False)
+    assert len(claim(True).files) == 3
+    assert not old.exists()
