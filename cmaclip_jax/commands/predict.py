@@ -20,7 +20,8 @@ Several hosts with a shared disk divide the rows: start the command once on each
 
 With --beam, workers of Apache Beam answer the files of the table, on any runner: each file of
 --input (a pattern, or a folder) becomes a file answers-00000-of-00016.parquet beside --output. The
-rest of the line goes to Beam. All workers must reach the run's folder, the table and the output.
+rest of the line goes to Beam, as --runner=DirectRunner --direct_running_mode=multi_processing
+--direct_num_workers=4. All workers must reach the run's folder, the table and the output.
 """
 
 

@@ -73,8 +73,11 @@ def split_of(file: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a pattern. A local file whose name looks like one is a file."""
-    return glob.has_magic(path) and ("://" in path or not os.path.exists(path))
+    """Whether a path is a pattern. A local file whose name looks like one is a file.
+
+    In a bucket only * makes a pattern, since a look whether such a file exists takes long.
+    """
+    return "*" in path if "://" in path else glob.has_magic(path) and not os.path.exists(path)
 
 
 def base_folder(path: str) -> str:
