@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from cmaclip_jax.config import base_config
-from cmaclip_jax.data import arrow_tables
+from cmaclip_jax.data import arrow_tables, table_files
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.images import open_image
@@ -164,6 +164,27 @@ def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
     source = opened(folder / "a.csv")["train"]
     assert {image for image in source.images if image} == {str(folder / "1.png")}
     assert base_folder("gs://bucket/d[1]/a.csv") == "gs://bucket/d[1]"
+
+
+def test_a_pattern_may_name_files_in_a_bucket(monkeypatch):
+    class Bucket:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def glob(self, pattern):
+            assert pattern == "train-*.parquet"
+            return [f"{self.folder}/train-{number}.parquet" for number in (2, 1)]
+
+    monkeypatch.setattr(table_files.epath, "Path", Bucket)
+    files = table_files.table_files("gs://bucket/d/train-*.parquet")
+    assert [file.path for file in files] == [
+        "gs://bucket/d/train-1.parquet",
+        "gs://bucket/d/train-2.parquet",
+    ]
+    assert [(file.name, file.split) for file in files] == [
+        ("train-1.parquet", "train"),
+        ("train-2.parquet", "train"),
+    ]
 
 
 @pytest.mark.parametrize(
