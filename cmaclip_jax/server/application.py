@@ -13,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cmaclip_jax import __version__
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.server.gate import INTERNAL, OPEN_FOLDER, Gate
 from cmaclip_jax.server.limits import RefusedRequest
-from cmaclip_jax.server.open_inference import InferRequest, open_inference_routes
+from cmaclip_jax.server.open_inference import InferRequest, open_inference_routes, outputs
 from cmaclip_jax.server.page import PAGE, PAGE_HEADERS
 from cmaclip_jax.server.predict_routes import predict_routes
 from cmaclip_jax.server.requests import SentPair
@@ -27,7 +28,15 @@ SCHEMAS = (SentPair, InferRequest)  # of bodies that the routes read themselves
 
 
 def make_app(service: Service) -> Gate:
-    """The whole application."""
+    """The whole application.
+
+    Raises:
+      UserError: two outputs would have one name.
+    """
+    names = [output["name"] for output in outputs(service.run.classifier.tasks, True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"two outputs would be called {twice!r}; rename that task and train anew")
     app = FastAPI(
         title=f"cmaclip_jax: {service.name}",
         version=__version__,

@@ -10,7 +10,6 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import run_thresholds
 from cmaclip_jax.parallel.mesh import shared_rows
 from cmaclip_jax.report.explainer import Explainer
-from cmaclip_jax.serving.answer_files import answer_schema
 from cmaclip_jax.serving.classifier import Classifier
 from cmaclip_jax.training.saved_parameters import NEWEST, read_parameters
 from cmaclip_jax.training.workdir import saved_config
@@ -27,7 +26,6 @@ class ServedRun:
 
     def __init__(self, classifier: Classifier, most: int):
         self.classifier = classifier
-        answer_schema(classifier.tasks)  # raises UserError if two outputs have one name
         mesh = classifier.trained.mesh
         powers = [2**power for power in range(most.bit_length())]
         sizes = [size for power in powers for size in (power, 3 * power) if size < most]

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import requires
 
 import yaml
 from support.commands import ROOT
@@ -15,22 +15,6 @@ ONLY_TRAINING = ("tensorflow", "tensorflow_datasets", "h5py", "matplotlib", "tor
 
 def plain(name):
     return name.lower().replace("_", "-").replace(".", "-")
-
-
-def with_dependencies(names):
-    """The packages of these names, and whatever they need."""
-    found, waiting = set(), list(names)
-    while waiting:
-        name = plain(waiting.pop())
-        if name in found:
-            continue
-        found.add(name)
-        try:
-            needed = requires(name) or []
-        except PackageNotFoundError:
-            continue
-        waiting += [NAME.match(line)[0] for line in needed]
-    return found
 
 
 def test_the_requirements_name_all_that_serving_imports(finished_run):
@@ -51,10 +35,11 @@ print("packages", *(home for root in roots for home in set(homes.get(root, [])))
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     used = {plain(name) for name in done.stdout.splitlines()[-1].split()[1:]}
     lines = REQUIREMENTS.read_text().splitlines()
-    listed = [NAME.match(line)[0] for line in lines if line and not line.startswith("#")]
-    missing = used - with_dependencies(listed) - {"cmaclip-jax", "libtpu", "setuptools"}
-    assert not missing
-    assert not {"tensorflow", "tensorflow-cpu", "transformers", "pyarrow"} & set(map(plain, listed))
+    listed = {plain(NAME.match(line)[0]) for line in lines if line and not line.startswith("#")}
+    declared = {plain(NAME.match(line)[0]) for line in requires("cmaclip_jax")}
+    assert len(used & declared) > 10
+    assert not (used & declared) - listed
+    assert not {"tensorflow", "tensorflow-cpu", "transformers", "pyarrow"} & used
 
 
 def test_the_manifest_asks_the_routes_that_the_server_has():
