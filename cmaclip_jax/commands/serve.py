@@ -83,6 +83,7 @@ def serve(options) -> None:
         ) from error
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.server.served_run import ServedRun
+    from cmaclip_jax.server.service import Service
     from cmaclip_jax.serving.classifier import open_classifier  # imports JAX, which takes seconds
 
     limits = read_limits(options)
@@ -91,7 +92,8 @@ def serve(options) -> None:
     screen = Screen()
     classifier = open_classifier(options.workdir, checkpoint=options.checkpoint)
     name = options.name or Path(options.workdir).resolve().name
-    serve(ServedRun(classifier, limits.batch), bound, limits, name, tokens, screen.say)
+    service = Service(ServedRun(classifier, limits.batch), limits, name, tokens)
+    serve(service, bound, screen.say)
 
 
 def read_limits(options):

@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
         not_here = (NotImplementedError, RuntimeError, ValueError)  # Windows, or another thread
         with contextlib.suppress(*not_here):
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._stop)
+                loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.on_hangup)
         yield
 
@@ -160,7 +160,8 @@ class Server(uvicorn.Server):
         self.connection._ends = True
         await super().shutdown(sockets)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stops in an orderly way, and at once when it is called again."""
         self.force_exit = self.should_exit  # the second signal ends at once
         self.should_exit = True
 

@@ -18,7 +18,7 @@ from cmaclip_jax import __version__
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.data.tables import SEPARATOR
 from cmaclip_jax.server.batcher import Answers
-from cmaclip_jax.server.limits import Limits, RefusedRequest, malformed
+from cmaclip_jax.server.limits import Limits, malformed
 from cmaclip_jax.server.requests import MOST_PAIRS, check_pairs, decoded, read_json
 from cmaclip_jax.server.service import Service
 from cmaclip_jax.serving.classifier import Answer
@@ -63,13 +63,6 @@ BODY = {
 def open_inference_routes(service: Service) -> APIRouter:
     """The routes of the protocol for the one model of the server."""
     router = APIRouter(prefix="/v2")
-    model = "/models/{name}"
-
-    def check_name(name: str) -> None:
-        if name != service.name:
-            raise RefusedRequest(
-                404, "malformed", f"no model {name!r}; there is {service.name!r}", "name"
-            )
 
     @router.get("/health/live")
     async def live() -> dict[str, bool]:
@@ -86,6 +79,18 @@ def open_inference_routes(service: Service) -> APIRouter:
     async def server() -> dict[str, Any]:
         """The server."""
         return {"name": "cmaclip_jax", "version": __version__, "extensions": []}
+
+    add_model_routes(router, service)
+    return router
+
+
+def add_model_routes(router: APIRouter, service: Service) -> None:
+    """The routes below the name of the model."""
+    model = "/models/{name}"
+
+    def check_name(name: str) -> None:
+        if name != service.name:
+            raise malformed(f"no model {name!r}; there is {service.name!r}", "name", 404)
 
     @router.get(model)
     async def metadata(name: str) -> dict[str, Any]:
@@ -104,24 +109,20 @@ def open_inference_routes(service: Service) -> APIRouter:
     async def infer(name: str, request: Request) -> JSONResponse:
         """The answers of all tasks, as tensors."""
         check_name(name)
-        sent = await read_json(request, InferRequest)
-        pairs = tensor_pairs(sent.inputs, service.limits)
-        tasks = service.run.classifier.tasks
-        has_thresholds = bool(service.run.classifier.thresholds)
-        wanted = _wanted(sent, [tensor["name"] for tensor in outputs(tasks, has_thresholds)])
-        step, answers = await service.answer(pairs)
-        tensors = answer_tensors(tasks, answers)
-        about = {"id": sent.id} if sent.id is not None else {}
-        return JSONResponse(
-            {
-                "model_name": service.name,
-                "model_version": str(step),
-                **about,
-                "outputs": [tensors[name] for name in wanted],
-            }
-        )
+        return JSONResponse(await inferred(service, await read_json(request, InferRequest)))
 
-    return router
+
+async def inferred(service: Service, sent: InferRequest) -> dict[str, Any]:
+    """The answer to a request of the protocol."""
+    pairs = tensor_pairs(sent.inputs, service.limits)
+    classifier = service.run.classifier
+    described = outputs(classifier.tasks, bool(classifier.thresholds))
+    wanted = _wanted(sent, [tensor["name"] for tensor in described])
+    step, answers = await service.answer(pairs)
+    tensors = answer_tensors(classifier.tasks, answers)
+    about = {"model_name": service.name, "model_version": str(step)}
+    own = {"id": sent.id} if sent.id is not None else {}
+    return about | own | {"outputs": [tensors[name] for name in wanted]}
 
 
 def describe(service: Service) -> dict[str, Any]:

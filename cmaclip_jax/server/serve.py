@@ -5,14 +5,13 @@ import contextlib
 import dataclasses
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.server.application import make_app
 from cmaclip_jax.server.connection import make_server
-from cmaclip_jax.server.limits import Limits
-from cmaclip_jax.server.served_run import RELOAD, ServedRun
+from cmaclip_jax.server.served_run import RELOAD
 from cmaclip_jax.server.service import Service
 
 RELOAD_SECONDS = 1.0  # between two looks at the file `reload`
@@ -43,17 +42,10 @@ class Address:
         return bound
 
 
-def serve(
-    run: ServedRun,
-    bound: socket.socket,
-    limits: Limits,
-    name: str,
-    tokens: Sequence[str],
-    say: Callable[[str], None],
-) -> None:
+def serve(service: Service, bound: socket.socket, say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT."""
     with asyncio.Runner(loop_factory=new_event_loop()) as runner:
-        runner.run(_serve(run, bound, limits, name, tokens, say))
+        runner.run(_serve(service, bound, say))
 
 
 def new_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -65,51 +57,57 @@ def new_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    run: ServedRun,
-    bound: socket.socket,
-    limits: Limits,
-    name: str,
-    tokens: Sequence[str],
-    say: Callable[[str], None],
-) -> None:
-    service = Service(run, limits, name, tokens)
-    tasks: set[asyncio.Task] = set()
+class Parts:
+    """The parts of a server that run beside its routes. None of them may die unseen.
 
-    def begin(work) -> None:
+    error: of the part that died. on_error: called then.
+    """
+
+    def __init__(self):
+        self.error: BaseException | None = None
+        self.on_error: Callable[[], None] = lambda: None
+        self._tasks: set[asyncio.Task] = set()
+
+    def begin(self, work: Coroutine) -> None:
+        """Begins a part."""
         task = asyncio.create_task(work)
-        tasks.add(task)
-        task.add_done_callback(ended)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
-    def ended(task: asyncio.Task) -> None:
-        """No part of the server may die unseen: its error ends the server."""
-        tasks.discard(task)
+    def cancel(self) -> None:
+        """Ends all parts."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception():
-            failed.append(task.exception())
-            server.should_exit = True
+            self.error = task.exception()
+            self.on_error()
+
+
+async def _serve(service: Service, bound: socket.socket, say: Callable[[str], None]) -> None:
+    parts = Parts()
 
     async def load() -> None:
         say(await service.load_newest())
 
-    failed: list[BaseException] = []
-    server = make_server(make_app(service), limits.deadline, lambda: begin(load()))
-    for work in (
-        service.batcher.run(),
-        _warm_up(service, say),
-        _watch(run.workdir / RELOAD, load),
-    ):
-        begin(work)
+    deadline = service.limits.deadline
+    server = make_server(make_app(service), deadline, lambda: parts.begin(load()))
+    parts.on_error = server.stop
+    parts.begin(service.batcher.run())
+    parts.begin(_warm_up(service, say))
+    parts.begin(_watch(service.run.workdir / RELOAD, load))
     host, port, *_ = bound.getsockname()
     shown = f"[{host}]" if ":" in host else host
     say(f"listening at http://{shown}:{port}")
     try:
         await server.serve(sockets=[bound])
     finally:
-        for task in tasks:
-            task.cancel()
+        parts.cancel()
         service.close()
-    if failed:
-        raise failed[0]
+    if parts.error:
+        raise parts.error
     cut = len(server.server_state.tasks)
     say(f"stopped; {cut} requests were cut off" if cut else "stopped; every request was answered")
 
