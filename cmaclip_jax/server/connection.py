@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 * 1024  # of a request's head; uvicorn itself has no limit
+ACCEPTING = 10  # turns of the loop before the server stops to listen
 CONNECTIONS = 2048  # at once; uvicorn answers others with 503
 LINGER = 1.0  # seconds for which an idle connection may still bring a request when the server stops
 
@@ -157,6 +158,10 @@ class Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets=None) -> None:
+        # The system would reset a connection that it has made and the loop has not accepted yet.
+        # Timers run before the loop looks at its sockets, so it gets some turns to accept them.
+        for _ in range(ACCEPTING):
+            await asyncio.sleep(0)
         self.connection._ends = True
         await super().shutdown(sockets)
 

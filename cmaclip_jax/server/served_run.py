@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cmaclip_jax import process
 from cmaclip_jax.data.pairs import Pair
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.thresholds import run_thresholds
@@ -64,6 +65,7 @@ class ServedRun:
             dataclasses.replace(trained, step=step, params=params), thresholds
         )
         self.explainer = Explainer(self.classifier)
+        process.give_memory_back()  # that of the parameters before
 
     def _answer_nothing(self, size: int) -> None:
         reader = self.classifier.reader
