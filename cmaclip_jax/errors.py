@@ -21,6 +21,11 @@ class Interrupted(Exception):
         return Interrupted, (str(self), self.status)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest_multiples(value: int, step: int) -> str:
     """The multiples of `step` around `value`, as advice: '960 or 1024'."""
     below, above = value // step * step, -(-value // step) * step

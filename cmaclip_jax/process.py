@@ -4,12 +4,16 @@ The user's environment takes precedence. A variable that is set keeps its value,
 extended. CMACLIP_PLAIN=1 keeps the defaults of Python's garbage collector, XLA on a CPU and malloc.
 """
 
+import contextlib
 import ctypes
 import gc
 import glob
 import os
+import signal
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 PLAIN = "CMACLIP_PLAIN"
 
@@ -123,6 +127,27 @@ def keep_memory() -> None:
     malloc_option = _of_malloc("mallopt")
     for option, value in KEPT_MEMORY.items() if malloc_option else ():
         malloc_option(option, value)
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Sets handlers of signals for the block. Outside the main thread, Python allows none."""
+    before = {}
+    for number, handler in handlers.items():
+        with contextlib.suppress(ValueError):  # not the main thread
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def give_memory_back() -> None:

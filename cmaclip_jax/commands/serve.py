@@ -3,10 +3,10 @@
 import contextlib
 import math
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cmaclip_jax import process
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
 
@@ -19,8 +19,8 @@ Answers pairs over HTTP with a trained run. Requests of several clients share ba
   /                   a page to try it       /docs      all routes
   /metrics            for Prometheus         /v2/...    the Open Inference Protocol
 
-SIGTERM: the server accepts nothing new, answers what it has, and ends with status 0. SIGHUP, or a
-change of the file DIR/reload (`touch DIR/reload`), loads the newest checkpoint of the run; no
+After SIGTERM the server answers the requests that it has accepted, and ends with status 0. SIGHUP,
+or a change of the file DIR/reload (`touch DIR/reload`), loads the newest checkpoint of the run; no
 request is dropped. The server never opens a file or an address that a request names.
 """
 
@@ -46,31 +46,24 @@ def run(arguments: list[str]) -> None:
     limits.add_argument("--megapixels", type=float, default=50, help="a picture (%(default)s)")
     limits.add_argument("--characters", type=int, default=10_000, help="of a text (%(default)s)")
     options = parser.parse_args(arguments)
-    with ends_at_once():
+    with ending_at_once():
         serve(options)
 
 
-@contextlib.contextmanager
-def ends_at_once() -> Iterator[None]:
-    """Until the server itself handles signals, SIGTERM ends this process with status 0.
+def ending_at_once() -> contextlib.AbstractContextManager[None]:
+    """Until the server handles signals itself, SIGTERM ends this process with status 0.
 
-    A container's first process would ignore SIGTERM. SIGHUP has nothing to load yet.
+    The first process of a container ignores SIGTERM unless it has a handler. SIGHUP has nothing to
+    load yet.
     """
 
     def end(*_) -> None:
         raise SystemExit(0)
 
-    wanted: dict[str, Any] = {"SIGTERM": end, "SIGHUP": signal.SIG_IGN}
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not the main thread
-        for name, handler in wanted.items():
-            if number := getattr(signal, name, None):
-                before[number] = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    handlers: dict[int, Any] = {signal.SIGTERM: end}
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        handlers[signal.SIGHUP] = signal.SIG_IGN
+    return process.signal_handlers(handlers)
 
 
 def serve(options) -> None:

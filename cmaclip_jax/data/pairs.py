@@ -30,7 +30,8 @@ class Pair:
 class ReadPair:
     """A pair whose picture has been read.
 
-    picture: u8 [S,S,3] as the model receives it, or None. note: what is wrong with it, or ''.
+    picture: u8 [S,S,3] as the model receives it, or None.
+    note: why there is no picture, or ''.
     """
 
     picture: np.ndarray | None

@@ -44,17 +44,20 @@ class Predictor:
         return jax.eval_shape(self.objective.init, jax.random.key(0), self.example)
 
     @functools.cached_property
+    def answering_shapes(self) -> Any:
+        """The shapes of the parameters, laid out to answer, as a tree."""
+        return jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
+
+    @functools.cached_property
     def predict_step(self) -> jax.stages.Wrapped:
         """`(params, batch) -> outcome`, jitted over the mesh, for parameters laid out to answer."""
-        shapes = jax.eval_shape(self.objective.answering_parameters, self.parameter_shapes)
-        return make_predict_step(self.objective, self.mesh, shapes)
+        return make_predict_step(self.objective, self.mesh, self.answering_shapes)
 
-    def to_answer(self, params: Any) -> Any:
-        """The parameters as `predict_step` takes them, on their devices."""
-        shapes = jax.eval_shape(self.objective.answering_parameters, params)
-        return jax.jit(
-            self.objective.answering_parameters, out_shardings=tree_shardings(shapes, self.mesh)
-        )(params)
+    @functools.cached_property
+    def to_answer(self) -> jax.stages.Wrapped:
+        """`params -> params`, jitted: the parameters as `predict_step` takes them."""
+        shardings = tree_shardings(self.answering_shapes, self.mesh)
+        return jax.jit(self.objective.answering_parameters, out_shardings=shardings)
 
 
 def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> jax.stages.Wrapped:

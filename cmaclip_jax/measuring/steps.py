@@ -1,12 +1,12 @@
 """Speed and memory of a config's steps on the devices of this machine."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from cmaclip_jax import process
 from cmaclip_jax.measuring.clock import Timing, interleaved
 from cmaclip_jax.measuring.parts import PARTS, MeasuredStep
 from cmaclip_jax.measuring.peak import Peak, peak_of
@@ -39,7 +39,7 @@ def measure_steps(
     return {
         "device": devices[0].device_kind,
         "devices": len(devices),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": process.usable_cores(),
         "jax": jax.__version__,
         "dtype": config.model.dtype,
         "mesh": dict(run.mesh.shape),

@@ -1,10 +1,9 @@
-"""The routes of the server, and the answers to whatever goes wrong."""
+"""The application: all routes of the server, and the answers to errors."""
 
 from pathlib import Path
 
 import fastapi_offline
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -94,17 +93,10 @@ def add_errors(app: FastAPI, service: Service) -> None:
         service.metrics.refusals.labels("malformed").inc()
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        service.metrics.refusals.labels("malformed").inc()
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        return JSONResponse({"error": first["msg"], "field": field}, 422)
-
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> Response:
         return Response(INTERNAL, 500, media_type="application/json")  # the gate prints the reason
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it; the counters show it
+        return Response(status_code=499)  # for the counters; the client has gone

@@ -50,10 +50,18 @@ class Waiting:
     since: float
 
 
+def fitting_size(sizes: Sequence[int], pairs: int) -> int:
+    """The smallest size that holds so many pairs; the largest if none does.
+
+    sizes: in rising order.
+    """
+    return next((size for size in sizes if size >= pairs), sizes[-1])
+
+
 class Batcher:
     """Answers pairs in shared batches.
 
-    sizes: the compiled sizes of a batch, in rising order. The largest takes as many pairs.
+    sizes: the compiled sizes of a batch, in rising order.
     times: the seconds that a batch of each size takes, measured anew with every batch.
     pending: the pairs that have been admitted and have no answer yet.
     """
@@ -86,7 +94,7 @@ class Batcher:
     def _expected(self, pairs: int) -> float:
         """The seconds that so many pairs take."""
         batches, rest = divmod(pairs, self.sizes[-1])
-        last = self.times.get(self._size(rest), 0.0) if rest else 0.0
+        last = self.times.get(fitting_size(self.sizes, rest), 0.0) if rest else 0.0
         return batches * self.times.get(self.sizes[-1], 0.0) + last
 
     async def answer(self, classifier: Classifier, pairs: Sequence[ReadPair]) -> list[Answers]:
@@ -128,12 +136,8 @@ class Batcher:
 
     def _due(self) -> float:
         """When a batch that is not full may begin: it waits for a small share of its own time."""
-        seconds = self.times.get(self._size(len(self._queue)), 0.0)
+        seconds = self.times.get(fitting_size(self.sizes, len(self._queue)), 0.0)
         return self._queue[0].since + max(self.limits.wait, PATIENCE * seconds)
-
-    def _size(self, pairs: int) -> int:
-        """The compiled size of a batch of so many pairs."""
-        return next((size for size in self.sizes if size >= pairs), self.sizes[-1])
 
     def _take(self) -> list[Waiting]:
         """Takes pairs from the queue, all for the same classifier, until the batch is full."""
@@ -163,7 +167,9 @@ class Batcher:
         start = time.perf_counter()
         classifier = batch[0].job.classifier
         pairs = [waiting.pair for waiting in batch]
-        answers = classifier.answer(*classifier.reader.batch(pairs, self._size(len(pairs))))
+        answers = classifier.answer(
+            *classifier.reader.batch(pairs, fitting_size(self.sizes, len(pairs)))
+        )
         return answers, time.perf_counter() - start
 
     def _finish(self, batch: Sequence[Waiting], computed: asyncio.Future) -> None:
@@ -180,7 +186,7 @@ class Batcher:
         answers, seconds = computed.result()
         self.metrics.batches.observe(len(batch))
         # Of two batches at once, each takes twice its time.
-        self._measured(self._size(len(batch)), seconds if alone else seconds / PLACES)
+        self._measured(fitting_size(self.sizes, len(batch)), seconds if alone else seconds / PLACES)
         for waiting, answer in zip(batch, answers, strict=True):
             job = waiting.job
             job.answers[waiting.place] = answer

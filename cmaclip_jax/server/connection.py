@@ -1,4 +1,4 @@
-"""The HTTP server itself: limits on the head of a request, and an end that loses no request."""
+"""The HTTP server: limits on headers, and a shutdown that answers every accepted request."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_BYTES = 64 * 1024  # of a request's head; uvicorn itself has no limit
+HEAD_BYTES = 64 * 1024  # of a request's first line and headers; uvicorn has no limit
 ACCEPTING = 10  # turns of the loop before the server stops to listen
 CONNECTIONS = 2048  # at once; uvicorn answers others with 503
 LINGER = 1.0  # seconds for which an idle connection may still bring a request when the server stops
@@ -23,14 +23,15 @@ class Connection(HttpToolsProtocol):
     gets no answer. This class waits, and tells the client with each answer that the connection
     ends.
 
-    head_seconds: from the first byte of a head to its last; also for the first byte of all.
+    head_seconds: the time for the first line and the headers of a request. On a new connection it
+        begins when the connection is made.
     """
 
     head_seconds = 10.0
     _timer: TimerHandle | None = None
-    _head_bytes = 0  # of the parts of the head that are parsed
-    _unread = 0  # bytes that came while the head was not complete
-    _reads_head = True  # also before the first request
+    _head_bytes = 0  # parsed bytes of the first line and the headers
+    _unread = 0  # bytes that arrived while the headers were incomplete
+    _reads_head = True  # whether the headers are incomplete; True before the first request
     _ends = False  # set on the class when the server stops, so that new connections end, too
 
     def connection_made(self, transport) -> None:
@@ -47,7 +48,7 @@ class Connection(HttpToolsProtocol):
             self._unread += len(data)
             self._check_head()
         elif self._is_idle() and self.cycle and self.timeout_keep_alive_task is None:
-            # What came is no new request, so the wait for one goes on.
+            # These bytes begin no request, so the timeout of an idle connection is set again.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -87,7 +88,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
-        """Refuses a head that is too large: what was parsed of it, or what still waits to be."""
+        """Refuses headers that are too large, by their parsed or by their unparsed bytes."""
         if max(self._head_bytes, self._unread) > HEAD_BYTES:
             self._refuse(431, "Request Header Fields Too Large", "the headers are too large")
 
@@ -150,8 +151,8 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """uvicorn's own version would end the process by the signal that it caught."""
         loop = asyncio.get_running_loop()
-        not_here = (NotImplementedError, RuntimeError, ValueError)  # Windows, or another thread
-        with contextlib.suppress(*not_here):
+        # Windows has no such handlers, and other threads than the main one may not set them.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.on_hangup)

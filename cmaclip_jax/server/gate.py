@@ -1,4 +1,4 @@
-"""What every request passes first: its token, its size, its deadline, and the counters."""
+"""The checks that every request passes first: its token, its size and its deadline."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ class Gate:
 
 
 class GuardedRequest:
-    """One request: counts what is received, and remembers the status that is sent."""
+    """One request: counts the bytes that arrive, and keeps the status of the answer."""
 
     def __init__(self, scope, receive: Receive, send: Send, service: Service):
         self.scope, self.service = scope, service
@@ -63,7 +63,7 @@ class GuardedRequest:
         self.seconds = max(limit, EXPLAIN_SECONDS) if scope["path"] == EXPLAIN else limit
 
     def refusal(self) -> RefusedRequest | None:
-        """What speaks against the request before its body is read."""
+        """The reason to refuse the request before its body is read; None if there is none."""
         path = self.scope["path"]
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
         if not is_open and not self.service.allows(self._header(b"authorization")):
@@ -122,7 +122,7 @@ class GuardedRequest:
         await self.send({"type": "http.response.body", "body": body})
 
     def end(self) -> None:
-        """Counts the request under its route; what no route matches is 'other'."""
+        """Counts the request under its route, or under 'other' if it matches no route."""
         self.service.received -= self._received
         route = getattr(self.scope.get("route"), "path", "other")
         self.service.metrics.requests.labels(route, self.status).inc()

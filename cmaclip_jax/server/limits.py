@@ -1,4 +1,4 @@
-"""What a request may ask of the server, and how the server says no."""
+"""The limits of the server, and the refusal of a request that exceeds one."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -60,12 +60,12 @@ def busy(message: str, seconds: float) -> RefusedRequest:
 
 
 def malformed(message: str, field: str, status: int = 422) -> RefusedRequest:
-    """422, or another status: a request that does not say what it wants."""
+    """422, or another status: the server cannot understand the request."""
     return RefusedRequest(status, "malformed", message, field)
 
 
 def too_large(message: str, field: str = "", closes: bool = False) -> RefusedRequest:
-    """413: more than a limit allows."""
+    """413: the request exceeds a limit."""
     return RefusedRequest(413, "too large", message, field, closes=closes)
 
 

@@ -3,7 +3,7 @@
 A model has two inputs of BYTES, `image` and `text`, of shape [n]. An image is the base64 of a
 file; an empty string stands for a gap. The outputs are the columns that `cmaclip predict` writes:
 for each task its label, its probability, whether it is accepted, and the picture's weight. `|`
-separates the members of a many-label answer. `note` says what a pair lacks.
+separates the members of a many-label answer. `note` names the modalities that a pair lacks.
 """
 
 import math

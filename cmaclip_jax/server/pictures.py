@@ -2,12 +2,12 @@
 
 import asyncio
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from cmaclip_jax import process
 from cmaclip_jax.data.images import UnreadablePicture
 from cmaclip_jax.data.pairs import Pair, PairReader, ReadPair
 from cmaclip_jax.server.limits import Limits, RefusedRequest, too_large
@@ -27,11 +27,11 @@ class PictureThreads:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        threads = min(THREADS, len(os.sched_getaffinity(0)))
+        threads = min(THREADS, process.usable_cores())
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     async def read(self, reader: PairReader, pairs: Sequence[Pair]) -> list[ReadPair]:
-        """The pairs with their pictures read; one that cannot be read is a note.
+        """The pairs with their pictures read. A picture that cannot be read becomes a note.
 
         Raises:
           RefusedRequest: a picture has too many pixels. Then no picture is decoded.
@@ -62,7 +62,7 @@ class PictureThreads:
             image = Image.open(io.BytesIO(pair.image), formats=FORMATS)
         except Image.DecompressionBombError:
             raise self._too_large("", number) from None
-        except Exception:  # Pillow raises whatever a format's reader meets in a broken header
+        except Exception:  # Pillow's readers raise almost anything on a broken header
             return Pair(None, pair.text, UnreadablePicture.reason)
         if image.width * image.height > self.limits.pixels:
             raise self._too_large(f" of {image.width} x {image.height}", number)
@@ -78,7 +78,7 @@ def _read(reader: PairReader, pairs: Sequence[Pair]) -> list[ReadPair]:
 
 
 def _read_one(reader: PairReader, pair: Pair) -> ReadPair:
-    """Decodes the picture of a pair, whatever is wrong with it."""
+    """Decodes the picture of a pair. A picture that cannot be decoded becomes a note."""
     try:
         return reader.read(pair)
     except MemoryError:

@@ -1,21 +1,17 @@
 """POST /v1/predict, /v1/embed and /v1/explain."""
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
-from cmaclip_jax.data.pairs import ReadPair
 from cmaclip_jax.server.batcher import Answers
+from cmaclip_jax.server.embeddings import embeddings
 from cmaclip_jax.server.limits import malformed
 from cmaclip_jax.server.requests import FORM, JSON, SentPairs, read_pairs
 from cmaclip_jax.server.service import Service
-from cmaclip_jax.serving.classifier import Classifier
 
 
 class SentAnswer(BaseModel):
@@ -31,7 +27,7 @@ class SentAnswer(BaseModel):
 
 
 class AnsweredPair(BaseModel):
-    """The answers to one pair. note: what the pair lacks, or ''."""
+    """The answers to one pair. note: which modalities the pair lacks, or ''."""
 
     note: str
     answers: dict[str, SentAnswer]
@@ -45,7 +41,7 @@ class Predicted(BaseModel):
 
 
 class Embedded(BaseModel):
-    """For every pair the embeddings after sequence-wise attention; null for what it lacks."""
+    """For every pair the embeddings after sequence-wise attention; null for an absent modality."""
 
     step: int
     pairs: list[dict[str, list[float] | None]]
@@ -87,7 +83,7 @@ def predict_routes(service: Service) -> APIRouter:
 
     @router.post("/explain", response_class=HTMLResponse, openapi_extra=BODY)
     async def explain(request: Request) -> HTMLResponse:
-        """Markup that shows what the answers to one pair rest on; the page at / shows it."""
+        """Markup with the patches and words that the answers to one pair rest on, for the page."""
         pairs = await read_pairs(request, service.limits)
         if len(pairs) != 1:
             raise malformed("one pair is explained at a time", "pairs")
@@ -111,39 +107,3 @@ def sent_answers(answers: Answers) -> dict[str, Any]:
             for task, answer in answers.items()
         },
     }
-
-
-def embeddings(
-    sizes: Sequence[int], classifier: Classifier, pairs: Sequence[ReadPair]
-) -> tuple[int, list[dict[str, list[float] | None]]]:
-    """The step, and the embeddings of every pair, computed in batches of these sizes."""
-    rows: list[dict[str, list[float] | None]] = []
-    step = embedding_step(classifier.trained.objective.model)
-    for start in range(0, len(pairs), sizes[-1]):
-        some = pairs[start : start + sizes[-1]]
-        size = next(size for size in sizes if size >= len(some))
-        batch, _ = classifier.reader.batch(some, size)
-        both = np.asarray(step(classifier.trained.params, batch), np.float32)[: len(some)]
-        for (image, text), picture, words in zip(
-            both, batch["has_image"], batch["has_text"], strict=False
-        ):
-            rows.append(
-                {
-                    "image": image.tolist() if picture else None,
-                    "text": text.tolist() if words else None,
-                }
-            )
-    return classifier.trained.step, rows
-
-
-@functools.lru_cache(maxsize=1)
-def embedding_step(model: Any) -> Callable:
-    """`(params, batch) -> [B,2,D]`, jitted: both embeddings of length 1, zero where absent."""
-
-    def embed(params, batch):
-        _, aux = model.apply({"params": params}, batch)
-        both = aux["embeddings"].astype(np.float32)
-        length = jax.numpy.linalg.norm(both, axis=-1, keepdims=True)
-        return both / jax.numpy.maximum(length, 1e-12)
-
-    return jax.jit(embed)

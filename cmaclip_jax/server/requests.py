@@ -82,7 +82,7 @@ def content_type(request: Request) -> str:
 async def read_json(request: Request, kind: type[Body], types: str = JSON) -> Body:
     """The body of a request in JSON as a model; a mistake names the field.
 
-    types: what the route accepts, for the message.
+    types: the types that the route accepts, for the message.
     """
     if content_type(request) != JSON:
         message = f"the body has to be {types}"

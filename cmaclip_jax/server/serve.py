@@ -25,7 +25,7 @@ class Address:
     port: int
 
     def bind(self) -> socket.socket:
-        """A socket at this address; it does not listen yet, so nobody connects to it."""
+        """A socket at this address. It does not listen yet, so no client can connect."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         # With the protocol's name, asyncio sends every answer at once (TCP_NODELAY); without it, a
         # client may wait 40 ms for the second half of an answer.

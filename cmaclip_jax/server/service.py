@@ -1,4 +1,4 @@
-"""What the routes of the server share: the run, the queue, the limits and the counters."""
+"""The state that all routes of the server share: the run, the queue, the limits, the counters."""
 
 import asyncio
 import hashlib
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from cmaclip_jax.data.pairs import Pair, ReadPair
+from cmaclip_jax.errors import first_line
 from cmaclip_jax.report.pair_section import explained_pair
 from cmaclip_jax.server.batcher import Answers, Batcher
 from cmaclip_jax.server.limits import Limits, RefusedRequest, busy
@@ -24,7 +25,7 @@ class Service:
     """The state of one server.
 
     name: of the model, in the Open Inference Protocol.
-    tokens: the bearer tokens, one of which every request needs; empty if none is needed.
+    tokens: the bearer tokens. Every request needs one of them; if there are none, it needs none.
     is_ready: whether all sizes of a batch are compiled.
     """
 
@@ -71,7 +72,7 @@ class Service:
     async def aside(
         self, pairs: Sequence[Pair], function: Callable[[Classifier, list[ReadPair]], Result]
     ) -> Result:
-        """What a function makes of pairs on the device, beside the batches, one after the other."""
+        """Calls a function with the read pairs, in the one thread for work beside the batches."""
         self.check_ready()
         classifier = self.run.classifier
 
@@ -101,7 +102,7 @@ class Service:
         return await self._to_its_end(work())
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of work that goes on, and stays counted, even if its request is given up."""
+        """The result of the work. If the request is given up, the work still goes on to its end."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -113,10 +114,9 @@ class Service:
         async with self._loading:
             try:
                 await asyncio.to_thread(self.run.load_newest)
-            except Exception as error:  # whatever it is, the old checkpoint can answer
+            except Exception as error:  # the old checkpoint can answer after any error
                 self.metrics.loads.labels("failed").inc()
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                return f"step {self.run.step:,} goes on answering: {reason}"
+                return f"step {self.run.step:,} goes on answering: {first_line(error)}"
         self.metrics.loads.labels("loaded").inc()
         self.metrics.step.set(self.run.step)
         return f"step {self.run.step:,} answers, after {time.monotonic() - start:.1f} s of loading"

@@ -1,9 +1,9 @@
 """Answers the files of a table on the workers of Apache Beam.
 
-Each file of the table becomes one file of answers, which is written whole or not at all. A worker
-that is lost costs the file that it was answering: Beam gives that file to another worker, or the
-same command answers it later. Files that are there already are kept. So every row has exactly one
-answer, the one that `cmaclip predict` gives without Beam.
+Each file of the table becomes one file of answers, which is written whole or not at all. If a
+worker is lost, the file that it was answering is answered again, by another worker or by the same
+command given again. Finished files are kept. So every row has exactly one answer, and it is the
+answer that `cmaclip predict` gives without Beam.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _OPENING = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class BeamAnswers:
-    """What every worker needs to know.
+    """The job of all workers.
 
     files: those of the table. output: the name of the answers without a number.
     """
@@ -182,7 +182,7 @@ def _classifier(workdir: str, step: int) -> Any:
 @functools.cache
 def _opened(workdir: str, step: int) -> Any:
     process.prepare()  # before JAX opens its devices
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Beam shows what Orbax would say
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Beam's log would show the lines of Orbax
     import jax
 
     from cmaclip_jax.serving.classifier import open_classifier

@@ -1,9 +1,9 @@
 """Does this version of JAX read an export, and answer as the run did when it was written?
 
-JAX promises to read an exported program for 180 days: a version of JAX reads what versions wrote
-that are up to 180 days older. So `promised_until` in export.json is 180 days after the export was
-written; if the JAX that wrote it was old by then, the promise ends earlier. Most exports are read
-for much longer, and a check tells.
+JAX promises that each version reads the programs of versions that are up to 180 days older.
+`promised_until` in export.json is therefore the day of writing plus 180 days. If the JAX that wrote
+the export was old on that day, the promise ends earlier. In practice JAX reads most exports for
+longer; `check_export` tests one.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from safetensors.numpy import load_file
 
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import UserError, first_line
 from cmaclip_jax.weights.layout import save_tensors
 
 MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
@@ -30,7 +30,7 @@ REMEDY = "export the run anew with `cmaclip export --workdir=... --output=...`"
 
 
 def age(today: datetime.date) -> dict[str, str]:
-    """What export.json says about its age."""
+    """The entries of export.json about its age."""
     until = today + PROMISED
     return {
         "jax": jax.__version__,
@@ -55,7 +55,7 @@ def check_export(folder: Path) -> tuple[dict[str, Any], float]:
     parameters = _read(folder, PARAMETERS, load_file)
     check = unflatten_dict(_read(folder, CHECK, load_file), sep="/")
     module = _read(folder, MODULE, lambda file: export.deserialize(bytearray(file.read_bytes())))
-    if jax.default_backend() not in {{"gpu": "cuda"}.get(name, name) for name in module.platforms}:
+    if export.default_export_platform() not in module.platforms:
         platforms = ", ".join(module.platforms)
         raise UserError(f"{folder} is for {platforms}; check it on such a machine")
     try:
@@ -63,8 +63,7 @@ def check_export(folder: Path) -> tuple[dict[str, Any], float]:
         difference = largest_difference(answers, check["answers"])
         allowed = LARGEST_DIFFERENCE[about["compute_dtype"]]
     except Exception as error:  # files that do not belong together fail in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} does not run: {reason}; {REMEDY}") from error
+        raise UserError(f"{folder} does not run: {first_line(error)}; {REMEDY}") from error
     if not difference <= allowed:
         raise UserError(
             f"{folder} answers otherwise than the run did, by {difference:.2g}, which is more than "
@@ -84,11 +83,11 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 def _read(folder: Path, name: str, read) -> Any:
-    """What `read` makes of a file of the export."""
+    """The content of a file of the export, as `read` returns it."""
     try:
         return read(folder / name)
     except FileNotFoundError:
         raise UserError(f"{folder} has no {name}; {REMEDY}") from None
     except Exception as error:  # the readers raise almost anything on a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder / name} cannot be read ({reason}); {REMEDY}") from error

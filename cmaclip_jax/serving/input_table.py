@@ -27,7 +27,7 @@ FLAGS = Flags("--outside", "--image=none")
 class InputTable:
     """A table to answer.
 
-    rows: how many it has; 0 if nobody has counted.
+    rows: how many it has; 0 if they were not counted.
     id, image, text: its columns of ids, pictures and words; None, or (), if it has none.
     outside: whether its pictures may be outside its folder.
     """

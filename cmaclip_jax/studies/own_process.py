@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -98,20 +98,11 @@ def _killed(child: BaseProcess) -> Exception:
     )
 
 
-@contextlib.contextmanager
-def _passing_on_signals(child: BaseProcess) -> Iterator[None]:
+def _passing_on_signals(child: BaseProcess) -> contextlib.AbstractContextManager[None]:
     """Inside the block, Ctrl-C and SIGTERM reach the child, which saves its run and ends."""
 
     def pass_on(number: int, _frame: Any) -> None:
         if child.pid is not None and child.is_alive():
             os.kill(child.pid, number)
 
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # only the main thread may handle signals
-            before[number] = signal.signal(number, pass_on)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return process.signal_handlers({signal.SIGINT: pass_on, signal.SIGTERM: pass_on})

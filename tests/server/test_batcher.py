@@ -60,6 +60,14 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
+async def keep_busy(batcher, device):
+    """The request that the device computes, until `device.free` is set."""
+    device.free.clear()
+    first = asyncio.create_task(batcher.answer(device, read("a")))
+    await until(lambda: device.computed)
+    return first
+
+
 def test_requests_share_a_batch_and_get_their_own_answers():
     device = Device()
 
@@ -101,9 +109,7 @@ def test_a_part_of_a_batch_waits_while_the_device_computes():
     device = Device()
 
     async def test(batcher):
-        device.free.clear()
-        first = asyncio.create_task(batcher.answer(device, read("a")))
-        await until(lambda: device.computed)
+        first = await keep_busy(batcher, device)
         rest = [asyncio.create_task(batcher.answer(device, read(text))) for text in "bcd"]
         await asyncio.sleep(0.05)
         assert device.computed == [["a"]]  # these three are no full batch
@@ -131,9 +137,7 @@ def test_a_request_that_is_given_up_leaves_the_queue():
     device = Device()
 
     async def test(batcher):
-        device.free.clear()
-        first = asyncio.create_task(batcher.answer(device, read("a")))
-        await until(lambda: device.computed)
+        first = await keep_busy(batcher, device)
         dropped = asyncio.create_task(batcher.answer(device, read("b")))
         await asyncio.sleep(0.01)
         dropped.cancel()

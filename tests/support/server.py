@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 
 import httpx
 import numpy as np
@@ -43,3 +44,36 @@ def pair_json(image: bytes | None = None, text: str | None = None) -> dict:
     """A pair as a client sends it."""
     sent = {} if image is None else {"image": base64.b64encode(image).decode()}
     return sent | ({} if text is None else {"text": text})
+
+
+PAIRS = [
+    (png(0), "a red hat"),
+    (png(1, side=70), "blue mug, striped"),
+    (png(2), None),
+    (None, "two green bags"),
+    (None, None),
+    (b"no picture at all", "a red hat"),
+    (png(3), "ü \N{SNOWMAN} 你好"),
+    (png(4), "words " * 100),
+]
+
+
+def as_json(pair):
+    """The answers of Python to a pair, as JSON has them."""
+    tasks = {
+        task: {
+            name: getattr(answer, name) for name in ("label", "probability", "accepted", "weights")
+        }
+        for task, answer in pair.items()
+    }
+    return json.loads(json.dumps({"note": next(iter(pair.values())).note, "answers": tasks}))
+
+
+def serve(classifier, test, **settings):
+    """Runs `test(client, service)`."""
+
+    async def inside():
+        async with opened(classifier, **settings) as (client, service):
+            return await test(client, service)
+
+    return asyncio.run(inside())
