@@ -35,7 +35,7 @@ setup(
         "jax>=0.10",
         "flax>=0.12",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12,<1",  # version 1 changes what we call
+        "orbax-checkpoint>=0.11.36,<1",  # version 1 changes what we call
         "transformers>=5",
         "tokenizers",
         "safetensors",
@@ -67,6 +67,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "beam": ["apache-beam"],
+        "onnx": ["jax2onnx>=0.17.1", "onnx-ir", "onnxruntime"],
         "serve": SERVE,
         "test": [
             *SERVE,

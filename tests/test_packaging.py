@@ -31,14 +31,15 @@ def told(monkeypatch):
 
 
 def test_whatever_is_imported_is_declared(told):
-    extras = [told["extras_require"][name] for name in ("tpu", "cuda", "beam", "serve")]
+    extras = [told["extras_require"][name] for name in ("tpu", "cuda", "beam", "serve", "onnx")]
     lines = sum(extras, told["install_requires"])
     declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
     homes = importlib.metadata.packages_distributions()
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     modules = {module for file in files for module in imports(file)}
-    # An export carries `temperature` and `titles` beside the example that imports them.
-    own = {"cmaclip_jax", "temperature", "titles", *sys.stdlib_module_names}
+    # An export carries these files beside the example that imports them.
+    beside = {"byte_pairs", "model", "temperature", "titles"}
+    own = {"cmaclip_jax", *beside, *sys.stdlib_module_names}
     for module in (module for module in modules if module.split(".")[0] not in own):
         if module.startswith("google.protobuf"):
             names = {"protobuf"}

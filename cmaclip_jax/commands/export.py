@@ -7,16 +7,17 @@ from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+STABLEHLO, ONNX = FORMATS = ("stablehlo", "onnx")
 HELP = """\
-Writes a trained run as a folder that needs only JAX: the model as StableHLO, which takes batches of
-any size; its parameters; and `example.py`, which answers one picture and its words. The exported
-model is run before it is kept: its answers must equal those of the run.
+Writes a trained run as a folder that needs only JAX, or with --format=onnx only ONNX Runtime: the
+model, which takes batches of any size, and `example.py`, which answers one picture and its words.
+The exported model is run before it is kept: its answers must equal those of the run.
 
-`cmaclip export --check=FOLDER` tells whether the JAX of this machine still reads an export, and
-whether it answers as the run did when it was written.
+`cmaclip export --check=FOLDER` tells whether an export still runs on this machine, and whether it
+answers as the run did when it was written.
 
   --config.model.dtype=bfloat16  the type to compute in; 'auto' is float32 on a CPU, since another
-                                 CPU may answer, and bfloat16 elsewhere
+                                 CPU may answer, and bfloat16 elsewhere; ONNX is float32
 """
 
 
@@ -27,8 +28,9 @@ def run(arguments: list[str]) -> None:
     add_checkpoint_argument(parser)
     parser.add_argument("--output", type=Path, help="the folder to write")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="an export to check instead")
+    parser.add_argument("--format", default=STABLEHLO, help="stablehlo (the default) or onnx")
     parser.add_argument(
-        "--platforms", default=",".join(PLATFORMS), help="the platforms to export for (%(default)s)"
+        "--platforms", default=",".join(PLATFORMS), help="those of StableHLO (%(default)s)"
     )
     options, overrides = parser.parse_known_args(arguments)
     if options.check:
@@ -36,6 +38,8 @@ def run(arguments: list[str]) -> None:
         return
     if not (options.workdir and options.output):
         parser.error("--workdir and --output are needed, or --check")
+    if options.format not in FORMATS:
+        raise UserError(f"unknown format {options.format!r}; --format takes {' or '.join(FORMATS)}")
     export(options, chosen(options.platforms), overrides)
 
 
@@ -51,10 +55,8 @@ def check(folder: Path) -> None:
     screen.entry(
         "written", f"{about.get('written', 'on an unknown day')}, by JAX {about.get('jax', '?')}"
     )
-    screen.entry(
-        "promised",
-        f"until {about.get('promised_until', 'an unknown day')}; JAX {jax.__version__} reads it",
-    )
+    if about.get("promised_until"):
+        screen.entry("promised", f"until {about['promised_until']}; JAX {jax.__version__} reads it")
     screen.entry("parity", f"{difference:.2g} at most from the answers of the run")
 
 
@@ -69,25 +71,29 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.export import write_export
-    from cmaclip_jax.serving.export_check import MODULE, PARAMETERS
+    from cmaclip_jax.serving.export_formats import Onnx, StableHLO
     from cmaclip_jax.training.workdir import saved_config
     from cmaclip_jax.weights.writer import check_new_folder
 
     screen = Screen(sys.stdout)
     check_new_folder(output)
     config = with_overrides(saved_config(workdir), overrides)
-    dtype = compute_dtype(config.model.dtype, NARROW).name  # no choice for this CPU alone
+    devices = jax.local_devices()
+    if options.format == ONNX:
+        if any(override.startswith("--config.model.dtype") for override in overrides):
+            raise UserError("ONNX is written in float32; leave --config.model.dtype out")
+        dtype, devices = "float32", jax.local_devices(backend="cpu")
+    else:
+        dtype = compute_dtype(config.model.dtype, NARROW).name  # no choice for this CPU alone
     config = with_changes(config, {"model.dtype": dtype})
     screen.entry("reading", workdir)
-    device = jax.local_devices()[:1]
-    trained = open_trained(workdir, config, devices=device, checkpoint=options.checkpoint)
+    trained = open_trained(workdir, config, devices=devices[:1], checkpoint=options.checkpoint)
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in trained.tasks)
     screen.entry("found", f"a run at step {trained.step:,}; tasks (classes): {tasks}")
-    about = write_export(trained, output, platforms)
-    screen.entry(
-        "module", f"{_size(output / MODULE)}, {about['compute_dtype']}; {', '.join(platforms)}"
-    )
-    screen.entry("parameters", f"{parameter_count(trained.params):,}, {_size(output / PARAMETERS)}")
+    form = Onnx() if options.format == ONNX else StableHLO(platforms)
+    about = write_export(trained, output, form)
+    screen.entry("model", f"{form}, {about['compute_dtype']}")
+    screen.entry("parameters", f"{parameter_count(trained.params):,}")
     parity = about["parity"]
     sizes = ", ".join(map(str, parity["batch_sizes"]))
     screen.entry(
@@ -95,9 +101,8 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
         f"{parity['largest_difference']:.2g} at most from the run's own answers, {sizes} pairs at "
         f"once on {parity['platform']}",
     )
-    screen.entry(
-        "written", f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}"
-    )
+    files = (f"{file.name} ({_size(file)})" for file in sorted(output.iterdir()))
+    screen.entry("written", f"{output}: {', '.join(files)}")
 
 
 def chosen(names: str) -> list[str]:
@@ -110,4 +115,5 @@ def chosen(names: str) -> list[str]:
 
 
 def _size(file: Path) -> str:
-    return f"{file.stat().st_size / 1e6:,.1f} MB"
+    size = file.stat().st_size
+    return f"{size / 1e6:,.1f} MB" if size > 1e5 else f"{size / 1e3:,.1f} kB"

@@ -16,7 +16,7 @@ import numpy as np
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.decisions import decisions, only_known
 from cmaclip_jax.evaluation.promise import last_promised
-from cmaclip_jax.evaluation.temperature import fit_temperature
+from cmaclip_jax.evaluation.temperature_fit import fit_temperature
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, Threshold
 from cmaclip_jax.tasks import Task
 

@@ -152,13 +152,13 @@ def side_by_side(embeddings, batch):
     is zero, so that a placeholder picture or text reaches neither weights nor heads.
     """
     some = next(iter(embeddings.values()))
-    absent = jnp.zeros_like(some), jnp.zeros(some.shape[0], bool)
+    zero, nowhere = jnp.zeros_like(some), jnp.zeros(some.shape[0], bool)
     pair, present = [], []
     for name in MODALITIES:
-        embedding, has = absent
+        embedding, has = zero, nowhere
         if name in embeddings:
             has = batch[f"has_{name}"]
-            embedding = jnp.where(has[:, None], embeddings[name], 0)
+            embedding = jnp.where(has[:, None], embeddings[name], zero)
         pair.append(embedding)
         present.append(has)
     return jnp.stack(pair, axis=1), jnp.stack(present, axis=1)

@@ -28,7 +28,7 @@ def unstack_layers(params, unroll: int):
     if BLOCKS not in params:
         return {name: unstack_layers(below, unroll) for name, below in params.items()}
     height = jax.tree.leaves(params[BLOCKS])[0].shape[0]
-    if not 1 < height <= unroll or FIRST in params[BLOCKS]:
+    if height > unroll or FIRST in params[BLOCKS]:
         return params
     layers = {str(i): jax.tree.map(lambda x, i=i: x[i], params[BLOCKS]) for i in range(height)}
     return {**params, BLOCKS: layers}

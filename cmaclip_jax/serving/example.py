@@ -1,7 +1,8 @@
 """Answers a picture and its words with an exported model: python example.py mug.jpg 'a red mug'.
 
-Either may be ''. The example needs the files beside it, and `pip install jax flatbuffers numpy
-pillow safetensors tokenizers`. With `ftfy` installed, it repairs words beyond ASCII as the run did.
+Either may be ''. The example needs the files beside it, and `pip install numpy pillow`; a model in
+ONNX also needs `onnxruntime`, and one in StableHLO `jax flatbuffers safetensors`. With `ftfy`
+installed, the example repairs words beyond ASCII as the run did.
 
 If there is a `thresholds.json`, `judge` scales the probabilities by each task's temperature and
 compares them with the thresholds. These are the numbers that the answers of the run show.
@@ -12,24 +13,19 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main(picture: str, words: str) -> None:
     """Prints the label, its probability and the weight of the picture, for every task."""
+    from model import open_model  # the file beside this one
+
     about, tasks = (
         json.loads((FOLDER / f"{name}.json").read_text()) for name in ("export", "tasks")
     )
-    module = export.deserialize(bytearray((FOLDER / "model.stablehlo").read_bytes()))
-    answer = jax.jit(module.call)  # compiles for every new number of pairs
-    parameters = jax.device_put(load_file(FOLDER / "parameters.safetensors"))
     size = about["image_size"]
     batch = {
         "image": (prepare(picture, size) if picture else np.zeros((size, size, 3), np.uint8))[None],
@@ -37,7 +33,7 @@ def main(picture: str, words: str) -> None:
         "tokens": tokenize(words, about)[None],
         "has_text": np.array([bool(clean(words, about))]),
     }
-    answers, thresholds = jax.device_get(answer(parameters, batch)), read_thresholds()
+    answers, thresholds = open_model(FOLDER)(batch), read_thresholds()
     for task in tasks["tasks"]:
         name, line = task["name"], f"{task['name']}:"
         probabilities, weights = (
@@ -95,10 +91,9 @@ def prepare(picture: str, size: int) -> np.ndarray:
 
 def tokenize(words: str, about: dict) -> np.ndarray:
     """int32 [text_length]: start, the words, end, padded with end tokens; long texts are cut."""
-    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    ids = tokenizer.encode(clean(words, about), add_special_tokens=False).ids
+    from byte_pairs import BytePairs  # the file beside this one
+
+    ids = BytePairs(FOLDER / "tokenizer.json").encode(clean(words, about))
     ids = ids[: about["text_length"] - 2]
     tokens = np.full(about["text_length"], about["end_token"], np.int32)
     tokens[0], tokens[1 : 1 + len(ids)] = about["start_token"], ids

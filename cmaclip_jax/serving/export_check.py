@@ -1,14 +1,14 @@
-"""Does this version of JAX read an export, and answer as the run did when it was written?
+"""Does an export still run on this machine, and answer as the run did when it was written?
 
 JAX promises that each version reads the programs of versions that are up to 180 days older.
 `promised_until` in export.json is therefore the day of writing plus 180 days. If the JAX that wrote
 the export was old on that day, the promise ends earlier. In practice JAX reads most exports for
-longer; `check_export` tests one.
+longer; `check_export` tests one. ONNX has no such limit.
 """
 
-import datetime
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,31 @@ from safetensors.numpy import load_file
 from cmaclip_jax.errors import UserError, first_line
 from cmaclip_jax.weights.layout import save_tensors
 
-MODULE, PARAMETERS, DESCRIPTION = "model.stablehlo", "parameters.safetensors", "export.json"
+DESCRIPTION = "export.json"
 CHECK = "check.safetensors"  # some pairs, and the run's answers to them
-PROMISED = datetime.timedelta(days=180)
-# The largest difference of an export's answers from the run's, because it is compiled separately.
-LARGEST_DIFFERENCE = {"float32": 1e-5, "bfloat16": 2e-2}
+# The largest difference of an export's answers from the run's that is allowed. A program that is
+# compiled separately rounds otherwise, and another library adds in another order.
+LARGEST_DIFFERENCE = {
+    "stablehlo": {"float32": 1e-5, "bfloat16": 2e-2},
+    "onnx": {"float32": 5e-5},
+}
 REMEDY = "export the run anew with `cmaclip export --workdir=... --output=...`"
 
 
-def age(today: datetime.date) -> dict[str, str]:
-    """The entries of export.json about its age."""
-    until = today + PROMISED
-    return {
-        "jax": jax.__version__,
-        "written": today.isoformat(),
-        "promised_until": until.isoformat(),
-    }
+def open_model(form: str, folder: Path) -> Callable[[dict], dict]:
+    """The network of an export, in the format of that name: `{input: [B,...]} -> answers`.
+
+    Raises:
+      UserError: a package or a file is missing, or a file is damaged.
+    """
+    try:
+        opener = importlib.import_module(f"cmaclip_jax.serving.{form}_model")
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; pip install 'cmaclip_jax[{form}]'") from error
+    for name in opener.FILES:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} has no {name}; {REMEDY}")
+    return _read(folder, opener.FILES[0], lambda file: opener.open_model(file.parent))
 
 
 def write_check(folder: Path, batch: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
@@ -52,16 +61,15 @@ def check_export(folder: Path) -> tuple[dict[str, Any], float]:
       UserError: a file is missing or damaged, JAX cannot read the program, or it answers otherwise.
     """
     about = _read(folder, DESCRIPTION, lambda file: json.loads(file.read_text()))
-    parameters = _read(folder, PARAMETERS, load_file)
     check = unflatten_dict(_read(folder, CHECK, load_file), sep="/")
-    module = _read(folder, MODULE, lambda file: export.deserialize(bytearray(file.read_bytes())))
-    if export.default_export_platform() not in module.platforms:
-        platforms = ", ".join(module.platforms)
-        raise UserError(f"{folder} is for {platforms}; check it on such a machine")
+    platforms = about.get("platforms", [export.default_export_platform()])
+    if export.default_export_platform() not in platforms:
+        raise UserError(f"{folder} is for {', '.join(platforms)}; check it on such a machine")
+    form = about.get("format", "stablehlo")
+    answer = open_model(form, folder)
     try:
-        answers = jax.device_get(jax.jit(module.call)(parameters, check["inputs"]))
-        difference = largest_difference(answers, check["answers"])
-        allowed = LARGEST_DIFFERENCE[about["compute_dtype"]]
+        difference = largest_difference(answer(check["inputs"]), check["answers"])
+        allowed = LARGEST_DIFFERENCE[form][about["compute_dtype"]]
     except Exception as error:  # files that do not belong together fail in many ways
         raise UserError(f"{folder} does not run: {first_line(error)}; {REMEDY}") from error
     if not difference <= allowed:

@@ -10,7 +10,8 @@ from scipy.stats import binom, binomtest
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation import threshold_choice as module
-from cmaclip_jax.evaluation.temperature import fit_temperature, scale
+from cmaclip_jax.evaluation.temperature import scale
+from cmaclip_jax.evaluation.temperature_fit import fit_temperature
 from cmaclip_jax.evaluation.threshold_choice import calibrate, choose_threshold, reached
 from cmaclip_jax.evaluation.thresholds import (
     TaskThresholds,

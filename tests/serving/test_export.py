@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -24,8 +25,9 @@ from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import open_trained
-from cmaclip_jax.serving import example
+from cmaclip_jax.serving import example, export_formats
 from cmaclip_jax.serving import export as exporting
+from cmaclip_jax.serving.export_formats import StableHLO
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.workdir import saved_config
 
@@ -202,6 +204,7 @@ def test_the_example_sees_pictures_as_the_run_does(shape, tmp_path):
 
 def test_the_example_reads_words_as_the_run_does(exported, monkeypatch):
     monkeypatch.setattr(example, "FOLDER", exported)
+    monkeypatch.syspath_prepend(exported)
     about = json.loads((exported / "export.json").read_text())
     tokenizer = Tokenizer.load(exported / "tokenizer.json")
     for words in ("a red mug", "", "  RED\tmug\n", "many words " * 20, "caf&amp;eacute; “née”"):
@@ -223,16 +226,18 @@ def test_the_example_reads_words_as_the_run_does(exported, monkeypatch):
 )
 def test_every_kind_of_run_is_exported(finished_run, tmp_path, changes):
     trained = variant(finished_run, **changes)
-    about = exporting.write_export(trained, tmp_path / "out", PLATFORMS)
+    about = exporting.write_export(trained, tmp_path / "out", StableHLO(PLATFORMS))
     assert about["platforms"] == list(PLATFORMS)
     assert about["compute_dtype"] == changes.get("model.dtype", "float32")
-    farthest = exporting.LARGEST_DIFFERENCE["bfloat16"] if "model.dtype" in changes else 1e-6
+    farthest = (
+        exporting.LARGEST_DIFFERENCE["stablehlo"]["bfloat16"] if "model.dtype" in changes else 1e-6
+    )
     assert about["parity"]["largest_difference"] <= farthest
 
 
 @pytest.mark.slow
 def test_what_answers_differently_is_not_left(trained, tmp_path, monkeypatch):
-    save = exporting.save_tensors
+    save = export_formats.save_tensors
 
     def save_worse(file, tensors):
         name = "head_colour/logits/bias"
@@ -240,9 +245,9 @@ def test_what_answers_differently_is_not_left(trained, tmp_path, monkeypatch):
             file, {**tensors, name: tensors[name] + np.eye(len(tensors[name]), dtype=np.float32)[0]}
         )
 
-    monkeypatch.setattr(exporting, "save_tensors", save_worse)
+    monkeypatch.setattr(export_formats, "save_tensors", save_worse)
     with pytest.raises(UserError, match=r"would differ from the run's by 0\.\d+, more than 1e-05"):
-        exporting.write_export(trained, tmp_path / "out", ["cpu"])
+        exporting.write_export(trained, tmp_path / "out", StableHLO(["cpu"]))
     assert not list(tmp_path.iterdir())
 
 
@@ -258,20 +263,27 @@ def test_a_run_with_thresholds_takes_them_along(trained, tmp_path, finished_run)
     moved = dataclasses.replace(trained, workdir=run)
     write_thresholds(run / "thresholds.json", [dataclasses.replace(chosen, step=11)])
     with pytest.raises(UserError, match=r"of step 11, and this is step 12; choose anew"):
-        exporting.write_export(moved, tmp_path / "out", ["cpu"])
+        exporting.write_export(moved, tmp_path / "out", StableHLO(["cpu"]))
     write_thresholds(run / "thresholds.json", [dataclasses.replace(chosen, step=12)])
-    about = exporting.write_export(moved, tmp_path / "out", ["cpu"])
+    about = exporting.write_export(moved, tmp_path / "out", StableHLO(["cpu"]))
     assert about["platforms"] == ["cpu"]
     written = (tmp_path / "out" / "thresholds.json").read_text()
     assert written == (run / "thresholds.json").read_text()
 
 
-def test_mistakes_end_in_one_line(finished_run, exported, tmp_path, capsys):
+def test_mistakes_end_in_one_line(finished_run, exported, tmp_path, capsys, monkeypatch):
     command = ["export", f"--workdir={finished_run}", f"--output={tmp_path}/out"]
     assert "unknown platform 'gpu'; --platforms takes cpu, cuda, tpu" in mistake(
         capsys, *command, "--platforms=cpu,gpu"
     )
     assert "unknown platform ''" in mistake(capsys, *command, "--platforms=")
+    assert "unknown format 'tflite'; --format takes stablehlo or onnx" in mistake(
+        capsys, *command, "--format=tflite"
+    )
+    in_onnx = (*command, "--format=onnx")
+    assert "written in float32" in mistake(capsys, *in_onnx, "--config.model.dtype=bfloat16")
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    assert "pip install 'cmaclip_jax[onnx]'" in mistake(capsys, *in_onnx)
     assert "add cpu to --platforms" in mistake(capsys, *command, "--platforms=tpu")
     assert "is there already" in mistake(capsys, *command, f"--output={exported}")
     assert "is no run" in mistake(capsys, *command, f"--workdir={tmp_path}")

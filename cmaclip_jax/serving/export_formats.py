@@ -1,0 +1,148 @@
+"""The formats of an export: StableHLO, which JAX runs, and ONNX, which ONNX Runtime runs."""
+
+import dataclasses
+import datetime
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
+
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.cpu_layers import stack_layers, unstack_layers
+from cmaclip_jax.runs.trained import TrainedRun
+from cmaclip_jax.serving.stablehlo_model import FILES
+from cmaclip_jax.weights.layout import save_tensors
+
+INPUTS = ("image", "has_image", "tokens", "has_text")
+PROMISED = datetime.timedelta(days=180)  # JAX reads programs of versions that are so much older
+OPSET = 23
+ONE_FILE = 1.8e9  # bytes of parameters; a file in ONNX holds at most 2 GiB
+
+
+class ExportFormat(Protocol):
+    """How an export keeps the network. `name` is also the beginning of `NAME_model.py`."""
+
+    name: str
+
+    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
+        """Writes the network and its parameters; returns its part of export.json."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class StableHLO:
+    """A program for several platforms, serialised by `jax.export`, and its parameters beside it.
+
+    The parameters are the first argument of the program, because a program holds at most 2 GB.
+    """
+
+    platforms: Sequence[str]
+    name = "stablehlo"
+
+    def __str__(self) -> str:
+        return f"StableHLO for {', '.join(self.platforms)}"
+
+    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
+        here = export.default_export_platform()
+        if here not in self.platforms:
+            raise UserError(
+                f"the export is compared with the run on this machine; add {here} to --platforms"
+            )
+        program, parameters = (folder / name for name in FILES)
+        program.write_bytes(self.program(trained).serialize())
+        save_tensors(parameters, flatten_dict(jax.device_get(trained.params), sep="/"))
+        return {"platforms": list(self.platforms), "promised_until": promised_until()}
+
+    def program(self, trained: TrainedRun) -> export.Exported:
+        """`({name: parameter}, {input: [b,...]}) -> answers`, for any b."""
+
+        def answer(parameters, batch):
+            return trained.objective.predict(unflatten_dict(parameters, sep="/"), batch)
+
+        (rows,) = export.symbolic_shape("b")
+        one = trained.encode.empty(1)
+        batch = {
+            name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype)
+            for name in INPUTS
+        }
+        parameters = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flatten_dict(trained.params, sep="/")
+        )
+        return export.export(jax.jit(answer), platforms=self.platforms)(parameters, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Onnx:
+    """A graph in ONNX with the parameters inside, beside it if they are too large for one file.
+
+    It computes in float32: ONNX Runtime has few kernels for bfloat16 on a CPU.
+    """
+
+    name = "onnx"
+
+    def __str__(self) -> str:
+        return f"ONNX, opset {OPSET}"
+
+    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
+        try:
+            import onnx_ir
+            import onnxruntime  # noqa: F401  the comparison with the run needs it
+            from jax2onnx import to_onnx  # takes seconds to import
+        except ImportError as error:
+            raise UserError(
+                f"{error.name} is missing; ONNX needs: pip install 'cmaclip_jax[onnx]'"
+            ) from error
+        answer, outputs = self.function(trained)
+        one = trained.encode.empty(1)
+        inputs = [
+            types.SimpleNamespace(shape=("b", *one[name].shape[1:]), dtype=one[name].dtype)
+            for name in INPUTS
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on float64, which the converter asks for in vain
+            model = to_onnx(
+                answer,
+                inputs,
+                model_name="cma_clip",
+                opset=OPSET,
+                return_mode="ir",
+                input_names=INPUTS,
+                output_names=outputs,
+            )
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(trained.params))
+        beside = "model.onnx.data" if size > ONE_FILE else None
+        onnx_ir.save(model, folder / "model.onnx", external_data=beside)
+        return {"opset": OPSET}
+
+    def function(self, trained: TrainedRun) -> tuple[Any, list[str]]:
+        """`(input, ...) -> (output, ...)`, and the names of the outputs, KIND/TASK.
+
+        The converter takes no loop over layers, and with JAX 0.12 no function jitted by itself. So
+        the layers are unstacked, and jit is off while the function is traced.
+        """
+        params = unstack_layers(stack_layers(jax.device_get(trained.params)), unroll=sys.maxsize)
+
+        def predict(*inputs):
+            batch = dict(zip(INPUTS, inputs, strict=True))
+            return flatten_dict(trained.objective.predict(params, batch), sep="/")
+
+        def answer(*inputs):
+            with jax.disable_jit():
+                answers = predict(*inputs)
+            # The converter takes no value under two names, as weights that all tasks share.
+            return tuple(answers[name] + 0 for name in names)
+
+        one = trained.encode.empty(1)
+        names = sorted(jax.eval_shape(predict, *(one[name] for name in INPUTS)))
+        return answer, names
+
+
+def promised_until() -> str:
+    """The last day on which JAX promises to read a program that is written today."""
+    return (datetime.date.today() + PROMISED).isoformat()
