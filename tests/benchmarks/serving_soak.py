@@ -170,6 +170,8 @@ class Connection:
         self._streams = None
 
     async def ask(self, request: bytes) -> int:
+        if self._streams and self._streams[0].at_eof():
+            self.close()  # the server has closed it, as any that is idle for 30 s
         try:
             self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self.port)
             reader, writer = self._streams
