@@ -35,7 +35,7 @@ setup(
         "jax>=0.10",
         "flax>=0.12",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.11.36,<1",  # version 1 changes what we call
+        "orbax-checkpoint>=0.11.36,<1",  # 1 changes what we call; jax2onnx 0.17 takes 0.11.36
         "transformers>=5",
         "tokenizers",
         "safetensors",

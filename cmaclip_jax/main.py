@@ -23,7 +23,7 @@ VERBS = {
     "report": "write a page about a run: curves, thresholds, confusions, mistakes, pictures",
     "serve": "answer pairs over HTTP with a trained run",
     "explain": "write a page on single rows: which words and patches the answers rest on",
-    "export": "write a trained run as StableHLO that runs without this project",
+    "export": "write a trained run as StableHLO or ONNX that runs without this project",
     "prepare": "write any data set as record files of small pictures to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
     "compare": "train CMA-CLIP and what its paper compares it with, over seeds, on your data",

@@ -9,9 +9,10 @@ from cmaclip_jax.errors import UserError
 PLATFORMS = ("cpu", "cuda", "tpu")
 STABLEHLO, ONNX = FORMATS = ("stablehlo", "onnx")
 HELP = """\
-Writes a trained run as a folder that needs only JAX, or with --format=onnx only ONNX Runtime: the
-model, which takes batches of any size, and `example.py`, which answers one picture and its words.
-The exported model is run before it is kept: its answers must equal those of the run.
+Writes a trained run as a folder that runs without this project: on JAX, or with --format=onnx on
+ONNX Runtime. The folder holds the model, which takes any number of pairs, and `example.py`, which
+answers one picture and its words. The command runs the model before it keeps it: its answers may
+differ from the run's by rounding only.
 
 `cmaclip export --check=FOLDER` tells whether an export still runs on this machine, and whether it
 answers as the run did when it was written.
@@ -30,7 +31,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="an export to check instead")
     parser.add_argument("--format", default=STABLEHLO, help="stablehlo (the default) or onnx")
     parser.add_argument(
-        "--platforms", default=",".join(PLATFORMS), help="those of StableHLO (%(default)s)"
+        "--platforms", help=f"where a StableHLO model shall run ({','.join(PLATFORMS)})"
     )
     options, overrides = parser.parse_known_args(arguments)
     if options.check:
@@ -40,7 +41,10 @@ def run(arguments: list[str]) -> None:
         parser.error("--workdir and --output are needed, or --check")
     if options.format not in FORMATS:
         raise UserError(f"unknown format {options.format!r}; --format takes {' or '.join(FORMATS)}")
-    export(options, chosen(options.platforms), overrides)
+    if options.format == ONNX and options.platforms is not None:
+        raise UserError("--platforms is for StableHLO; leave it out for ONNX")
+    platforms = ",".join(PLATFORMS) if options.platforms is None else options.platforms
+    export(options, chosen(platforms), overrides)
 
 
 def check(folder: Path) -> None:
@@ -78,19 +82,20 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     screen = Screen(sys.stdout)
     check_new_folder(output)
     config = with_overrides(saved_config(workdir), overrides)
-    devices = jax.local_devices()
+    form = Onnx() if options.format == ONNX else StableHLO(platforms)
+    form.check()
     if options.format == ONNX:
-        if any(override.startswith("--config.model.dtype") for override in overrides):
+        if "--config.model.dtype=bfloat16" in overrides:
             raise UserError("ONNX is written in float32; leave --config.model.dtype out")
-        dtype, devices = "float32", jax.local_devices(backend="cpu")
+        dtype, devices = "float32", cpu_devices()
     else:
         dtype = compute_dtype(config.model.dtype, NARROW).name  # no choice for this CPU alone
+        devices = jax.local_devices()
     config = with_changes(config, {"model.dtype": dtype})
     screen.entry("reading", workdir)
     trained = open_trained(workdir, config, devices=devices[:1], checkpoint=options.checkpoint)
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in trained.tasks)
     screen.entry("found", f"a run at step {trained.step:,}; tasks (classes): {tasks}")
-    form = Onnx() if options.format == ONNX else StableHLO(platforms)
     about = write_export(trained, output, form)
     screen.entry("model", f"{form}, {about['compute_dtype']}")
     screen.entry("parameters", f"{parameter_count(trained.params):,}")
@@ -103,6 +108,19 @@ def export(options, platforms: list[str], overrides: list[str]) -> None:
     )
     files = (f"{file.name} ({_size(file)})" for file in sorted(output.iterdir()))
     screen.entry("written", f"{output}: {', '.join(files)}")
+
+
+def cpu_devices() -> list:
+    """The CPU, on which a model in ONNX is compared with the run."""
+    import jax
+
+    try:
+        return jax.local_devices(backend="cpu")
+    except RuntimeError as error:
+        raise UserError(
+            "ONNX is compared with the run on the CPU, which JAX_PLATFORMS leaves out; set "
+            "JAX_PLATFORMS=cpu"
+        ) from error
 
 
 def chosen(names: str) -> list[str]:

@@ -51,7 +51,7 @@ class BytePairs:
         return ids
 
     def _pieces(self, text: str) -> Iterator[str]:
-        """The words, numbers and marks of a text, in which bytes merge."""
+        """The words, numbers and marks of a text. Bytes merge only within a piece."""
         text = "".join(char.lower() for char in unicodedata.normalize("NFC", text))
         if self.leading_space and text and not text.startswith(" "):
             text = f" {text}"
@@ -84,7 +84,10 @@ class BytePairs:
 
 
 def kind(char: str) -> str:
-    """L, N, S or O; a plain space stays a space."""
+    """The kind of a character: L letter, N number, S space, O other.
+
+    A plain space stays " ", because a piece may begin with one.
+    """
     if char == " ":
         return char
     if char.isspace():

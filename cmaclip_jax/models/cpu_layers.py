@@ -19,7 +19,7 @@ FIRST = "0"  # the first layer of an unstacked transformer
 
 
 def unstack_layers(params, unroll: int):
-    """Unstacks every stack of 2 to `unroll` layers; a loop runs over the layers of higher ones.
+    """Unstacks every stack of up to `unroll` layers; a loop runs over the layers of higher ones.
 
     `blocks/mlp_up/kernel` [L,D,M] becomes `blocks/0/mlp_up/kernel` [D,M] and so on.
     """

@@ -1,6 +1,7 @@
 """Exports a trained run to a folder that runs without this project, on any number of pairs.
 
-model.stablehlo and parameters.safetensors, or model.onnx   the network: see `export_formats`
+model.stablehlo and parameters.safetensors, or model.onnx (and model.onnx.data, if it is large)
+                        the network: see `export_formats`
 model.py                opens the network
 export.json             its inputs and outputs, its difference from the run, and its age
 check.safetensors       some pairs with the run's answers, for `cmaclip export --check`
@@ -23,7 +24,7 @@ import numpy as np
 
 from cmaclip_jax.data import byte_pairs, titles
 from cmaclip_jax.data.batches import Batch, BatchEncoder
-from cmaclip_jax.data.text import TITLES
+from cmaclip_jax.data.text import TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation import temperature
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
@@ -31,7 +32,6 @@ from cmaclip_jax.parallel.mesh import batch_sharding, to_device
 from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.serving.export_check import (
     DESCRIPTION,
-    LARGEST_DIFFERENCE,
     largest_difference,
     open_model,
     write_check,
@@ -41,11 +41,19 @@ from cmaclip_jax.weights.writer import new_folder
 
 HERE = Path(__file__).parent
 OF_THE_RUN = ("tasks.json", "tokenizer.json")
-# What the example imports: always, for a way of cleaning, and for thresholds.
+# The example and what it imports: always; for a way of cleaning texts; for thresholds.
 OF_THE_EXAMPLE = (HERE / "example.py", Path(byte_pairs.__file__))
 CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}
 SCALING = Path(temperature.__file__)
 COMPARED = (1, 3, 8)  # pairs at once
+# The tokenizer in plain Python has to give these the ids of the run's own.
+TEXTS = (
+    "a red mug's handle",
+    "DON'T 12 cups!",
+    "caf\u00e9 \u4f60\u597d \u00bd 100%",
+    "I'm he'd we'll",
+    "",
+)
 
 
 def write_export(trained: TrainedRun, output: Path, form: ExportFormat) -> dict[str, Any]:
@@ -54,9 +62,11 @@ def write_export(trained: TrainedRun, output: Path, form: ExportFormat) -> dict[
     trained: on one device, on which the export is run and compared.
     """
     thresholds = run_thresholds(trained.workdir, trained.step)
+    form.check()
+    check_tokenizer(trained.encode.tokenizer, trained.workdir / "tokenizer.json")
     with new_folder(output) as folder:
         about = {"format": form.name, **form.write(trained, folder)}
-        about |= _describe(trained, _checked_difference(trained, form, folder))
+        about |= _describe(trained, form, _checked_difference(trained, form, folder))
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
         shutil.copyfile(HERE / f"{form.name}_model.py", folder / "model.py")
         of_the_run = (trained.workdir / name for name in OF_THE_RUN)
@@ -66,6 +76,20 @@ def write_export(trained: TrainedRun, output: Path, form: ExportFormat) -> dict[
             write_thresholds(folder / THRESHOLDS, thresholds.values())
             shutil.copyfile(SCALING, folder / SCALING.name)
     return about
+
+
+def check_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
+    """Raises UserError if `byte_pairs` does not read the file as the run's tokenizer does."""
+    try:
+        plain = byte_pairs.BytePairs(file)
+        same = all(
+            plain.encode(text) == tokenizer.backend.encode(text, add_special_tokens=False).ids
+            for text in map(tokenizer.clean, TEXTS)
+        )
+    except Exception:  # a tokenizer of another kind can lack any field
+        same = False
+    if not same:
+        raise UserError(f"{file} is not of CLIP's kind, a byte-level BPE; exports take no other")
 
 
 def _checked_difference(trained: TrainedRun, form: ExportFormat, folder: Path) -> float:
@@ -84,11 +108,12 @@ def _checked_difference(trained: TrainedRun, form: ExportFormat, folder: Path) -
         differences.append(largest_difference(exported, own))
     write_check(folder, inputs, own)
     difference = float(np.max(differences))  # NaN if one of them is NaN
-    allowed = LARGEST_DIFFERENCE[form.name][trained.dtype]
+    allowed = form.allowed[trained.dtype]
     if not difference <= allowed:
         raise UserError(
             f"nothing is exported: its answers would differ from the run's by {difference:.2g}, "
-            f"more than {allowed:g}; try --config.model.dtype=float32 or another machine"
+            f"more than {allowed:g}; try --config.model.dtype=float32, the other --format, or "
+            "another machine"
         )
     return difference
 
@@ -107,7 +132,7 @@ def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
     return batch
 
 
-def _describe(trained: TrainedRun, difference: float) -> dict[str, Any]:
+def _describe(trained: TrainedRun, form: ExportFormat, difference: float) -> dict[str, Any]:
     """What `export.json` says of every format: how to call the model, and its age."""
     encode = trained.encode
     one = {name: encode.empty(1)[name] for name in INPUTS}
@@ -125,7 +150,7 @@ def _describe(trained: TrainedRun, difference: float) -> dict[str, Any]:
         "parity": {
             "largest_difference": difference,
             "batch_sizes": list(COMPARED),
-            "platform": jax.devices()[0].platform,
+            "platform": form.platform(),
         },
         "jax": jax.__version__,
         "written": datetime.date.today().isoformat(),

@@ -19,16 +19,11 @@ from jax import export
 from safetensors.numpy import load_file
 
 from cmaclip_jax.errors import UserError, first_line
+from cmaclip_jax.serving.export_formats import FORMATS
 from cmaclip_jax.weights.layout import save_tensors
 
 DESCRIPTION = "export.json"
 CHECK = "check.safetensors"  # some pairs, and the run's answers to them
-# The largest difference of an export's answers from the run's that is allowed. A program that is
-# compiled separately rounds otherwise, and another library adds in another order.
-LARGEST_DIFFERENCE = {
-    "stablehlo": {"float32": 1e-5, "bfloat16": 2e-2},
-    "onnx": {"float32": 5e-5},
-}
 REMEDY = "export the run anew with `cmaclip export --workdir=... --output=...`"
 
 
@@ -38,14 +33,21 @@ def open_model(form: str, folder: Path) -> Callable[[dict], dict]:
     Raises:
       UserError: a package or a file is missing, or a file is damaged.
     """
+    if form not in FORMATS:
+        raise UserError(f"{folder} is in the format {form!r}; a newer version of cmaclip wrote it")
     try:
         opener = importlib.import_module(f"cmaclip_jax.serving.{form}_model")
     except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install 'cmaclip_jax[{form}]'") from error
+        raise UserError(f"{first_line(error)}; {folder} needs: pip install onnxruntime") from error
     for name in opener.FILES:
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}; {REMEDY}")
-    return _read(folder, opener.FILES[0], lambda file: opener.open_model(file.parent))
+    try:
+        return opener.open_model(folder)
+    except Exception as error:  # the readers raise almost anything on a damaged file
+        raise UserError(
+            f"the model in {folder} cannot be opened ({first_line(error)}); {REMEDY}"
+        ) from error
 
 
 def write_check(folder: Path, batch: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
@@ -69,7 +71,7 @@ def check_export(folder: Path) -> tuple[dict[str, Any], float]:
     answer = open_model(form, folder)
     try:
         difference = largest_difference(answer(check["inputs"]), check["answers"])
-        allowed = LARGEST_DIFFERENCE[form][about["compute_dtype"]]
+        allowed = FORMATS[form].allowed[about["compute_dtype"]]
     except Exception as error:  # files that do not belong together fail in many ways
         raise UserError(f"{folder} does not run: {first_line(error)}; {REMEDY}") from error
     if not difference <= allowed:

@@ -2,19 +2,20 @@
 
 import dataclasses
 import datetime
+import importlib.metadata
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from cmaclip_jax.errors import UserError
-from cmaclip_jax.models.cpu_layers import stack_layers, unstack_layers
+from cmaclip_jax.errors import UserError, first_line
+from cmaclip_jax.models.cpu_layers import unstack_layers
 from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.serving.stablehlo_model import FILES
 from cmaclip_jax.weights.layout import save_tensors
@@ -22,13 +23,28 @@ from cmaclip_jax.weights.layout import save_tensors
 INPUTS = ("image", "has_image", "tokens", "has_text")
 PROMISED = datetime.timedelta(days=180)  # JAX reads programs of versions that are so much older
 OPSET = 23
-ONE_FILE = 1.8e9  # bytes of parameters; a file in ONNX holds at most 2 GiB
+ONE_FILE = 1.8e9  # bytes of constants; a file in ONNX holds at most 2 GiB
 
 
 class ExportFormat(Protocol):
-    """How an export keeps the network. `name` is also the beginning of `NAME_model.py`."""
+    """How an export keeps the network.
 
-    name: str
+    name: also the beginning of `NAME_model.py`, which opens it.
+    allowed: the largest difference of its answers from the run's, by the type that computes. XLA
+        rounds otherwise in a program that it compiles separately; ONNX Runtime adds in another
+        order.
+    """
+
+    name: ClassVar[str]
+    allowed: ClassVar[Mapping[str, float]]
+
+    def check(self) -> None:
+        """Raises UserError if this machine cannot write the format."""
+        ...
+
+    def platform(self) -> str:
+        """Where the export is compared with the run."""
+        ...
 
     def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
         """Writes the network and its parameters; returns its part of export.json."""
@@ -43,17 +59,25 @@ class StableHLO:
     """
 
     platforms: Sequence[str]
-    name = "stablehlo"
+    name: ClassVar[str] = "stablehlo"
+    allowed: ClassVar[Mapping[str, float]] = types.MappingProxyType(
+        {"float32": 1e-5, "bfloat16": 2e-2}
+    )
 
     def __str__(self) -> str:
         return f"StableHLO for {', '.join(self.platforms)}"
 
-    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
-        here = export.default_export_platform()
-        if here not in self.platforms:
+    def check(self) -> None:
+        if self.platform() not in self.platforms:
             raise UserError(
-                f"the export is compared with the run on this machine; add {here} to --platforms"
+                "the export is compared with the run on this machine; add "
+                f"{self.platform()} to --platforms"
             )
+
+    def platform(self) -> str:
+        return export.default_export_platform()
+
+    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
         program, parameters = (folder / name for name in FILES)
         program.write_bytes(self.program(trained).serialize())
         save_tensors(parameters, flatten_dict(jax.device_get(trained.params), sep="/"))
@@ -84,28 +108,39 @@ class Onnx:
     It computes in float32: ONNX Runtime has few kernels for bfloat16 on a CPU.
     """
 
-    name = "onnx"
+    name: ClassVar[str] = "onnx"
+    allowed: ClassVar[Mapping[str, float]] = types.MappingProxyType({"float32": 5e-5})
 
     def __str__(self) -> str:
         return f"ONNX, opset {OPSET}"
 
-    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
+    def check(self) -> None:
         try:
-            import onnx_ir
-            import onnxruntime  # noqa: F401  the comparison with the run needs it
-            from jax2onnx import to_onnx  # takes seconds to import
+            import jax2onnx  # noqa: F401  takes seconds to import
+            import onnx_ir  # noqa: F401
+            import onnxruntime  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f"{error.name} is missing; ONNX needs: pip install 'cmaclip_jax[onnx]'"
+                f"{first_line(error)}; ONNX needs: pip install 'cmaclip_jax[onnx]'"
             ) from error
+
+    def platform(self) -> str:
+        return "cpu"
+
+    def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
+        import onnx_ir
+        from jax2onnx import to_onnx
+
         answer, outputs = self.function(trained)
         one = trained.encode.empty(1)
+        # The converter reads only a dtype and a shape, in which a name stands for any size.
         inputs = [
             types.SimpleNamespace(shape=("b", *one[name].shape[1:]), dtype=one[name].dtype)
             for name in INPUTS
         ]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on float64, which the converter asks for in vain
+            # The converter asks for float64, which is off.
+            warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
             model = to_onnx(
                 answer,
                 inputs,
@@ -115,10 +150,12 @@ class Onnx:
                 input_names=INPUTS,
                 output_names=outputs,
             )
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(trained.params))
+        constants = (value.const_value for value in model.graph.initializers.values())
+        size = sum(constant.nbytes for constant in constants)
         beside = "model.onnx.data" if size > ONE_FILE else None
         onnx_ir.save(model, folder / "model.onnx", external_data=beside)
-        return {"opset": OPSET}
+        packages = ("jax2onnx", "onnxruntime")
+        return {"opset": OPSET} | {name: importlib.metadata.version(name) for name in packages}
 
     def function(self, trained: TrainedRun) -> tuple[Any, list[str]]:
         """`(input, ...) -> (output, ...)`, and the names of the outputs, KIND/TASK.
@@ -126,7 +163,7 @@ class Onnx:
         The converter takes no loop over layers, and with JAX 0.12 no function jitted by itself. So
         the layers are unstacked, and jit is off while the function is traced.
         """
-        params = unstack_layers(stack_layers(jax.device_get(trained.params)), unroll=sys.maxsize)
+        params = unstack_layers(jax.device_get(trained.params), unroll=sys.maxsize)
 
         def predict(*inputs):
             batch = dict(zip(INPUTS, inputs, strict=True))
@@ -135,12 +172,16 @@ class Onnx:
         def answer(*inputs):
             with jax.disable_jit():
                 answers = predict(*inputs)
-            # The converter takes no value under two names, as weights that all tasks share.
+            # The converter refuses one value as two outputs, and tasks may share their weights.
+            # Adding 0 makes each output a value of its own.
             return tuple(answers[name] + 0 for name in names)
 
         one = trained.encode.empty(1)
         names = sorted(jax.eval_shape(predict, *(one[name] for name in INPUTS)))
         return answer, names
+
+
+FORMATS = {form.name: form for form in (StableHLO, Onnx)}
 
 
 def promised_until() -> str:

@@ -1,6 +1,7 @@
 """Opens an exported model with ONNX Runtime. Exports in ONNX contain a copy of this file."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -8,12 +9,19 @@ import onnxruntime
 FILES = ("model.onnx",)
 
 
-def open_model(folder: Path) -> Callable[[dict], dict]:
-    """`{input: [B,...]} -> {"probabilities": {task: [B,C]}, "modality_weights": {task: [B,2]}}`."""
+CPU = ("CPUExecutionProvider",)
+
+
+def open_model(folder: Path, providers: Sequence[str] = CPU) -> Callable[[dict], dict]:
+    """`{input: [B,...]} -> {"probabilities": {task: [B,C]}, "modality_weights": {task: [B,2]}}`.
+
+    Name other providers to run on a GPU; they may round more coarsely.
+    """
+    options = onnxruntime.SessionOptions()
+    if hasattr(os, "sched_getaffinity"):  # a container may have fewer cores than the machine
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
     (file,) = FILES
-    session = onnxruntime.InferenceSession(
-        folder / file, providers=onnxruntime.get_available_providers()
-    )
+    session = onnxruntime.InferenceSession(folder / file, options, providers=providers)
     names = [output.name for output in session.get_outputs()]
 
     def answer(batch: dict) -> dict:

@@ -1,6 +1,6 @@
 """A run in ONNX beside the run itself: how far apart the answers lie, and how fast each gives them.
 
-    python tests/benchmarks/onnx_speed.py --workdir=RUN [--split=val] [--pairs=1000]
+    python tests/benchmarks/onnx_speed.py --workdir=RUN [--split=val] [--pairs=1000] [--seconds=10]
 
 The pairs are those of the run's own data. Both use the cores that this process may use, and take
 turns.
@@ -39,11 +39,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
     config = with_changes(saved_config(options.workdir), {"model.dtype": "float32"})
-    trained = open_trained(options.workdir, config, devices=jax.local_devices()[:1])
+    trained = open_trained(options.workdir, config, devices=jax.local_devices(backend="cpu")[:1])
 
     def own(batch: dict) -> dict:
-        whole = trained.encode.empty(len(batch["image"])) | batch  # the labels are unknown
-        return jax.device_get(trained.predict_step(trained.params, whole))
+        return jax.device_get(trained.predict_step(trained.params, batch))
 
     with tempfile.TemporaryDirectory() as folder:
         Onnx().write(trained, Path(folder))
@@ -52,13 +51,16 @@ def main() -> None:
     batches = data.eval_batches(options.split)
     batch = joined(itertools.islice(batches, -(-options.pairs // config.eval.batch_size)))
     batch = {name: rows[: options.pairs] for name, rows in batch.items()}
-    answers, ours = onnx(batch), own(batch)
+    unknown = trained.encode.empty(len(batch["image"]))
+    whole = batch | {name: unknown[name] for name in ("labels", "weight")}
+    answers, ours = onnx(batch), own(whole)
     print(f"{len(batch['image'])} pairs of {options.split}; the largest difference:")
     for kind in answers:
         print(f"  {kind}: {largest_difference({kind: answers[kind]}, {kind: ours[kind]}):.2g}")
     for rows in (1, 8, 64):
-        some = {name: rows_of[:rows] for name, rows_of in batch.items()}
-        ways = {"ONNX Runtime": repeated(onnx, some), "this project": repeated(own, some)}
+        some = jax.tree.map(lambda x, rows=rows: x[:rows], whole)
+        inputs = {name: some[name] for name in INPUTS}
+        ways = {"ONNX Runtime": repeated(onnx, inputs), "this project": repeated(own, some)}
         timings = interleaved(ways, options.seconds)
         speeds = (f"{name} {rows / timing.median:,.1f}" for name, timing in timings.items())
         print(f"{rows} pairs at once, pairs a second: {', '.join(speeds)}")
@@ -71,7 +73,7 @@ def joined(batches) -> dict:
 
 
 def repeated(answer, batch: dict):
-    """`turns -> None`: answers the batch so often."""
+    """`repeat(turns)` answers the batch that many times."""
 
     def repeat(turns: int) -> None:
         for _ in range(turns):

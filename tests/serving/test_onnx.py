@@ -1,20 +1,27 @@
 """A run exported to ONNX: ONNX Runtime gives the run's own numbers, for any number of pairs."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import mistake
 from support.exports import BLOCKED, ask, variant
 
 import cmaclip_jax as cma
 from cmaclip_jax.commands.export import ONNX
+from cmaclip_jax.evaluation import temperature
+from cmaclip_jax.evaluation.threshold_choice import calibrate
+from cmaclip_jax.evaluation.thresholds import write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.trained import open_trained
+from cmaclip_jax.serving import export_formats
 from cmaclip_jax.serving.export import _some_pairs, write_export
 from cmaclip_jax.serving.export_check import largest_difference, open_model
 from cmaclip_jax.serving.export_formats import INPUTS, Onnx
+from cmaclip_jax.tasks import read_tasks
 from cmaclip_jax.training.workdir import saved_config
 
 pytest.importorskip("jax2onnx", reason="pip install 'cmaclip_jax[onnx]'")
@@ -50,6 +57,14 @@ def test_the_example_needs_neither_jax_nor_scipy(exported, finished_run, tmp_pat
         many = isinstance(answer.label, tuple)
         labels = answer.label if many else (answer.label,)
         assert said[name].startswith(labels[0] if labels else "none")
+    folder = shutil.copytree(exported, tmp_path / "with-thresholds")
+    task = next(task for task in read_tasks(folder / "tasks.json") if task.name == "colour")
+    sure = np.eye(len(task.classes), dtype=np.float32)
+    chosen = calibrate(task, sure, np.arange(len(sure)), 0.9)
+    write_thresholds(folder / "thresholds.json", [chosen])
+    shutil.copy(temperature.__file__, folder)
+    said = ask(folder, picture, words, blocked=(*BLOCKED, *NOT_NEEDED))
+    assert "held back" in said["colour"] or "accepted" in said["colour"]
 
 
 def test_an_export_in_onnx_is_checked(exported, capsys):
@@ -59,6 +74,18 @@ def test_an_export_in_onnx_is_checked(exported, capsys):
     capsys.readouterr()
     assert main(["export", f"--check={exported}"]) == 0
     assert "from the answers of the run" in capsys.readouterr().out
+
+
+def test_a_model_that_is_too_large_for_one_file_has_its_constants_beside_it(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(export_formats, "ONE_FILE", 0)
+    write_export(variant(finished_run), tmp_path / "out", Onnx())
+    assert (tmp_path / "out/model.onnx.data").stat().st_size > 1e5
+    (tmp_path / "out/model.onnx.data").unlink()
+    assert "cannot be opened" in mistake(capsys, "export", f"--check={tmp_path / 'out'}")
+    flags = [f"--workdir={finished_run}", f"--output={tmp_path / 'in'}", "--format=onnx"]
+    assert "in float32" in mistake(capsys, "export", *flags, "--config.model.dtype=bfloat16")
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def ask(folder, picture, words, **how) -> dict[str, str]:
         "runpy.run_path('example.py', run_name='__main__')"
     )
     lines = alone(code, folder, **how).splitlines()
-    return {name: said.strip() for name, said in (line.split(":") for line in lines)}
+    return {name: said.strip() for name, said in (line.split(":", 1) for line in lines)}
 
 
 def variant(finished_run, **changes):
