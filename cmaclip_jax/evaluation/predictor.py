@@ -53,11 +53,12 @@ class Predictor:
         """`(params, batch) -> outcome`, jitted over the mesh, for parameters laid out to answer."""
         return make_predict_step(self.objective, self.mesh, self.answering_shapes)
 
-    @functools.cached_property
-    def to_answer(self) -> jax.stages.Wrapped:
-        """`params -> params`, jitted: the parameters as `predict_step` takes them."""
-        shardings = tree_shardings(self.answering_shapes, self.mesh)
-        return jax.jit(self.objective.answering_parameters, out_shardings=shardings)
+    def to_answer(self, params: Any) -> Any:
+        """The parameters as `predict_step` takes them, on their devices."""
+        shapes = jax.eval_shape(self.objective.answering_parameters, params)
+        return jax.jit(
+            self.objective.answering_parameters, out_shardings=tree_shardings(shapes, self.mesh)
+        )(params)
 
 
 def make_predict_step(objective: Objective, mesh: Mesh, param_shapes) -> jax.stages.Wrapped:
