@@ -1,5 +1,8 @@
 """Errors with types of their own, and advice that several messages give."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """A mistake that the user can correct. It ends in one line that says how, with status 2."""
@@ -24,6 +27,20 @@ class Interrupted(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def installed_by(what: str, requirement: str) -> Iterator[None]:
+    """For imports of optional packages: if one is missing, UserError says what to install.
+
+    what: the feature that needs them. requirement: as pip takes it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{first_line(error)}; {what} needs: pip install '{requirement}'"
+        ) from error
 
 
 def nearest_multiples(value: int, step: int) -> str:

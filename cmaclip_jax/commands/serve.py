@@ -8,7 +8,7 @@ from typing import Any
 
 from cmaclip_jax import process
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import UserError, installed_by
 
 HELP = """\
 Answers pairs over HTTP with a trained run. Requests of several clients share batches.
@@ -68,12 +68,8 @@ def ending_at_once() -> contextlib.AbstractContextManager[None]:
 
 def serve(options) -> None:
     """Serves the run that the options name."""
-    try:
+    with installed_by("the server", "cmaclip_jax[serve]"):
         from cmaclip_jax.server.serve import Address, serve
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is missing; the server needs: pip install 'cmaclip_jax[serve]'"
-        ) from error
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.server.served_run import ServedRun
     from cmaclip_jax.server.service import Service

@@ -21,7 +21,7 @@ from etils import epath
 from cmaclip_jax import process
 from cmaclip_jax.data.table_files import TableFile, table_files
 from cmaclip_jax.data.tables import rows_of_file
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import UserError, installed_by
 from cmaclip_jax.evaluation.thresholds import run_thresholds
 from cmaclip_jax.files import whole_file
 from cmaclip_jax.serving.answer_files import KINDS, answer_schema, join_parts, write_part
@@ -89,10 +89,8 @@ class BeamAnswers:
 
 def answer_with_beam(job: BeamAnswers, options: Sequence[str]) -> tuple[Counts, int]:
     """Answers all files; returns the counts of the new answers, and how many files were kept."""
-    try:
-        import apache_beam as beam  # an optional dependency
-    except ImportError as error:
-        raise UserError("--beam needs Apache Beam: pip install 'cmaclip_jax[beam]'") from error
+    with installed_by("--beam", "cmaclip_jax[beam]"):
+        import apache_beam as beam
     pipeline = beam.Pipeline(argv=list(options))
     files = pipeline | beam.Create(list(enumerate(job.files)))
     sizes = files | "share to count" >> beam.Reshuffle() | beam.Map(functools.partial(_size, job))

@@ -59,14 +59,13 @@ TEXTS = (
 def write_export(trained: TrainedRun, output: Path, form: ExportFormat) -> dict[str, Any]:
     """Writes the folder, whole or not at all; returns the content of its `export.json`.
 
-    trained: on one device, on which the export is run and compared.
+    trained: on the device of the format, where the export is run and compared.
     """
     thresholds = run_thresholds(trained.workdir, trained.step)
-    form.check()
     check_tokenizer(trained.encode.tokenizer, trained.workdir / "tokenizer.json")
     with new_folder(output) as folder:
         about = {"format": form.name, **form.write(trained, folder)}
-        about |= _describe(trained, form, _checked_difference(trained, form, folder))
+        about |= _describe(trained, _checked_difference(trained, form, folder))
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
         shutil.copyfile(HERE / f"{form.name}_model.py", folder / "model.py")
         of_the_run = (trained.workdir / name for name in OF_THE_RUN)
@@ -99,7 +98,7 @@ def _checked_difference(trained: TrainedRun, form: ExportFormat, folder: Path) -
     """
     answer, differences = open_model(form.name, folder), []
     for rows in COMPARED:
-        batch = _some_pairs(trained.encode, rows)
+        batch = random_pairs(trained.encode, rows)
         inputs = {name: batch[name] for name in INPUTS}
         exported = answer(inputs)
         sharded = to_device(batch, batch_sharding(trained.mesh))
@@ -118,7 +117,7 @@ def _checked_difference(trained: TrainedRun, form: ExportFormat, folder: Path) -
     return difference
 
 
-def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
+def random_pairs(encode: BatchEncoder, rows: int) -> Batch:
     """Random pairs; in turn with picture and words, a picture alone, words alone, neither."""
     random, batch = np.random.default_rng(rows), encode.empty(rows)
     start, end = encode.tokenizer.start, encode.tokenizer.end
@@ -132,8 +131,8 @@ def _some_pairs(encode: BatchEncoder, rows: int) -> Batch:
     return batch
 
 
-def _describe(trained: TrainedRun, form: ExportFormat, difference: float) -> dict[str, Any]:
-    """What `export.json` says of every format: how to call the model, and its age."""
+def _describe(trained: TrainedRun, difference: float) -> dict[str, Any]:
+    """The entries of `export.json` that both formats have: how to call the model, and its age."""
     encode = trained.encode
     one = {name: encode.empty(1)[name] for name in INPUTS}
     outputs = jax.eval_shape(trained.objective.predict, trained.params, one)
@@ -150,7 +149,7 @@ def _describe(trained: TrainedRun, form: ExportFormat, difference: float) -> dic
         "parity": {
             "largest_difference": difference,
             "batch_sizes": list(COMPARED),
-            "platform": form.platform(),
+            "device": trained.mesh.devices.flat[0].device_kind,
         },
         "jax": jax.__version__,
         "written": datetime.date.today().isoformat(),

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from safetensors.numpy import load_file
 
-from cmaclip_jax.errors import UserError, first_line
+from cmaclip_jax.errors import UserError, first_line, installed_by
 from cmaclip_jax.serving.export_formats import FORMATS
 from cmaclip_jax.weights.layout import save_tensors
 
@@ -35,10 +35,8 @@ def open_model(form: str, folder: Path) -> Callable[[dict], dict]:
     """
     if form not in FORMATS:
         raise UserError(f"{folder} is in the format {form!r}; a newer version of cmaclip wrote it")
-    try:
+    with installed_by(str(folder), "onnxruntime"):
         opener = importlib.import_module(f"cmaclip_jax.serving.{form}_model")
-    except ImportError as error:
-        raise UserError(f"{first_line(error)}; {folder} needs: pip install onnxruntime") from error
     for name in opener.FILES:
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}; {REMEDY}")
@@ -60,12 +58,12 @@ def check_export(folder: Path) -> tuple[dict[str, Any], float]:
     """The content of export.json, and the largest difference from the answers of the run.
 
     Raises:
-      UserError: a file is missing or damaged, JAX cannot read the program, or it answers otherwise.
+      UserError: a file is missing or damaged, the model cannot be opened, or it answers otherwise.
     """
     about = _read(folder, DESCRIPTION, lambda file: json.loads(file.read_text()))
     check = unflatten_dict(_read(folder, CHECK, load_file), sep="/")
-    platforms = about.get("platforms", [export.default_export_platform()])
-    if export.default_export_platform() not in platforms:
+    platforms = about.get("platforms")
+    if platforms and export.default_export_platform() not in platforms:
         raise UserError(f"{folder} is for {', '.join(platforms)}; check it on such a machine")
     form = about.get("format", "stablehlo")
     answer = open_model(form, folder)

@@ -14,8 +14,9 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from cmaclip_jax.errors import UserError, first_line
+from cmaclip_jax.errors import UserError, installed_by
 from cmaclip_jax.models.cpu_layers import unstack_layers
+from cmaclip_jax.runs.compute_type import NARROW, compute_dtype
 from cmaclip_jax.runs.trained import TrainedRun
 from cmaclip_jax.serving.stablehlo_model import FILES
 from cmaclip_jax.weights.layout import save_tensors
@@ -38,12 +39,16 @@ class ExportFormat(Protocol):
     name: ClassVar[str]
     allowed: ClassVar[Mapping[str, float]]
 
-    def check(self) -> None:
-        """Raises UserError if this machine cannot write the format."""
+    def device(self) -> jax.Device:
+        """The device on which the export is compared with the run.
+
+        Raises:
+          UserError: this machine cannot write the format.
+        """
         ...
 
-    def platform(self) -> str:
-        """Where the export is compared with the run."""
+    def compute_type(self, wanted: str) -> str:
+        """The type in which the export computes; wanted: `model.dtype`, perhaps 'auto'."""
         ...
 
     def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
@@ -67,15 +72,16 @@ class StableHLO:
     def __str__(self) -> str:
         return f"StableHLO for {', '.join(self.platforms)}"
 
-    def check(self) -> None:
-        if self.platform() not in self.platforms:
+    def device(self) -> jax.Device:
+        here = export.default_export_platform()
+        if here not in self.platforms:
             raise UserError(
-                "the export is compared with the run on this machine; add "
-                f"{self.platform()} to --platforms"
+                f"the export is compared with the run on this machine; add {here} to --platforms"
             )
+        return jax.local_devices()[0]
 
-    def platform(self) -> str:
-        return export.default_export_platform()
+    def compute_type(self, wanted: str) -> str:
+        return compute_dtype(wanted, NARROW).name  # no choice for this CPU alone
 
     def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
         program, parameters = (folder / name for name in FILES)
@@ -114,18 +120,21 @@ class Onnx:
     def __str__(self) -> str:
         return f"ONNX, opset {OPSET}"
 
-    def check(self) -> None:
-        try:
+    def device(self) -> jax.Device:
+        with installed_by("ONNX", "cmaclip_jax[onnx]"):
             import jax2onnx  # noqa: F401  takes seconds to import
             import onnx_ir  # noqa: F401
             import onnxruntime  # noqa: F401
-        except ImportError as error:
+        try:
+            return jax.local_devices(backend="cpu")[0]
+        except RuntimeError as error:
             raise UserError(
-                f"{first_line(error)}; ONNX needs: pip install 'cmaclip_jax[onnx]'"
+                "ONNX is compared with the run on the CPU, which JAX_PLATFORMS leaves out; set "
+                "JAX_PLATFORMS=cpu"
             ) from error
 
-    def platform(self) -> str:
-        return "cpu"
+    def compute_type(self, wanted: str) -> str:
+        return "float32"
 
     def write(self, trained: TrainedRun, folder: Path) -> dict[str, Any]:
         import onnx_ir

@@ -7,8 +7,6 @@ from pathlib import Path
 import onnxruntime
 
 FILES = ("model.onnx",)
-
-
 CPU = ("CPUExecutionProvider",)
 
 

@@ -65,7 +65,7 @@ def trained(finished_run):
 def test_without_this_project_the_numbers_are_the_runs_own(exported, trained):
     own, batches = {}, {}
     for rows in ROWS:
-        batch = exporting._some_pairs(trained.encode, rows)
+        batch = exporting.random_pairs(trained.encode, rows)
         batches |= {f"{rows}/{name}": batch[name] for name in exporting.INPUTS}
         sharded = to_device(batch, batch_sharding(trained.mesh))
         outcome = trained.predict_step(trained.params, sharded)

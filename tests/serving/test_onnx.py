@@ -11,14 +11,13 @@ from support.commands import mistake
 from support.exports import BLOCKED, ask, variant
 
 import cmaclip_jax as cma
-from cmaclip_jax.commands.export import ONNX
 from cmaclip_jax.evaluation import temperature
 from cmaclip_jax.evaluation.threshold_choice import calibrate
 from cmaclip_jax.evaluation.thresholds import write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.trained import open_trained
 from cmaclip_jax.serving import export_formats
-from cmaclip_jax.serving.export import _some_pairs, write_export
+from cmaclip_jax.serving.export import random_pairs, write_export
 from cmaclip_jax.serving.export_check import largest_difference, open_model
 from cmaclip_jax.serving.export_formats import INPUTS, Onnx
 from cmaclip_jax.tasks import read_tasks
@@ -39,9 +38,9 @@ def exported(finished_run, tmp_path_factory):
 
 def test_the_numbers_are_the_runs_own(exported, finished_run):
     trained = open_trained(finished_run, saved_config(finished_run), devices=jax.devices()[:1])
-    answer = open_model(ONNX, exported)
+    answer = open_model("onnx", exported)
     for rows in (1, 3, 5, 17):
-        batch = _some_pairs(trained.encode, rows)
+        batch = random_pairs(trained.encode, rows)
         answers = answer({name: batch[name] for name in INPUTS})
         own = jax.device_get(trained.predict_step(trained.params, batch))
         assert {kind: set(own[kind]) for kind in answers} == {k: set(v) for k, v in answers.items()}
@@ -85,7 +84,9 @@ def test_a_model_that_is_too_large_for_one_file_has_its_constants_beside_it(
     (tmp_path / "out/model.onnx.data").unlink()
     assert "cannot be opened" in mistake(capsys, "export", f"--check={tmp_path / 'out'}")
     flags = [f"--workdir={finished_run}", f"--output={tmp_path / 'in'}", "--format=onnx"]
-    assert "in float32" in mistake(capsys, "export", *flags, "--config.model.dtype=bfloat16")
+    assert "computes in float32" in mistake(
+        capsys, "export", *flags, "--config.model.dtype=bfloat16"
+    )
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from cmaclip_jax.config import base_config
 from cmaclip_jax.data.prepare.deferred_faults import DeferredFaults
 from cmaclip_jax.data.prepare.shards import Preparation, StorageFormat
 from cmaclip_jax.data.sources import open_sources
-from cmaclip_jax.errors import UserError
+from cmaclip_jax.errors import installed_by
 from cmaclip_jax.tasks import select_tasks
 
 # The fields of config.data that decide which records exist and how they are read.
@@ -62,10 +62,8 @@ def write_with_beam(
     specification: Specification, shards: Sequence[tuple[str, int]], options: Sequence[str]
 ) -> None:
     """Writes shards on Beam's machines. All of them must reach the data and the output folder."""
-    try:
-        import apache_beam as beam  # an optional dependency
-    except ImportError as error:
-        raise UserError("--beam needs Apache Beam: pip install 'cmaclip_jax[beam]'") from error
+    with installed_by("--beam", "cmaclip_jax[beam]"):
+        import apache_beam as beam
     with beam.Pipeline(argv=list(options)) as pipeline:
         collection = pipeline | beam.Create(list(shards)) | beam.Reshuffle()
         _ = collection | beam.Map(functools.partial(write_shard, specification))
