@@ -178,7 +178,24 @@ def _model() -> ConfigDict:
     # Activations that the backward pass computes again to save memory.
     model.remat = Field("none", choices=("none", "dots", "full"))
     model.dtype = Field("auto", ("auto", "float32", "bfloat16"))  # auto: runs/compute_type.py
+    model.lora = _lora()
     return model
+
+
+def _lora() -> ConfigDict:
+    """Low-rank adapters of the encoders, whose own parameters then do not learn."""
+    lora = ConfigDict()
+    lora.rank = Field(0, least=0)  # columns of every adapter; 0: no adapters
+    lora.alpha = Field(
+        0.0, least=0
+    )  # an adapter adds alpha / rank of its product; 0: half the rank
+    lora.dropout = share(0.25)  # share of an adapter's inputs that training sets to 0
+    # Regexes of the products that have an adapter: (image|text)/stack/blocks/ and one of
+    # attention/query, attention/key, attention/value, attention/out, mlp_up, mlp_down.
+    lora.rules = (".*/(query|key|value)",)
+    # A folder of PEFT to start from. Rank, alpha, dropout and products come with it.
+    lora.source = ""
+    return lora
 
 
 def _train() -> ConfigDict:
@@ -236,6 +253,7 @@ def check_config(config: ConfigDict) -> None:
     for path, field in LIMITED_FIELDS.items():
         field.check(path, value_at(config, path))
     _check_train(config)
+    _check_lora(config.model.lora)
     _check_data(config.data)
     _check_eval(config.eval)
 
@@ -255,6 +273,20 @@ def _check_train(config: ConfigDict) -> None:
         )
     if train.objective != "classification" and config.model.inputs != "both":
         raise UserError(f"config.train.objective={train.objective!r} needs model.inputs='both'")
+
+
+def _check_lora(lora: ConfigDict) -> None:
+    usual = base_config().model.lora
+    others = [name for name in ("alpha", "dropout", "rules") if lora[name] != usual[name]]
+    if lora.rank and lora.source:
+        raise UserError("config.model.lora.source brings its own rank; leave model.lora.rank out")
+    if lora.source and others:
+        raise UserError(f"config.model.lora.source brings its own {others[0]}; leave that out")
+    if others and not lora.rank:
+        raise UserError(
+            f"config.model.lora.{others[0]} is set and lora.rank=0 makes no adapters; set "
+            "config.model.lora.rank to 2 or more"
+        )
 
 
 def _check_data(data: ConfigDict) -> None:

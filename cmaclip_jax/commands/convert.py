@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cmaclip_jax.commands.arguments import make_parser
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.screen import Screen
 
 HELP = """\
 Reads a CLIP checkpoint without PyTorch and writes it as a folder that this project, Hugging
@@ -14,9 +15,12 @@ Face's transformers or OpenCLIP loads.
 --source takes a folder (Hugging Face, OpenCLIP, or one converted before), a file
 (.safetensors, .msgpack, .bin, OpenAI's .pt), a name on the Hugging Face hub, or the folder
 of a run, whose trained encoders are taken.
+
+--to=peft writes the adapters of a run that was trained with model.lora, in the format of
+Hugging Face's PEFT, with fusion and heads in a file beside them.
 """
 
-FORMATS = ("ours", "huggingface", "openclip")
+FORMATS = ("ours", "huggingface", "openclip", "peft")
 
 
 def run(arguments: list[str]) -> None:
@@ -43,7 +47,8 @@ def convert(options: argparse.Namespace) -> None:
     # the imports below take seconds
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
-    from cmaclip_jax.screen import Screen
+    from cmaclip_jax.runs.trained_adapters import convert_adapters
+    from cmaclip_jax.training.workdir import run_folder
     from cmaclip_jax.weights.description import describe_towers
     from cmaclip_jax.weights.verify import verify
     from cmaclip_jax.weights.writer import check_new_folder, write_folder
@@ -51,6 +56,10 @@ def convert(options: argparse.Namespace) -> None:
     screen = Screen(sys.stdout)
     check_new_folder(options.output)
     screen.entry("reading", options.source)
+    if options.to == "peft":
+        screen.entry("found", convert_adapters(run_folder(options.source), options.output))
+        _list_files(screen, options.output)
+        return
     weights = read_clip(options.source, options.activation)
     tokenizer = clip_tokenizer(weights, options.tokenizer)
     if options.tokenizer and tokenizer is None:
@@ -65,5 +74,9 @@ def convert(options: argparse.Namespace) -> None:
         screen.entry("verified", verify(weights))
     screen.entry("writing", options.output)
     write_folder(options.output, options.to, weights, tokenizer)
-    files = ", ".join(sorted(path.name for path in options.output.iterdir()))
-    screen.entry("written", f"{options.output}: {files}")
+    _list_files(screen, options.output)
+
+
+def _list_files(screen: Screen, folder: Path) -> None:
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    screen.entry("written", f"{folder}: {files}")

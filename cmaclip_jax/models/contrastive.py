@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cmaclip_jax.models.adapters import merge_towers
 from cmaclip_jax.models.attention import even_weights
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.contrastive_losses import LARGEST_SCALE, sigmoid_losses, softmax_losses
@@ -56,7 +57,11 @@ class Contrastive:
         }
 
     def answering_parameters(self, params):
-        """The parameters, and the embeddings of the classes' sentences: {task: [C,D]}."""
+        """The parameters, and the embeddings of the classes' sentences: {task: [C,D]}.
+
+        Adapters are merged into the weights of their encoders.
+        """
+        params = merge_towers(self.model, params)
         return {"clip": params, "classes": jax.jit(self._class_embeddings)(params)}
 
     def predict(self, params, batch: Batch):

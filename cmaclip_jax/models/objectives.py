@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cmaclip_jax.models.adapters import merge_towers
 from cmaclip_jax.models.cma_clip import CMAClip
 from cmaclip_jax.models.contrastive_losses import softmax_losses
 from cmaclip_jax.models.cpu_layers import convert_parameters, unstack_layers
@@ -103,7 +104,10 @@ class Classification:
         return total, {"loss": (total * examples, count)} | sums
 
     def answering_parameters(self, params):
-        """Parameters laid out for answering: see `cpu_layers`. Those of the heads are unchanged."""
+        """Parameters laid out for answering: see `cpu_layers`. Those of the heads are unchanged.
+
+        Adapters are merged into the weights of their encoders.
+        """
 
         def of_part(name, part):
             module = getattr(self.model, name, None)
@@ -111,7 +115,9 @@ class Classification:
                 return part
             return convert_parameters(unstack_layers(part, module.unroll), module.dtype)
 
-        return {name: of_part(name, part) for name, part in params.items()}
+        return {
+            name: of_part(name, part) for name, part in merge_towers(self.model, params).items()
+        }
 
     def predict(self, params, batch: Batch):
         """Probabilities {task: [B,C]} and modality weights {task: [B,2]}."""

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cmaclip_jax.models.adapters import Adapter, adapted
 from cmaclip_jax.models.cpu_layers import BLOCKS, apply_layers, unstacked_layers
 from cmaclip_jax.models.cpu_products import PRODUCT, Dense, DenseGeneral, product
 from cmaclip_jax.models.layout import hold_rows
@@ -43,6 +44,7 @@ class LayerSpec:
     causal: whether a token sees only itself and the tokens before it.
     zero_output: residual branches start at zero, so that a new layer changes nothing.
     epsilon: of the LayerNorms. dtype: the type that the layer computes in.
+    adapter: the low-rank additions to its products.
     """
 
     heads: int
@@ -53,6 +55,7 @@ class LayerSpec:
     zero_output: bool = False
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
+    adapter: Adapter | None = None
 
 
 class QueriesKeysValues(nn.Module):
@@ -91,9 +94,10 @@ class Attention(nn.Module):
     causal: bool = False
     zero_output: bool = False
     dtype: jnp.dtype = jnp.float32
+    adapter: Adapter | None = None
 
     @nn.compact
-    def __call__(self, x, mask=None, with_maps: bool = False, positions=None):
+    def __call__(self, x, mask=None, with_maps: bool = False, positions=None, train: bool = False):
         """`x` [B,S,D]; `mask` [B,S] is True at the keys that may be seen.
 
         positions: the positions [B,R] to compute; None: all. Causal attention takes no
@@ -102,6 +106,11 @@ class Attention(nn.Module):
         assert not (self.causal and positions is not None)
         width = x.shape[-1]
         query, key, value = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, positions)
+        if self.adapter is not None:
+            assert positions is None
+            query = adapted(query, self, "query", x, self.adapter, train)
+            key = adapted(key, self, "key", x, self.adapter, train)
+            value = adapted(value, self, "value", x, self.adapter, train)
         allowed = None if mask is None else mask[:, None, None, :]  # [B,1,1,S]
         factors = self.get_variable(FACTORS, "weights")
         if factors is None:
@@ -115,7 +124,7 @@ class Attention(nn.Module):
         zero = nn.initializers.zeros_init()
         out_init = zero if self.zero_output else nn.initializers.normal(width**-0.5)
         out = DenseGeneral(width, axis=(-2, -1), kernel_init=out_init, dtype=self.dtype, name="out")
-        return out(y), maps
+        return adapted(out(y), self, "out", y, self.adapter, train, axes=2), maps
 
 
 def take_positions(x, positions):
@@ -168,21 +177,23 @@ class Block(nn.Module):
             causal=spec.causal,
             zero_output=spec.zero_output,
             dtype=spec.dtype,
+            adapter=spec.adapter,
             name="attention",
-        )(y, mask, with_maps, positions)
+        )(y, mask, with_maps, positions, train)
         x = hold_rows((x if positions is None else take_positions(x, positions)) + drop(y))
 
         y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="mlp_norm")(x)
-        y = Dense(
+        up = Dense(
             spec.mlp_width,
             kernel_init=nn.initializers.normal((2 * width) ** -0.5),
             dtype=spec.dtype,
             name="mlp_up",
-        )(y)
-        y = ACTIVATIONS[spec.activation](y)
+        )
+        y = ACTIVATIONS[spec.activation](adapted(up(y), self, "mlp_up", y, spec.adapter, train))
         zero = nn.initializers.zeros_init()
         down_init = zero if spec.zero_output else nn.initializers.normal(spec.mlp_width**-0.5)
-        y = Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")(y)
+        down = Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")
+        y = adapted(down(y), self, "mlp_down", y, spec.adapter, train)
         return hold_rows(x + drop(y)), maps
 
 
@@ -229,8 +240,8 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """The fields that all towers and sequence-wise attention share.
 
-    heads, mlp_width, activation, dropout, epsilon and dtype describe a layer (`LayerSpec`); unroll
-    and remat say how the layers run (`Stack`).
+    heads, mlp_width, activation, dropout, epsilon, dtype and adapter describe a layer
+    (`LayerSpec`); unroll and remat say how the layers run (`Stack`).
     """
 
     width: int
@@ -243,10 +254,11 @@ class Transformer(nn.Module):
     unroll: int = 1
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    adapter: Adapter | None = None
 
     def layer_spec(self, **changes) -> LayerSpec:
         """The description of a layer; `changes` replace this module's fields or add others."""
-        names = ("heads", "mlp_width", "activation", "dropout", "epsilon", "dtype")
+        names = ("heads", "mlp_width", "activation", "dropout", "epsilon", "dtype", "adapter")
         return LayerSpec(**{name: getattr(self, name) for name in names} | changes)
 
     def make_stack(self, layers: int, spec: LayerSpec) -> Stack:

@@ -24,6 +24,11 @@ SHARDING_RULES: Rules = (
     (".*attention/out/kernel", PartitionSpec("tensor", None, "fsdp")),  # [N,H,D]
     (".*mlp_up/kernel", PartitionSpec("fsdp", "tensor")),  # [D,M]
     (".*mlp_down/kernel", PartitionSpec("tensor", "fsdp")),  # [M,D]
+    # Adapters are small. Only the axis that a product splits over `tensor` is split.
+    (".*lora_(query|key|value)/b", PartitionSpec("tensor", None)),  # [r,N,H]
+    (".*lora_out/a", PartitionSpec("tensor", None, None)),  # [N,H,r]
+    (".*lora_mlp_up/b", PartitionSpec("tensor")),  # [r,M]
+    (".*lora_mlp_down/a", PartitionSpec("tensor", None)),  # [M,r]
     (".*(kernel|embedding)", PartitionSpec("fsdp", None)),
     (".*", PartitionSpec()),
 )

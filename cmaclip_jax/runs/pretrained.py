@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import Tokenizer, checkpoint_tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP
+from cmaclip_jax.models.adapters import merge_towers
 from cmaclip_jax.runs.towers import (
     Towers,
     kept_towers,
@@ -19,12 +22,19 @@ from cmaclip_jax.training.saved_parameters import read_parameters
 from cmaclip_jax.training.workdir import saved_config
 from cmaclip_jax.weights.clip_folder import Weights
 from cmaclip_jax.weights.description import DESCRIPTION, describe
+from cmaclip_jax.weights.peft import read_peft, with_adapters
 from cmaclip_jax.weights.reader import read_weights
 
 
-def pretrained_towers(source: str, workdir: Path | None) -> Towers:
-    """The encoders of a CLIP, with their weights; a description goes into the run's folder."""
+def pretrained_towers(fields: ConfigDict, workdir: Path | None) -> Towers:
+    """The encoders of `model.pretrained`, with their weights and the adapters of `lora.source`.
+
+    A description goes into the run's folder.
+    """
+    source = fields.pretrained
     weights = read_clip(source)
+    if fields.lora.source:
+        weights = with_adapters(weights, read_peft(Path(fields.lora.source).expanduser()))
     tokenizer = clip_tokenizer(weights)
     if tokenizer is None:
         raise UserError(
@@ -68,12 +78,15 @@ def _trained_clip(workdir: Path) -> Weights:
     encode = BatchEncoder((), tokenizer, fields.image_size, fields.text_length)
     image, text, _ = sized_encoders(config, towers, encode)
     step, params = read_parameters(workdir)
+    params = merge_towers(CLIP(image, text), params)
     missing = [name for name in ("image", "text") if name not in params]
     if missing:
         raise UserError(f"{workdir} was trained without {missing[0]}s; it holds no whole CLIP")
     of_clip = ("image", "text", "logit_scale", "logit_bias")
     return Weights(
-        model=CLIP(image, text, bias="logit_bias" in params),
+        model=CLIP(
+            image.clone(adapter=None), text.clone(adapter=None), bias="logit_bias" in params
+        ),
         params={name: params[name] for name in of_clip if name in params},
         folder=workdir,
         found=f"a run of ours at step {step:,}; its encoders, without attention and heads",

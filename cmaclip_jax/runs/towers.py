@@ -12,6 +12,7 @@ from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from cmaclip_jax.runs.adapters import configured_adapters
 from cmaclip_jax.runs.compute_type import compute_dtype
 from cmaclip_jax.weights.description import DESCRIPTION, model_from
 
@@ -41,13 +42,15 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
     not need their files.
     """
     if not config.model.pretrained:
+        if config.model.lora.source:
+            raise UserError("model.lora.source needs model.pretrained: the base of the adapters")
         return new_towers(config)
     if workdir and (workdir / DESCRIPTION).exists():
         return kept_towers(config, workdir)
     # The readers of checkpoints import this module, and most runs do not need them.
     from cmaclip_jax.runs.pretrained import pretrained_towers
 
-    return pretrained_towers(config.model.pretrained, workdir)
+    return pretrained_towers(config.model, workdir)
 
 
 def kept_towers(config: ConfigDict, workdir: Path) -> Towers:
@@ -101,13 +104,19 @@ def sized_encoders(
     fields = config.model
     dtype = compute_dtype(fields.dtype, towers.width)
     how = dict(unroll=fields.unroll, remat=fields.remat, dtype=dtype)
-    dropout = fields.tower_dropout
+    dropout, adapters = fields.tower_dropout, configured_adapters(fields.lora)
     text = towers.text.clone(
         dropout=dropout,
         length=encode.text_length,
         vocabulary=towers.text.vocabulary if fields.pretrained else encode.tokenizer.vocabulary,
         end_token=encode.tokenizer.end,
+        adapter=towers.text.adapter or adapters["text"],
         **how,
     )
-    image = towers.image.clone(image_size=encode.image_size, dropout=dropout, **how)
+    image = towers.image.clone(
+        image_size=encode.image_size,
+        dropout=dropout,
+        adapter=towers.image.adapter or adapters["image"],
+        **how,
+    )
     return image, text, how

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import BatchEncoder
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.models import Objective
 from cmaclip_jax.parallel.mesh import make_mesh, shared_rows
@@ -17,6 +19,7 @@ from cmaclip_jax.runs.batch_encoder import kept_encoder
 from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.tasks import Task
+from cmaclip_jax.training.frozen import frozen_folder
 from cmaclip_jax.training.saved_parameters import NEWEST, read_parameters
 
 
@@ -83,4 +86,14 @@ def open_trained(
     towers = kept_towers(config, workdir)
     encode = kept_encoder(config, workdir, towers)
     predictor = Predictor(config, mesh, build_objective(config, encode, towers), encode.empty(1))
+    _check_complete(params, predictor.parameter_shapes, workdir)
     return TrainedRun(workdir, step, encode, predictor, predictor.to_answer(params))
+
+
+def _check_complete(params: Any, shapes: Any, workdir: Path) -> None:
+    """Raises UserError where the run's folder lacks parameters of its network."""
+    lacking = sorted({*flatten_dict(shapes, sep="/")} - {*flatten_dict(params, sep="/")})
+    if lacking:
+        frozen = frozen_folder(workdir)
+        where = "its checkpoint" if frozen.exists() else f"{frozen} is missing: the run"
+        raise UserError(f"{where} lacks {len(lacking)} parameters, {lacking[0]} among them")

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.data.batches import Batch
+from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.predictor import Outcome, collect
 from cmaclip_jax.evaluation.scores import score, watched, watched_score
 from cmaclip_jax.evaluation.tables import watched_line
@@ -81,7 +83,13 @@ class Run:
             params = self.assembly.to_answer(params)
             return watched_score(self._judge(params, self.config.train.steps))
 
-        soup = write_soup(self.workdir, self.config.eval.soup, score_of, self.progress.say)
+        soup = write_soup(
+            self.workdir,
+            self.config.eval.soup,
+            score_of,
+            self.progress.say,
+            self.assembly.frozen,
+        )
         return self._to_answer(state) if soup is None else self.assembly.to_answer(soup)
 
     def outcome(self, params: Any, split: str, stoppable: Stoppable = iter) -> Outcome:
@@ -115,7 +123,7 @@ def _batch_source(
     data: RunData, assembly: Assembly, workdir: Path, progress: TrainingProgress
 ) -> tuple[BatchSource, str]:
     """Where the run reads its batches, and a line with the reason; '' if nothing is frozen."""
-    if not assembly.config.train.freeze:
+    if not any(jax.tree.leaves(assembly.frozen)):
         return data, ""
     # Few runs freeze parameters.
     from cmaclip_jax.runs.frozen_features import with_features
@@ -127,6 +135,11 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
     """Opens everything that a config names; cheap checks come first."""
     workdir = Path(workdir)
     mesh = checked_mesh(config)
+    if config.model.lora.rank and not config.model.pretrained:
+        raise UserError(
+            "model.lora.rank freezes the encoders, which are random without model.pretrained; name "
+            "a CLIP there, or leave model.lora.rank out"
+        )
     with leader_first("opening the run's folder and data"):
         if leads():
             open_workdir(workdir, config)

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import optax
 
 from cmaclip_jax.evaluation.predictor import Predictor
 from cmaclip_jax.parallel.mesh import host_rows
-from cmaclip_jax.training.optimizer import make_optimizer
+from cmaclip_jax.training.optimizer import frozen_parameters, make_optimizer
 from cmaclip_jax.training.state import TrainState, create_state, seed_argument, state_template
 from cmaclip_jax.training.step import make_train_step
 
@@ -25,6 +26,11 @@ class Assembly(Predictor):
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer; UserError where a rule of config.train matches no parameter."""
         return make_optimizer(self.config.train, self.parameter_shapes)
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """A tree of bools: which parameters do not learn."""
+        return frozen_parameters(self.config.train, self.parameter_shapes)
 
     def check(self) -> None:
         """Builds the shapes and the optimizer, so that a config that cannot train fails early.
@@ -42,7 +48,7 @@ class Assembly(Predictor):
     @functools.cached_property
     def _template(self) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
         averages = self.config.train.ema > 0
-        return state_template(self.objective, self.optimizer, self.example, averages)
+        return state_template(self.objective, self.optimizer, self.example, averages, self.frozen)
 
     def init_state(self) -> TrainState:
         """Draws the first state, which depends on the seed alone."""

@@ -1,15 +1,18 @@
 """Orbax checkpoints, written in the background; the newest and the best ones are kept."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
@@ -17,7 +20,16 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import free_space, full_disk
 from cmaclip_jax.parallel.cluster import leads, wait_for_all
 from cmaclip_jax.parallel.memory import refusal_of
-from cmaclip_jax.parallel.rules import path_name, tree_shardings
+from cmaclip_jax.parallel.rules import path_name
+from cmaclip_jax.training.frozen import (
+    frozen_part,
+    joined,
+    laid_out,
+    learnt_part,
+    leaves_like,
+    restore_frozen,
+    write_frozen,
+)
 from cmaclip_jax.training.saved_parameters import SCORE, checkpoint_steps
 from cmaclip_jax.training.state import TrainState
 
@@ -55,11 +67,18 @@ class Checkpoints:
     method raises UserError, and the incomplete checkpoint is removed.
     """
 
-    def __init__(self, workdir: str | Path, keep: int, best: int = 1):
-        """keep, best: how many of the newest checkpoints and of the best ones are kept."""
+    def __init__(self, workdir: str | Path, keep: int, best: int = 1, frozen: Any = None):
+        """
+        keep, best: how many of the newest checkpoints and of the best ones are kept.
+        frozen: a tree of bools. Frozen parameters are not in the checkpoints but in a folder of
+            their own (frozen.py). If a run began without this folder, it continues without it.
+        """
         newest = preservation.LatestN(keep)
         highest = preservation.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=best)
         self._writing, self._bytes, self._closed = 0, 0, False
+        self._workdir = Path(workdir)
+        self._frozen = frozen if frozen and any(jax.tree.leaves(frozen)) else None
+        self._keeps_frozen = False  # whether the folder of the frozen parameters is complete
         self._manager = _Manager(
             Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
@@ -78,6 +97,10 @@ class Checkpoints:
         with self._room():
             self._manager.wait_until_finished()  # for the checkpoint before
             self._writing, self._bytes = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            if self._frozen and not self._keeps_frozen:
+                write_frozen(self._workdir, frozen_part(state.params, self._frozen))
+                self._keeps_frozen = True
+            state = dataclasses.replace(state, params=learnt_part(state.params, self._frozen))
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def check(self) -> None:
@@ -109,7 +132,7 @@ class Checkpoints:
         reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                self._check_tree(shapes, step)
+                self._check_tree(self._held(shapes, step), step)
                 state = self.restore(shapes, mesh, step)
             except UserError:
                 raise
@@ -158,12 +181,36 @@ class Checkpoints:
 
     def restore(self, shapes: TrainState, mesh: Mesh, step: int) -> TrainState:
         """The state of `step`, laid out on this mesh."""
-        target = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            tree_shardings(shapes, mesh),
-        )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        held = self._held(shapes, step)
+        target = ocp.args.StandardRestore(laid_out(held, mesh))
+        state = self._manager.restore(step, args=target)
+        if self._frozen is None:
+            return state
+        if held.params is shapes.params:
+            self._frozen = None  # the run goes on with whole checkpoints
+        else:
+            wanted = frozen_part(shapes.params, self._frozen)
+            kept = restore_frozen(self._workdir, wanted, mesh)
+            state = dataclasses.replace(state, params=joined(state.params, kept))
+            self._keeps_frozen = True
+        ema = None if shapes.ema is None else leaves_like(shapes.ema, state.ema)
+        return dataclasses.replace(state, ema=ema)
+
+    def _held(self, shapes: TrainState, step: int) -> TrainState:
+        """The shapes as the checkpoint of a step holds them, with or without frozen parameters.
+
+        Runs of version 0.1 have all parameters in every checkpoint, and in the average.
+        """
+        if self._frozen is None:
+            return shapes
+        saved = _by_path(_saved_tree(Path(self._manager.directory) / str(step)))
+        some = next(iter(flatten_dict(frozen_part(shapes.params, self._frozen), sep="/")))
+        params, ema = shapes.params, shapes.ema
+        if f"params/{some}" not in saved:
+            params = learnt_part(params, self._frozen)
+        if ema is not None and f"ema/{some}" in saved:
+            ema = shapes.params
+        return dataclasses.replace(shapes, params=params, ema=ema)
 
     def close(self) -> None:
         """Waits until all checkpoints are on disk."""

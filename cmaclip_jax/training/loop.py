@@ -55,7 +55,8 @@ def train(
     """
     config = assembly.config
     _describe_parameters(assembly, workdir, progress)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep, max(config.eval.soup, 1))
+    keep, best = config.checkpoint.keep, max(config.eval.soup, 1)
+    checkpoints = Checkpoints(workdir, keep, best, assembly.frozen)
     start, state = _first_state(assembly, checkpoints, pretrained, progress)
     train_step = Profiled(assembly.train_step, config.profile, workdir, start, progress.say)
     closing = contextlib.closing

@@ -8,6 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.adapters import has_adapters, is_of_base
 from cmaclip_jax.parallel.rules import match_rules, path_name
 from cmaclip_jax.training.cpu_adamw import clipped_adam
 
@@ -51,9 +52,16 @@ def _decayed(update, param, factor):
 
 
 def frozen_parameters(settings: ConfigDict, params):
-    """A tree of bools: which parameters `train.freeze` freezes."""
+    """A tree of bools: which parameters `train.freeze` freezes.
+
+    The encoders' own parameters are frozen too where there are adapters.
+    """
     rules = [*((regex, True) for regex in settings.freeze), (".*", False)]
     frozen = match_rules(rules, params, "train.freeze")
+    if has_adapters(params):
+        frozen = jax.tree_util.tree_map_with_path(
+            lambda path, is_frozen: is_frozen or is_of_base(path_name(path)), frozen
+        )
     if all(jax.tree.leaves(frozen)):
         raise UserError("train.freeze matches every parameter: nothing is left to learn")
     return frozen

@@ -5,13 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from flax.traverse_util import unflatten_dict
-from jax.sharding import SingleDeviceSharding
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.training.frozen import joined, read_frozen, read_to_host
 
 SCORE = "score"  # of a checkpoint, measured while the run was trained
 NEWEST, BEST = "newest", "best"  # of a run's checkpoints
@@ -80,7 +78,7 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
         return step, checkpoint_parameters(workdir, step)
     try:
         with np.load(soup) as arrays:
-            return step, unflatten_dict(dict(arrays), sep="/")
+            return step, joined(read_frozen(workdir), unflatten_dict(dict(arrays), sep="/"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{soup} cannot be read; the command that trained the run makes it again"
@@ -95,20 +93,18 @@ def soup_file(workdir: str | Path, step: int) -> Path:
 def checkpoint_parameters(workdir: str | Path, step: int) -> Any:
     """The parameters that training left at a step: the averaged ones if the run keeps an average.
 
-    Nothing is written, because the run may be writing its next checkpoint.
+    The frozen ones come from where the run keeps them.
     """
-    folder = Path(workdir).resolve() / "checkpoints"
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    path, handler = folder / str(step) / "default", ocp.PyTreeCheckpointHandler()
-    saved = handler.metadata(path).tree
-    name = "params" if saved["ema"] is None else "ema"
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        {name: saved[name]},
-    )
-    how = ocp.checkpoint_utils.construct_restore_args(target)
-    read = ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
-    try:
-        return jax.device_get(handler.restore(path, args=read)[name])
-    finally:
-        handler.close()
+    folder = Path(workdir).resolve() / "checkpoints" / str(step) / "default"
+    saved = read_to_host(folder, _answering_part)
+    return joined(read_frozen(workdir), *saved.values())
+
+
+def _answering_part(saved: Any) -> dict[str, Any]:
+    """Of a saved state: the averaged parameters, and those that have no average."""
+    params, averaged = saved["params"], saved["ema"]
+    if averaged is None:
+        return {"params": params}
+    have = flatten_dict(averaged)
+    others = {path: x for path, x in flatten_dict(params).items() if path not in have}
+    return {"params": unflatten_dict(others), "ema": averaged} if others else {"ema": averaged}

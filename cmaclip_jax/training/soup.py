@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from cmaclip_jax.files import whole_file
 from cmaclip_jax.parallel.cluster import leads
+from cmaclip_jax.training.frozen import learnt_part
 from cmaclip_jax.training.saved_parameters import (
     best_steps,
     checkpoint_parameters,
@@ -24,7 +25,11 @@ from cmaclip_jax.training.saved_parameters import (
 
 
 def write_soup(
-    workdir: Path, most: int, score: Callable[[Any], float | None], say: Callable[[str], None]
+    workdir: Path,
+    most: int,
+    score: Callable[[Any], float | None],
+    say: Callable[[str], None],
+    frozen: Any = None,
 ) -> Any:
     """The soup of up to `most` judged checkpoints, kept beside the last one; None without any.
 
@@ -33,6 +38,7 @@ def write_soup(
 
     score: gives the score of parameters that lie on the host. Every process computes the same
         soup, and the leader writes it.
+    frozen: a tree of bools; the file of the soup leaves these parameters out.
     """
     file = soup_file(workdir, chosen_step(workdir))
     if leads():
@@ -54,7 +60,7 @@ def write_soup(
         return None
     if leads():
         with whole_file(file) as part:
-            np.savez(part, **flatten_dict(soup, sep="/"))
+            np.savez(part, **flatten_dict(learnt_part(soup, frozen), sep="/"))
     say(f"the run answers with the mean of {size} checkpoint(s), {best:.4f}, kept in {file}")
     return soup
 

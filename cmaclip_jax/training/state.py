@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.frozen import joined, learnt_part, leaves_like
 from cmaclip_jax.weights.fit import fit
 
 
@@ -23,7 +24,7 @@ from cmaclip_jax.weights.fit import fit
 class TrainState:
     """
     step: updates made so far; batches are counted from 0, so also the number of the next batch.
-    ema: averaged parameters, or None where no average is kept.
+    ema: averages of the parameters that learn, or None where no average is kept.
     loss_average: a running mean of the loss, against which spikes are detected.
     bad: a loss spiked or was not finite. From that step on nothing else in the state changes, so
         the rest of it is the last good state.
@@ -39,7 +40,7 @@ class TrainState:
     @property
     def best_params(self):
         """The parameters to evaluate: the averaged ones, if an average is kept."""
-        return self.params if self.ema is None else self.ema
+        return self.params if self.ema is None else joined(self.params, self.ema)
 
 
 def seed_argument(seed: int) -> np.ndarray:
@@ -47,8 +48,11 @@ def seed_argument(seed: int) -> np.ndarray:
     return np.asarray(seed).astype(np.int32)
 
 
-def state_template(objective: Objective, optimizer, batch, ema: bool):
-    """`(init, shapes)`: `init(seed)` makes the state; the shapes are those of that state."""
+def state_template(objective: Objective, optimizer, batch, ema: bool, frozen=None):
+    """`(init, shapes)`: `init(seed)` makes the state; the shapes are those of that state.
+
+    ema: whether an average is kept, of the parameters that are not `frozen`.
+    """
 
     def init(seed) -> TrainState:
         params = objective.init(jax.random.key(seed), batch)
@@ -56,7 +60,7 @@ def state_template(objective: Objective, optimizer, batch, ema: bool):
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            ema=jax.tree.map(jnp.copy, learnt_part(params, frozen)) if ema else None,
             loss_average=jnp.zeros(()),
             bad=jnp.zeros((), bool),
         )
@@ -67,7 +71,7 @@ def state_template(objective: Objective, optimizer, batch, ema: bool):
 def start_from(state: TrainState, pretrained) -> tuple[TrainState, list[str]]:
     """The state with pretrained parameters instead of random ones; and lines that describe them."""
     params, lines = replace_parameters(state.params, pretrained)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, leaves_like(state.ema, params))
     return dataclasses.replace(state, params=params, ema=ema), lines
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.models.objectives import Objective
 from cmaclip_jax.parallel.mesh import batch_sharding
 from cmaclip_jax.parallel.rules import tree_shardings
+from cmaclip_jax.training.frozen import leaves_like
 from cmaclip_jax.training.optimizer import frozen_parameters
 from cmaclip_jax.training.state import TrainState
 
@@ -66,7 +67,7 @@ def _updated(
     ema = state.ema
     if ema is not None:
         share = 1 - averaging_decay(state.step + 1, decay)
-        ema = keep_frozen(frozen, ema, optax.incremental_update(params, ema, share))
+        ema = optax.incremental_update(leaves_like(ema, params), ema, share)
     return dataclasses.replace(
         state,
         step=state.step + 1,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from cmaclip_jax.models.adapters import Adapter
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
 
@@ -24,6 +25,10 @@ def model_from(description: dict[str, Any]) -> CLIP:
         {k: tuple(v) if isinstance(v, list) else v for k, v in description[side].items()}
         for side in ("image", "text")
     )
+    for fields in (image, text):
+        if fields.get("adapter"):
+            adapter = fields["adapter"]
+            fields["adapter"] = Adapter(**{**adapter, "products": tuple(adapter["products"])})
     return CLIP(ImageEncoder(**image), TextEncoder(**text), description.get("bias", False))
 
 
@@ -48,4 +53,9 @@ def describe_towers(model: CLIP) -> list[tuple[str, str]]:
 
 def _fields(encoder) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(encoder) if field.name not in RUNNING]
-    return {name: getattr(encoder, name) for name in names}
+    fields = {name: getattr(encoder, name) for name in names}
+    if encoder.adapter is None:
+        del fields["adapter"]
+    else:
+        fields["adapter"] = dataclasses.asdict(encoder.adapter)
+    return fields
