@@ -97,10 +97,11 @@ class Checkpoints:
         with self._room():
             self._manager.wait_until_finished()  # for the checkpoint before
             self._writing, self._bytes = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            if self._frozen and not self._keeps_frozen:
-                write_frozen(self._workdir, frozen_part(state.params, self._frozen))
-                self._keeps_frozen = True
-            state = dataclasses.replace(state, params=learnt_part(state.params, self._frozen))
+            if self._frozen:
+                if not self._keeps_frozen:
+                    write_frozen(self._workdir, frozen_part(state.params, self._frozen))
+                    self._keeps_frozen = True
+                state = dataclasses.replace(state, params=learnt_part(state.params, self._frozen))
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.files import write_text
 from cmaclip_jax.models.adapters import LORA, PRODUCTS, Adapter
 from cmaclip_jax.weights.clip_folder import Weights
 from cmaclip_jax.weights.layout import Tensors, save_tensors
@@ -173,7 +174,7 @@ def write_peft(folder: Path, towers: dict[str, Any], params: dict[str, Any], bas
         "inference_mode": True,
         "task_type": None,
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     others = {
         path: np.asarray(x) for path, x in flat.items() if not path.startswith(("image/", "text/"))
     }
