@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.text import train_tokenizer
 from cmaclip_jax.models import Classification, image_encoder, text_encoder

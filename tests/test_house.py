@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.package import PACKAGE, imports
 
-FLOOR = {"tasks", "config", "errors", "files", "screen", "process"}
+FLOOR = {"tasks", "config", "config_arguments", "errors", "files", "screen", "process"}
 MODELS = {"models", *FLOOR}
 RUNS = {"data", "training", "evaluation", "parallel", "weights", *MODELS}
 MAY_IMPORT = {
@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "screen": set(),
     "tasks": {"errors", "files"},
     "config": {"errors"},
+    "config_arguments": {"config", "errors"},
     "models": FLOOR,
     "data": FLOOR,
     "parallel": MODELS,

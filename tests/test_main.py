@@ -15,7 +15,8 @@ from support.commands import QUICKSTART, ROOT, mistake
 from support.studies import small_arguments
 
 import cmaclip_jax as cma
-from cmaclip_jax.config import base_config, check_config, field_paths, read_config
+from cmaclip_jax.config import base_config, check_config, field_paths
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.errors import UserError

@@ -70,9 +70,9 @@ def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
     (tmp_path / "elsewhere").mkdir()
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cmaclip_jax import config; "
+        "import sys; sys.path.insert(0, sys.argv[1]); from cmaclip_jax import config, config_arguments; "
         "assert config.__file__.startswith(sys.argv[1]); "
-        "read = config.read_config(['--config=configs/food101.py', '--config.seed=3']); "
+        "read = config_arguments.read_config(['--config=configs/food101.py', '--config.seed=3']); "
         "print(read.data.source, read.seed)"
     )
     done = subprocess.run(
@@ -85,7 +85,7 @@ def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
 
 
 def test_a_file_of_the_current_folder_is_taken_first(tmp_path, monkeypatch):
-    from cmaclip_jax.config import read_config
+    from cmaclip_jax.config_arguments import read_config
 
     monkeypatch.chdir(tmp_path)
     assert read_config(["--config=configs/food101.py"]).data.source == "food101"

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.tasks import Task
 

@@ -90,7 +90,7 @@ def evaluate(options, overrides: list[str]) -> dict:
 
 def _run(options, overrides: list[str], screen):
     """Opens the run of --workdir."""
-    from cmaclip_jax.config import with_overrides
+    from cmaclip_jax.config_arguments import with_overrides
     from cmaclip_jax.runs.judged import open_judged
     from cmaclip_jax.training.workdir import saved_config
 

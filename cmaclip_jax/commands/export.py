@@ -63,7 +63,8 @@ def export(options, overrides: list[str]) -> None:
     """Exports the run, and shows what was written."""
     workdir, output = options.workdir, options.output
     # The imports take seconds.
-    from cmaclip_jax.config import with_changes, with_overrides
+    from cmaclip_jax.config import with_changes
+    from cmaclip_jax.config_arguments import with_overrides
     from cmaclip_jax.parallel.rules import parameter_count
     from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.screen import Screen

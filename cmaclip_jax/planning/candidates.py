@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import with_changes, with_overrides
+from cmaclip_jax.config import with_changes
+from cmaclip_jax.config_arguments import with_overrides
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.planning import text
 from cmaclip_jax.planning.fit import fit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cmaclip_jax.config import with_overrides
+from cmaclip_jax.config_arguments import with_overrides
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.report.explanation import Explanation, PairView
 from cmaclip_jax.report.mistakes import Cases, cases

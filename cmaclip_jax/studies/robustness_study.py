@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cmaclip_jax.config import with_overrides
+from cmaclip_jax.config_arguments import with_overrides
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun, open_judged

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.evaluation.predictor import collect
 from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.parallel.mesh import batch_sharding, to_device

@@ -11,7 +11,8 @@ import tensorflow as tf
 from PIL import Image
 from support.commands import mistake
 
-from cmaclip_jax.config import base_config, check_config, with_overrides
+from cmaclip_jax.config import base_config, check_config
+from cmaclip_jax.config_arguments import with_overrides
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.named_pictures import evenly
 from cmaclip_jax.data.sources import open_sources

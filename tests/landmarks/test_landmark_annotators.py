@@ -7,7 +7,7 @@ import pytest
 from support.commands import mistake
 from support.landmarks import CONFIG, arguments
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.landmarks import annotating, annotation_noise, study
 from cmaclip_jax.landmarks.config import landmark_config
 from cmaclip_jax.landmarks.contour import into_frame, out_of_frame, tangents

@@ -12,7 +12,7 @@ from PIL import Image
 from support.commands import mistake
 from support.landmarks import CONFIG, arguments
 
-from cmaclip_jax.config import read_config
+from cmaclip_jax.config_arguments import read_config
 from cmaclip_jax.landmarks import study, study_report
 from cmaclip_jax.landmarks.detector_scores import DetectorScores
 from cmaclip_jax.landmarks.study import Arm, arms, runs_of

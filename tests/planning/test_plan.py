@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from support.commands import QUICKSTART, mistake
 from support.small import small_config
 
-from cmaclip_jax.config import with_overrides
+from cmaclip_jax.config_arguments import with_overrides
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.parallel.mesh import make_mesh

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
+from support.adapted import adapted_model
 from support.small import initial, make_batch, make_model, make_objective, small_config
 
 from cmaclip_jax.config import base_config
@@ -60,9 +62,10 @@ def settings(**fields):
 
 
 @functools.cache
-def run(shape=(1, 1, 1), contrastive=0.0, **fields):
+def run(shape=(1, 1, 1), contrastive=0.0, adapted=False, **fields):
     """`(losses, states)` of three steps from the same beginning; states[0] is the beginning."""
-    objective, train = make_objective(contrastive=contrastive), settings(**fields)
+    model = adapted_model() if adapted else make_model()
+    objective, train = make_objective(model, contrastive=contrastive), settings(**fields)
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
     optimizer = make_optimizer(train, initial(objective.model))
     frozen = frozen_parameters(train, initial(objective.model))
@@ -168,6 +171,22 @@ def test_frozen_parameters_stay_and_have_no_moments():
     moments = {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)}
     assert any("/mu/head_colour/" in name for name in moments)
     assert not any("/mu/image/" in name for name in moments)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adapters_learn_the_same_on_every_mesh_and_nothing_else_of_an_encoder_moves(shape):
+    losses, (first, *_, state) = run(shape, adapted=True, accumulate=2, ema=0.9)
+    expected, (*_, expected_state) = run(adapted=True, accumulate=2, ema=0.9)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    assert_close(state.params, expected_state.params, atol=1e-5)
+    assert_close(state.ema, expected_state.ema, atol=1e-5)
+    before, after = (flatten_dict(s.params, sep="/") for s in (first, state))
+    moved = {path for path, leaf in after.items() if not np.array_equal(leaf, before[path])}
+    of_encoders = {path for path in moved if path.startswith(("image/", "text/"))}
+    assert of_encoders
+    assert all("/lora_" in path for path in of_encoders)
+    assert {"sequence", "modality", "head_colour"} <= {path.split("/")[0] for path in moved}
+    assert not any("image/position" in path for path in flatten_dict(state.ema, sep="/"))
 
 
 def second_update(train, params, gradients):
