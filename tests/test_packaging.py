@@ -70,8 +70,8 @@ def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
     (tmp_path / "elsewhere").mkdir()
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cmaclip_jax import config, config_arguments; "
-        "assert config.__file__.startswith(sys.argv[1]); "
+        "import sys; sys.path.insert(0, sys.argv[1]); from cmaclip_jax import config_arguments; "
+        "assert config_arguments.__file__.startswith(sys.argv[1]); "
         "read = config_arguments.read_config(['--config=configs/food101.py', '--config.seed=3']); "
         "print(read.data.source, read.seed)"
     )
