@@ -82,6 +82,7 @@ setup(
             "scikit-learn",
             # An oracle for the encoders. This very version is a CPU build; others bring CUDA.
             "torch==2.13.0",
+            "peft",  # the oracle for adapters
             # The TPUs' compiler, to plan with; it needs no TPU.
             "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],

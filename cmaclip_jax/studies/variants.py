@@ -53,6 +53,19 @@ VARIANTS: dict[str, Variant] = {
     "soup": Variant(
         "answers with a greedy soup of up to four checkpoints (eval.soup)", {"eval.soup": 4}
     ),
+    "lora-2": Variant(
+        "adapters of rank 2 (LoRA) learn in the encoders", {"model.lora.rank": 2}, True
+    ),
+    "lora-8": Variant("adapters of rank 8", {"model.lora.rank": 8}, True),
+    "lora-32": Variant("adapters of rank 32", {"model.lora.rank": 32}, True),
+    "bitfit": Variant(
+        "of the encoders, biases and norms alone learn",
+        {"train.freeze": ("(image|text)/(?!.*(bias|scale)$).*",)},
+        True,
+    ),
+    "frozen": Variant(
+        "nothing of the encoders learns", {"train.freeze": ("(image|text)/.*",)}, True
+    ),
     "fine-tuned-clip": Variant(
         "CLIP's contrastive training on the pairs; the answer is the class whose sentences "
         "(eval.prompts) are nearest to the mean of the pair's two embeddings",
