@@ -142,10 +142,11 @@ def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: C
     return tensors
 
 
-def save_tensors(file: Path, tensors: Tensors) -> None:
-    """Writes a safetensors file that has the read permissions of its folder."""
+def save_tensors(file: Path, tensors: Tensors, **about: str) -> None:
+    """Writes a safetensors file that everyone may read; `about` is kept in its header."""
     contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    save_file(contiguous, file, metadata={"format": "pt"})  # transformers requires this entry
+    # transformers requires the entry "format"
+    save_file(contiguous, file, metadata={"format": "pt", **about})
     file.chmod(0o644)
 
 
