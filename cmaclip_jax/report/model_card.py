@@ -6,6 +6,7 @@ what was not measured.
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,27 @@ from cmaclip_jax.report.results import ORDER, RunResults, read_results
 from cmaclip_jax.report.task_table import accepted_figures, chosen_on, quality
 from cmaclip_jax.serving.pushing import Pushable
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.workdir import MAY_CHANGE, differences
+from cmaclip_jax.training.workdir import differences
 
-MOST = 12  # classes of a task that are listed
-READS = {"both": "a picture and its words", "image": "a picture", "text": "words"}
-READING = """\
-- weights: the mean weight of the picture / of the words
-- accuracy: the share of pairs that are answered rightly; where several classes may hold, all have
-  to be right
-- macro F1, average precision: means over the classes, so that rare ones count as much as others
-- calibration error: the mean difference between a probability and the share that is right
-- no picture, no words: the accuracy on pairs that lack one, and their number
-- known: pairs whose answer is known; commonest: the accuracy of always naming the most frequent
-  class"""
+ALL, FIRST = 15, 12  # so many classes of a task are listed at most; of more, the first ones
+AT_HOME = ("mesh.", "checkpoint.", "profile.")  # settings that say nothing about the model
+READS = {
+    "both": "a picture and its words, and answers {} about them",
+    "image": "a picture, and answers {} about it",
+    "text": "words, and answers {} about them",
+}
+READING = {
+    "weights": "the mean weight of the picture / of the words",
+    "accuracy": "the share of pairs that are answered rightly; where several classes may hold, all "
+    "have to be right",
+    "macro F1": "the mean of the classes' F1, so that rare classes count as much as others",
+    "average precision": "a mean over the classes, too",
+    "calibration error": "the mean difference between a probability and the share that is right",
+    "no picture": "the accuracy on pairs without a picture, and their number",
+    "no words": "the accuracy on pairs without words, and their number",
+    "known": "pairs whose answer is known",
+    "commonest": "the accuracy of always naming the most frequent class",
+}
 
 
 def model_card(run: Pushable, name: str, folder: str, licence: str) -> str:
@@ -48,7 +57,7 @@ def model_card(run: Pushable, name: str, folder: str, licence: str) -> str:
         _front_matter(run, licence),
         f"# {_plain(title)}\n\n{_introduction(run)}",
         f"## What it answers\n\n{_tasks(run.encode.tasks)}",
-        f"## How to use it\n\n{_use(run, name or title, f'hf://{name}' if name else title)}",
+        f"## How to use it\n\n{_use(run, name, title)}",
         f"## How good it is\n\n{_figures(run, results)}",
         f"## Which answers to accept\n\n{_acceptance(run, results)}",
         f"## Limits\n\n{_limits(run)}",
@@ -77,12 +86,14 @@ def _front_matter(run: Pushable, licence: str) -> str:
 
 
 def _introduction(run: Pushable) -> str:
-    reads, count = run.config.model.inputs, len(run.encode.tasks)
-    weights = ", and how much it rests on the picture and on the words" if reads == "both" else ""
+    model, count = run.config.model, len(run.encode.tasks)
+    questions = f"{count} questions" if count > 1 else "a question"
+    weighed = model.inputs == "both" and model.modality in ("attention", "gated")
+    weights = ", and how much it rests on the picture and on the words" if weighed else ""
     return (
-        f"This model reads {READS[reads]} and answers {count} question{'s'[: count > 1]} about "
-        f"them. Every answer says how probable it is{weights}. It is a "
-        "[CMA-CLIP](https://arxiv.org/abs/2112.03562), trained with `cmaclip_jax` in JAX and Flax."
+        f"This model reads {READS[model.inputs].format(questions)}. Every answer says how probable "
+        f"it is{weights}. It is a [CMA-CLIP](https://arxiv.org/abs/2112.03562), trained with "
+        "`cmaclip_jax` in JAX and Flax."
     )
 
 
@@ -94,12 +105,15 @@ def _tasks(tasks: Sequence[Task]) -> str:
 
 
 def _classes(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST:,} more, in tasks.json" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    if len(names) <= ALL:
+        return ", ".join(names)
+    return f"{', '.join(names[:FIRST])} and {len(names) - FIRST:,} more, in tasks.json"
 
 
-def _use(run: Pushable, source: str, workdir: str) -> str:
+def _use(run: Pushable, name: str, folder: str) -> str:
     encode, task = run.encode, run.encode.tasks[0].name
+    workdir = f"hf://{name}" if name else shlex.quote(folder)
+    copy = f"a copy: `hf download {name} --local-dir=FOLDER`" if name else "this folder"
     inputs, columns = [], ""
     if encode.reads_image:
         inputs, columns = ['images=["photo.jpg"]'], " --image=COLUMN"
@@ -115,7 +129,7 @@ pip install -e .
 ```python
 import cmaclip_jax as cma
 
-model = cma.load({json.dumps(source)})
+model = cma.load({json.dumps(name or folder)})
 answer = model.predict({", ".join(inputs)})[0][{json.dumps(task, ensure_ascii=False)}]
 print(answer.label, answer.probability, answer.accepted, answer.weights)
 ```
@@ -128,7 +142,8 @@ cmaclip predict --workdir={workdir} --input=new.csv --output=answers.csv \\
 cmaclip serve --workdir={workdir}
 ```
 
-All files are data; loading the model runs no code from them."""
+All files are data; loading the model runs no code from them. In the commands below, FOLDER is \
+{copy}."""
 
 
 def _figures(run: Pushable, results: RunResults) -> str:
@@ -144,11 +159,12 @@ def _figures(run: Pushable, results: RunResults) -> str:
     if config.eval.every and config.eval.watch == split:
         notes += f" The split was also evaluated every {config.eval.every:,} steps of the training."
     pairs = PAIRS[figures.get("scored", "all")]
-    table = _table(*quality(results, lambda image, text: f"{image:.2f} / {text:.2f}"))
+    head, rows = quality(results, lambda image, text: f"{image:.2f} / {text:.2f}")
+    reading = "\n".join(f"- {name}: {READING[name]}" for name in head if name in READING)
     return (
         f"On {figures['examples']:,} {pairs} of the split `{split}`, at step {run.step:,}.{notes} "
         f"With the data, this prints the figures:\n\n{_evaluate(config, f'--split={split}')}\n\n"
-        f"{table}\n\n{READING}"
+        f"{_table(head, rows)}\n\n{reading}"
     )
 
 
@@ -236,8 +252,8 @@ def _limits(run: Pushable) -> str:
             "was trained on texts of the data named below; other languages were not measured."
         )
     lines.append(
-        "The figures are of one split of one data set. This card knows of no measurement by groups "
-        "of people, on other data, or on inputs that were made to deceive."
+        "This card knows of no measurement on other data, by groups of people, or on inputs that "
+        "were made to deceive."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -266,7 +282,7 @@ def _making(run: Pushable) -> str:
 
 
 def _size(encoder: Any) -> str:
-    return f"{encoder.layers} layers of width {encoder.width}"
+    return f"{encoder.layers} layer{'s'[: encoder.layers > 1]} of width {encoder.width}"
 
 
 def _data(config: ConfigDict) -> str:
@@ -281,10 +297,10 @@ def _data(config: ConfigDict) -> str:
 
 
 def _changes(config: ConfigDict) -> Iterable[str]:
-    """The settings that change an update and are not as in `base_config`."""
+    """The settings that are not as in `base_config`."""
     own, usual = (json.loads(c.to_json_best_effort()) for c in (config, base_config()))
     for name, _, value in differences(usual, own):
-        if not name.startswith(MAY_CHANGE):
+        if not name.startswith(AT_HOME):
             yield f"--config.{name}={json.dumps(value, ensure_ascii=False)}"
 
 

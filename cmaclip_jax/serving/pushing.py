@@ -156,7 +156,8 @@ def _reason(error: Exception) -> str:
         return "the hub does not know you; log in with `hf auth login`, or set HF_TOKEN"
     if status in (403, 404):
         return "your login may not write there; take a token that may, or name another --to"
+    said = getattr(error, "server_message", None) or first_line(error)
     return (
-        f"{first_line(error)}; try again, or write the same files with --to=./FOLDER and upload "
-        "them later"
+        f"{' '.join(said.split())}; try again, or write the same files with --to=./FOLDER and "
+        "upload them later"
     )

@@ -94,7 +94,7 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
 
 def write_pushed(folder: Path, step: int, params: Any) -> None:
     """Writes parameters as one file, from which a folder without checkpoints answers."""
-    save_tensors(folder / PUSHED, flatten_dict(params, sep="/"), step=str(step))
+    save_tensors(folder / PUSHED, flatten_dict(params, sep="/"), {"step": str(step)})
 
 
 def pushed_steps(workdir: str | Path) -> list[int]:

@@ -222,6 +222,19 @@ def test_names_of_classes_are_shown_as_they_are(finished_run, tmp_path):
     assert "This model has no thresholds" in body
 
 
+def test_the_card_of_a_model_of_words_speaks_of_words(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["inputs"] = "text"
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["push", f"--workdir={run}", f"--to={tmp_path / 'words'}"]) == 0
+    card = (tmp_path / "words/README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    assert "This model reads words, and answers 2 questions about them." in card
+    assert 'predict(texts=["its words"])' in card
+    assert "pixels." not in card
+
+
 # ---- the hub
 
 
@@ -303,8 +316,9 @@ def test_what_is_pushed_to_the_hub_is_read_back(
     np.testing.assert_array_equal(
         cma.load_clip("me/shop").embed_texts(TEXTS[:2]), cma.load_clip(run).embed_texts(TEXTS[:2])
     )
-    says = mistake(capsys, "evaluate", "--workdir=hf://me/shop@v1")
-    assert "`hf download me/shop --revision=v1 --local-dir=DIR`" in says
+    for verb in ("evaluate", "report", "robustness"):
+        says = mistake(capsys, verb, "--workdir=hf://me/shop@v1")
+        assert "`hf download me/shop --revision=v1 --local-dir=DIR`" in says
 
 
 def test_a_second_push_leaves_nothing_of_the_first(run, hub, tmp_path):
