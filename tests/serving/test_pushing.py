@@ -394,11 +394,12 @@ def test_what_is_no_pushed_run_says_so(pushed, hub, catalogue, tmp_path, capsys)
         cma.load("me/nothing")
     with pytest.raises(cma.UserError, match=r"no checkpoint 5 .* or one of 12"):
         cma.load(pushed, checkpoint=5)
-    copy = shutil.copytree(pushed, tmp_path / "copy")
-    weights = (copy / "model.safetensors").read_bytes()
-    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(cma.UserError, match=r"model\.safetensors"):
-        cma.load(copy)
+    for name in ("model.safetensors", "tasks.json", "tokenizer.json", "config.json"):
+        copy = shutil.copytree(pushed, tmp_path / f"without-{name}")
+        whole = (copy / name).read_bytes()
+        (copy / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(cma.UserError, match=re.escape(name)):
+            cma.load(copy)
 
 
 def test_a_pushed_run_learns_no_more(pushed, capsys):
