@@ -24,6 +24,7 @@ VERBS = {
     "serve": "answer pairs over HTTP with a trained run",
     "explain": "write a page on single rows: which words and patches the answers rest on",
     "export": "write a trained run as StableHLO or ONNX that runs without this project",
+    "push": "write a trained run for others: a folder or a hub repository, with a model card",
     "prepare": "write any data set as record files of small pictures to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
     "compare": "train CMA-CLIP and what its paper compares it with, over seeds, on your data",

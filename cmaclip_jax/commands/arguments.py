@@ -35,6 +35,16 @@ def make_parser(verb: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_run_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The run of a verb that answers with it, and writes elsewhere."""
+    parser.add_argument(
+        "--workdir",
+        required=required,
+        metavar="DIR",
+        help="the run's folder, or hf://ORG/NAME[@REVISION] on the Hugging Face hub",
+    )
+
+
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     """Which of a run's checkpoints is opened."""
     parser.add_argument(

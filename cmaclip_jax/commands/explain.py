@@ -1,7 +1,5 @@
 """cmaclip explain: which words and patches the answers to single rows rest on."""
 
-from pathlib import Path
-
 from cmaclip_jax.commands.arguments import make_parser
 from cmaclip_jax.commands.tables import add_table_arguments, open_named_table
 
@@ -35,15 +33,18 @@ def explain(options) -> None:
     from cmaclip_jax.report.chosen_rows import chosen_rows
     from cmaclip_jax.report.explainer import Explainer
     from cmaclip_jax.report.pages import explain_page, write_page
+    from cmaclip_jax.runs.pushed import local_run
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
+    from cmaclip_jax.training.workdir import run_folder
 
-    screen = Screen()
-    table = open_named_table(options)
+    screen, page = Screen(), options.output or run_folder(options.workdir) / "explain.html"
+    workdir = local_run(options.workdir)
+    table = open_named_table(options, workdir)
     chosen = chosen_rows(table, options.rows)
     screen.say(str(table))
     device = jax.local_devices()[:1]
-    classifier = open_classifier(options.workdir, device, options.checkpoint)
+    classifier = open_classifier(workdir, device, options.checkpoint)
     explainer = Explainer(classifier, options.heat, screen.track)
     names, pairs = [name for name, _ in chosen], [table.pair(row) for _, row in chosen]
     about = (
@@ -51,5 +52,5 @@ def explain(options) -> None:
         f"at step {classifier.trained.step:,}"
     )
     text = explain_page(list(explainer.explain(names, pairs)), about, explainer.why_no_heat)
-    path = write_page(options.output or Path(options.workdir) / "explain.html", text)
+    path = write_page(page, text)
     screen.say(f"written to {path}")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, add_run_argument, make_parser
 from cmaclip_jax.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -25,7 +25,7 @@ answers as the run did when it was written.
 def run(arguments: list[str]) -> None:
     """Reads the arguments and exports."""
     parser = make_parser("export", HELP)
-    parser.add_argument("--workdir", help="the folder of the run")
+    add_run_argument(parser, required=False)
     add_checkpoint_argument(parser)
     parser.add_argument("--output", type=Path, help="the folder to write")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="an export to check instead")
@@ -61,19 +61,20 @@ def check(folder: Path) -> None:
 
 def export(options, overrides: list[str]) -> None:
     """Exports the run, and shows what was written."""
-    workdir, output = options.workdir, options.output
     # The imports take seconds.
     from cmaclip_jax.config import with_changes
     from cmaclip_jax.config_arguments import with_overrides
     from cmaclip_jax.parallel.rules import parameter_count
+    from cmaclip_jax.runs.pushed import local_run
     from cmaclip_jax.runs.trained import open_trained
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.export import write_export
     from cmaclip_jax.training.workdir import saved_config
     from cmaclip_jax.weights.writer import check_new_folder
 
-    screen = Screen(sys.stdout)
+    screen, output = Screen(sys.stdout), options.output
     check_new_folder(output)
+    workdir = local_run(options.workdir)
     saved = saved_config(workdir)
     config = with_overrides(saved, overrides)
     form = chosen_format(options)
@@ -81,7 +82,7 @@ def export(options, overrides: list[str]) -> None:
     if config.model.dtype not in (saved.model.dtype, "auto", dtype):
         raise UserError(f"{form} computes in {dtype}; leave --config.model.dtype out")
     config = with_changes(config, {"model.dtype": dtype})
-    screen.entry("reading", workdir)
+    screen.entry("reading", options.workdir)
     trained = open_trained(workdir, config, devices=[device], checkpoint=options.checkpoint)
     tasks = ", ".join(f"{task.name} ({len(task.classes)})" for task in trained.tasks)
     screen.entry("found", f"a run at step {trained.step:,}; tasks (classes): {tasks}")

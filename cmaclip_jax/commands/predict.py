@@ -49,13 +49,15 @@ def run(arguments: list[str]) -> None:
 
 def predict_with_beam(options) -> None:
     """Answers the files of the table on Beam's workers."""
-    from cmaclip_jax.screen import Screen  # the imports below take seconds
+    from cmaclip_jax.runs.pushed import local_run  # the imports below take seconds
+    from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.beam_answers import BeamAnswers, answer_with_beam
     from cmaclip_jax.training.saved_parameters import chosen_step
 
-    table = open_named_table(options, counts=False)
-    step = chosen_step(options.workdir, options.checkpoint)
-    job = BeamAnswers.of(options.workdir, step, table, options.output, options.overwrite)
+    workdir = local_run(options.workdir)
+    table = open_named_table(options, workdir, counts=False)
+    step = chosen_step(workdir, options.checkpoint)
+    job = BeamAnswers.of(str(workdir), step, table, options.output, options.overwrite)
     screen = Screen()
     screen.say(f"{len(job.files):,} files; {table}")
     counts, kept = answer_with_beam(job, options.beam)
@@ -71,16 +73,18 @@ def predict(options) -> None:
     """Answers the table that the options name."""
     import jax  # the imports below take seconds
 
+    from cmaclip_jax.runs.pushed import local_run
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
     from cmaclip_jax.serving.labelling import Labelling, check_output
 
     output = Path(options.output)
     check_output(output, options.input, options.overwrite)
-    table = open_named_table(options)
+    workdir = local_run(options.workdir)
+    table = open_named_table(options, workdir)
     screen = Screen()
     screen.say(str(table))
-    classifier = open_classifier(options.workdir, jax.local_devices(), options.checkpoint)
+    classifier = open_classifier(workdir, jax.local_devices(), options.checkpoint)
     probabilities = (
         "probabilities are scaled by each task's temperature, as thresholds.json tests them"
         if classifier.thresholds

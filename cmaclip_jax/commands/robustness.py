@@ -1,7 +1,6 @@
 """cmaclip robustness: the accuracy of trained runs on noisy pictures and words."""
 
 import argparse
-from pathlib import Path
 
 from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
 from cmaclip_jax.errors import UserError
@@ -36,9 +35,10 @@ def run(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     # the imports below take seconds
     from cmaclip_jax.studies.robustness_study import evaluate_robustness
+    from cmaclip_jax.training.workdir import run_folder
 
     others = options.against.split(",") if options.against else []
-    paths = [Path(path).resolve() for path in (options.workdir, *others)]
+    paths = [run_folder(path).resolve() for path in (options.workdir, *others)]
     report = "robustness-half" if options.protocol else "robustness"
     workdirs, noises = list(dict.fromkeys(paths)), named_noises(options)
     evaluate_robustness(workdirs, noises, report, rest, options.split, options.checkpoint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmaclip_jax import process
-from cmaclip_jax.commands.arguments import add_checkpoint_argument, make_parser
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, add_run_argument, make_parser
 from cmaclip_jax.errors import UserError, installed_by
 
 HELP = """\
@@ -28,7 +28,7 @@ request is dropped. The server never opens a file or an address that a request n
 def run(arguments: list[str]) -> None:
     """Reads the arguments and serves."""
     parser = make_parser("serve", HELP)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    add_run_argument(parser)
     add_checkpoint_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for everyone (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (%(default)s)")
@@ -70,6 +70,7 @@ def serve(options) -> None:
     """Serves the run that the options name."""
     with installed_by("the server", "cmaclip_jax[serve]"):
         from cmaclip_jax.server.serve import Address, serve
+    from cmaclip_jax.runs.pushed import local_run
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.server.served_run import ServedRun
     from cmaclip_jax.server.service import Service
@@ -79,7 +80,7 @@ def serve(options) -> None:
     tokens = read_tokens(options.tokens) if options.tokens else []
     bound = Address(options.host, options.port).bind()
     screen = Screen()
-    classifier = open_classifier(options.workdir, checkpoint=options.checkpoint)
+    classifier = open_classifier(local_run(options.workdir), checkpoint=options.checkpoint)
     name = options.name or Path(options.workdir).resolve().name
     service = Service(ServedRun(classifier, limits.batch), limits, name, tokens)
     serve(service, bound, screen.say)

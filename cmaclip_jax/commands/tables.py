@@ -1,14 +1,15 @@
 """The table that a verb answers: its arguments, and how it is opened."""
 
 import argparse
+from pathlib import Path
 
-from cmaclip_jax.commands.arguments import add_checkpoint_argument
+from cmaclip_jax.commands.arguments import add_checkpoint_argument, add_run_argument
 from cmaclip_jax.config import base_config
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments for a run, a table and the table's columns."""
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    add_run_argument(parser)
     add_checkpoint_argument(parser)
     parser.add_argument(
         "--input", required=True, help="a table: a file, a pattern, or a folder of `datasets`"
@@ -21,16 +22,17 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_named_table(options: argparse.Namespace, counts: bool = True):
+def open_named_table(options: argparse.Namespace, workdir: Path, counts: bool = True):
     """Opens the table that the arguments name, with the columns that the run was trained on.
 
     Pictures are checked only if the run reads pictures.
+    workdir: the run's folder on this machine.
     counts: whether the rows are counted.
     """
     from cmaclip_jax.serving.input_table import open_table  # takes seconds to import
     from cmaclip_jax.training.workdir import saved_config
 
-    config = saved_config(options.workdir)
+    config = saved_config(workdir)
     data = config.data if config.data.source == "table" else base_config().data
     data.image, data.text = options.image or data.image, options.text or data.text
     data.outside = options.outside or config.data.outside

@@ -1,10 +1,19 @@
 """All tasks of a run: the figures of each, and the share of its answers that can be accepted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cmaclip_jax.evaluation.metrics import counted
 from cmaclip_jax.evaluation.threshold_choice import reached
-from cmaclip_jax.report.markup import Html, element, figure, join, paragraph, share, table
+from cmaclip_jax.report.markup import (
+    Cell,
+    Html,
+    element,
+    figure,
+    join,
+    paragraph,
+    share,
+    table,
+)
 from cmaclip_jax.report.results import RunResults
 from cmaclip_jax.tasks import Task
 
@@ -33,12 +42,18 @@ def task_table(results: RunResults) -> Html:
         "of always answering the most frequent class."
     )
     if _has_accepted(results):
-        introduction += _chosen_on(results)
-    return join([paragraph(introduction), _quality(results), weights_key(), _acceptance(results)])
+        introduction += chosen_on(results)
+    tasks = table("Tasks", *quality(results))
+    return join([paragraph(introduction), tasks, weights_key(), _acceptance(results)])
 
 
-def _quality(results: RunResults) -> Html:
-    """A line per task: its figures, also of pairs without a picture or without words."""
+def quality(
+    results: RunResults, weights: Callable[[float, float], Cell] = share
+) -> tuple[list[str], list[list[Cell]]]:
+    """The head and the rows of the table of tasks: figures, also of pairs that lack something.
+
+    weights: how a cell shows the mean weights of picture and words.
+    """
     figures = results.figures
     slices = {title: figures["slices"].get(name) for title, name in SLICES.items()}
     slices = {title: part for title, part in slices.items() if part}
@@ -46,7 +61,7 @@ def _quality(results: RunResults) -> Html:
     rows = [
         [
             task.name,
-            share(*scored["modality_weights"].values()),
+            weights(*scored["modality_weights"].values()),
             *[figure(scored[name]) for name in COLUMNS.values()],
             *[counted(part["tasks"][task.name]) for part in slices.values()],
             str(len(task.classes)),
@@ -57,7 +72,7 @@ def _quality(results: RunResults) -> Html:
     ]
     mean = [figure(figures["mean"].get(name)) for name in COLUMNS.values()]
     rows.append(["mean", "", *mean, *[""] * (len(columns) - len(mean))])
-    return table("Tasks", ["task", "weights", *columns], rows)
+    return ["task", "weights", *columns], rows
 
 
 def _acceptance(results: RunResults) -> Html:
@@ -73,7 +88,7 @@ def _acceptance(results: RunResults) -> Html:
         return [figure((scored.get(name) or {}).get(precision)) for name, precision, _ in columns]
 
     rows = [
-        [task.name, *recalls(scored), *(_accepted(results, task) if by_thresholds else [])]
+        [task.name, *recalls(scored), *(accepted_figures(results, task) if by_thresholds else [])]
         for task, scored in scored_tasks(results)
     ]
     rows.append(["mean", *recalls(results.figures["mean"]), *[""] * len(by_thresholds)])
@@ -86,7 +101,7 @@ def _has_accepted(results: RunResults) -> bool:
     return bool(results.outcome and results.thresholds)
 
 
-def _chosen_on(results: RunResults) -> str:
+def chosen_on(results: RunResults) -> str:
     """The split that the thresholds were chosen on, with a warning if it is the reported split."""
     split = next(iter(results.thresholds.values())).split  # one command chooses them all
     if split == results.split:
@@ -122,7 +137,8 @@ def commonest(task: Task, scored: dict) -> float | None:
     return max(row["support"] for row in scored["classes"].values()) / scored["examples"]
 
 
-def _accepted(results: RunResults, task: Task) -> list[str]:
+def accepted_figures(results: RunResults, task: Task) -> list[str]:
+    """The share of answers that the thresholds accept, and the share of these that is right."""
     thresholds = results.thresholds.get(task.name)
     if thresholds is None:
         return ["-", "-"]

@@ -18,7 +18,13 @@ TASKS, TOKENIZER = "tasks.json", "tokenizer.json"
 
 def kept_encoder(config: ConfigDict, workdir: Path, towers: Towers) -> BatchEncoder:
     """The batch encoder of a trained run, from the files in its folder."""
-    parts = read_parts(workdir, config)
+    try:
+        parts = read_parts(workdir, config)
+    except UserError:
+        raise
+    except Exception as error:  # a file that others wrote may fail in any way
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{TASKS} or {TOKENIZER} in {workdir} cannot be read ({what})") from error
     if parts is None:
         raise UserError(f"{workdir} is no whole run: it lacks {TASKS} or {TOKENIZER}")
     return sized_encoder(config, *parts, towers)

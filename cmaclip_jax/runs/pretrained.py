@@ -11,6 +11,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP
 from cmaclip_jax.models.adapters import merge_towers
+from cmaclip_jax.runs.batch_encoder import TASKS
 from cmaclip_jax.runs.towers import (
     Towers,
     kept_towers,
@@ -23,7 +24,7 @@ from cmaclip_jax.training.workdir import saved_config
 from cmaclip_jax.weights.clip_folder import Weights
 from cmaclip_jax.weights.description import DESCRIPTION, describe
 from cmaclip_jax.weights.peft import read_peft, with_adapters
-from cmaclip_jax.weights.reader import read_weights
+from cmaclip_jax.weights.reader import local_checkpoint, read_weights
 
 
 def pretrained_towers(fields: ConfigDict, workdir: Path | None) -> Towers:
@@ -48,9 +49,10 @@ def pretrained_towers(fields: ConfigDict, workdir: Path | None) -> Towers:
 
 def read_clip(source: str, activation: str = "") -> Weights:
     """The CLIP at `source`: a checkpoint of any supported kind, or a run of this project."""
-    folder = Path(source).expanduser()
-    if not ((folder / "checkpoints").is_dir() and (folder / "config.json").exists()):
-        return read_weights(source, activation)
+    folder = local_checkpoint(source)
+    of_a_run = (folder / "checkpoints").is_dir() or (folder / TASKS).exists()
+    if not (of_a_run and (folder / "config.json").exists()):
+        return read_weights(str(folder), activation)
     try:
         return _trained_clip(folder)
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:

@@ -17,10 +17,12 @@ from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.thresholds import TaskThresholds, run_thresholds
 from cmaclip_jax.models.cma_clip import MODALITIES
 from cmaclip_jax.parallel.mesh import batch_sharding, shared_rows, to_device
+from cmaclip_jax.runs.pushed import local_run
 from cmaclip_jax.runs.trained import TrainedRun, open_trained
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.saved_parameters import NEWEST
 from cmaclip_jax.training.workdir import saved_config
+from cmaclip_jax.weights.hub import HUB_NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +162,15 @@ def _answer(task: Task, classes, probabilities, accepted, weights, note: str) ->
 
 
 def load(workdir: str | Path, checkpoint: str | int = NEWEST) -> Classifier:
-    """The trained run in a folder, ready to answer; checkpoint: 'newest', 'best' or a step."""
-    return open_classifier(workdir, checkpoint=checkpoint)
+    """The trained run at `workdir`, ready to answer.
+
+    workdir: a folder; or ORG/NAME or hf://ORG/NAME@REVISION, a run on the Hugging Face hub that
+        `cmaclip push` wrote. ORG/NAME is a folder if there is one.
+    checkpoint: 'newest', 'best' or a step.
+    """
+    if HUB_NAME.fullmatch(str(workdir)) and not Path(workdir).exists():
+        workdir = f"hf://{workdir}"
+    return open_classifier(local_run(workdir), checkpoint=checkpoint)
 
 
 def open_classifier(

@@ -1,4 +1,4 @@
-"""The parameters in a run's checkpoints, read to answer."""
+"""The parameters of a trained run, read to answer: from its checkpoints, or as it was pushed."""
 
 import json
 import math
@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.training.frozen import joined, read_frozen, read_to_host
+from cmaclip_jax.weights.layout import save_tensors
 
 SCORE = "score"  # of a checkpoint, measured while the run was trained
 NEWEST, BEST = "newest", "best"  # of a run's checkpoints
 SOUP = "soup.npz"  # in the folder of the last checkpoint: parameters that answer in its place
+PUSHED = "model.safetensors"  # the parameters of a pushed run, which has no checkpoints
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -27,7 +30,7 @@ def chosen_step(workdir: str | Path, which: str | int = NEWEST) -> int:
     The best one has the highest score that was measured on the way; of equals it is the newest.
     """
     folder = Path(workdir).resolve() / "checkpoints"
-    steps = sorted(checkpoint_steps(folder))
+    steps = sorted(checkpoint_steps(folder)) or pushed_steps(workdir)
     if not steps:
         raise UserError(f"no checkpoint in {folder}; train first")
     if which == NEWEST:
@@ -73,7 +76,9 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
     The last checkpoint of a run with `eval.soup` answers with the soup.
     """
     step = chosen_step(workdir, which)
-    soup = soup_file(workdir, step)
+    soup, folder = soup_file(workdir, step), Path(workdir).resolve() / "checkpoints"
+    if not (folder / str(step)).exists():
+        return step, _pushed_parameters(Path(workdir) / PUSHED)
     if not soup.exists():
         return step, checkpoint_parameters(workdir, step)
     try:
@@ -83,6 +88,33 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
         raise UserError(
             f"{soup} cannot be read; the command that trained the run makes it again"
         ) from error
+
+
+def write_pushed(folder: Path, step: int, params: Any) -> None:
+    """Writes parameters as one file, from which a folder without checkpoints answers."""
+    save_tensors(folder / PUSHED, flatten_dict(params, sep="/"), {"step": str(step)})
+
+
+def pushed_steps(workdir: str | Path) -> list[int]:
+    """The step of the parameters of a pushed run; empty if the folder holds none."""
+    file = Path(workdir) / PUSHED
+    if not file.exists():
+        return []
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return [int(opened.metadata()["step"])]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not what `cmaclip push` writes ({error!r})") from error
+
+
+def _pushed_parameters(file: Path) -> Any:
+    """The parameters that `write_pushed` wrote."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            flat = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+    return unflatten_dict(flat, sep="/")
 
 
 def soup_file(workdir: str | Path, step: int) -> Path:

@@ -13,6 +13,7 @@ from cmaclip_jax import __version__
 from cmaclip_jax.config import base_config
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import full_disk, write_text
+from cmaclip_jax.training.saved_parameters import PUSHED
 
 # What may change between a run and its continuation: it alters no update.
 MAY_CHANGE = ("mesh.", "checkpoint.", "eval.", "profile.")
@@ -29,6 +30,11 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     to begin may be mended and tried again; what it had prepared is made anew.
     """
     path = run_folder(path)
+    if (path / PUSHED).exists():
+        raise UserError(
+            f"{path} holds a pushed run, which answers and learns no more; name another --workdir, "
+            f"and start from its encoders with --config.model.pretrained={path}"
+        )
     file = path / "config.json"
     text = config.to_json_best_effort(indent=2) + "\n"
     try:
@@ -72,7 +78,13 @@ def saved_config(path: str | Path) -> ConfigDict:
 
 def run_folder(path: str | Path) -> Path:
     """The path of a run's folder, which is written to and renamed in as only folders can be."""
-    scheme = re.match(r"([a-z][a-z0-9]+):/+", str(path))
+    scheme = re.match(r"([a-z][a-z0-9]+):/+([^@]*)@?(.*)", str(path))
+    if scheme and scheme[1] == "hf":
+        revision = f" --revision={scheme[3]}" if scheme[3] else ""
+        raise UserError(
+            f"this command writes to the run's folder, and {path} is on the hub; copy it with "
+            f"`hf download {scheme[2]}{revision} --local-dir=DIR`, and name --workdir=DIR"
+        )
     if scheme:
         raise UserError(
             f"a run's folder is a path, not {scheme[1]}://...; mount the bucket, as "
@@ -100,7 +112,7 @@ def _tuple(value):
 def _check_same(path: Path, old: dict, new: dict) -> None:
     changed = [
         f"{name} is {was!r} there and {now!r} here"
-        for name, was, now in _differences(old, new)
+        for name, was, now in differences(old, new)
         if not name.startswith(MAY_CHANGE)
     ]
     if changed:
@@ -111,10 +123,11 @@ def _check_same(path: Path, old: dict, new: dict) -> None:
         )
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: dict, new: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The fields in which two configs differ: their names, and the old and the new value."""
     for name in sorted({*old, *new}):
         was, now = old.get(name), new.get(name)
         if isinstance(was, dict) and isinstance(now, dict):
-            yield from _differences(was, now, f"{prefix}{name}.")
+            yield from differences(was, now, f"{prefix}{name}.")
         elif was != now:
             yield f"{prefix}{name}", was, now

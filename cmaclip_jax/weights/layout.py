@@ -17,6 +17,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP, clip_batch
 
 Tensors = dict[str, np.ndarray]
+FOR_TRANSFORMERS = {"format": "pt"}  # what it requires in the header of a file of tensors
 LISTED = 12  # the most names in one message
 
 
@@ -142,10 +143,13 @@ def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: C
     return tensors
 
 
-def save_tensors(file: Path, tensors: Tensors) -> None:
-    """Writes a safetensors file that has the read permissions of its folder."""
+def save_tensors(file: Path, tensors: Tensors, about: Mapping[str, str] = FOR_TRANSFORMERS) -> None:
+    """Writes a safetensors file that everyone may read.
+
+    about: kept in the header. With one entry, equal tensors make equal files.
+    """
     contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    save_file(contiguous, file, metadata={"format": "pt"})  # transformers requires this entry
+    save_file(contiguous, file, metadata=dict(about))
     file.chmod(0o644)
 
 

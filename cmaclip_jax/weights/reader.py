@@ -1,11 +1,9 @@
 """Reads every kind of CLIP checkpoint: a folder, a file, or a name on the Hugging Face hub."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
@@ -15,6 +13,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.weights import huggingface, openai, openclip
 from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, read_clip_folder
+from cmaclip_jax.weights.hub import HUB_NAME, hub_folder
 from cmaclip_jax.weights.layout import Pairing, Tensors, read_parameters
 from cmaclip_jax.weights.torch_archive import read_torch_archive
 
@@ -28,9 +27,9 @@ FILES = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
-# Other files of a hub repository that a run needs.
+# Other files of a hub repository that a run needs; the last two are those of a pushed run.
 BESIDE = ("*config.json", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+BESIDE += ("tasks.json", DESCRIPTION)
 
 
 def read_weights(source: str, activation: str = "") -> Weights:
@@ -47,12 +46,18 @@ def read_weights(source: str, activation: str = "") -> Weights:
         raise UserError(f"cannot read {source[:200]!r} as a CLIP ({what})") from error
 
 
-def _read(source: str, activation: str) -> Weights:
+def local_checkpoint(source: str) -> Path:
+    """The folder or the file at `source`; of a name on the hub, its folder in the local cache."""
     path = Path(source).expanduser()
-    if not path.exists():
-        if not HUB_NAME.fullmatch(source):
-            raise UserError(f"no checkpoint at {source!r}; name a folder, a file or a hub name")
-        path = _from_hub(source)
+    if path.exists():
+        return path
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(f"no checkpoint at {source!r}; name a folder, a file or a hub name")
+    return hub_folder(source, _wanted)
+
+
+def _read(source: str, activation: str) -> Weights:
+    path = local_checkpoint(source)
     if path.is_dir() and (path / DESCRIPTION).exists():
         return read_clip_folder(path)
     folder, file = (path, _tensor_file(path)) if path.is_dir() else (path.parent, path)
@@ -162,24 +167,8 @@ def _read_msgpack(file: Path) -> Tensors:
         raise UserError(f"{file} is damaged or cut short ({error}); fetch it again") from error
 
 
-def _from_hub(name: str) -> Path:
-    """The folder of a hub repository in the local cache; downloaded if necessary."""
-    try:
-        siblings = huggingface_hub.model_info(name, timeout=20).siblings
-        files = [sibling.rfilename for sibling in siblings]
-    except Exception:  # offline, unknown, private: the cache may still have it
-        files = None
+def _wanted(files: list[str] | None) -> list[str]:
+    """The patterns of the files that a repository of the hub is read from."""
     best = next((f for f in FILES if files and f in files), None)
     shards = [f"{best.split('.')[0]}-*"] if best and best.endswith(".index.json") else []
-    patterns = [best, *shards, *BESIDE] if best else [*FILES, *BESIDE]
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, allow_patterns=patterns, local_files_only=files is None
-            )
-        )
-    except Exception as error:
-        raise UserError(
-            f"{name!r} is no folder here, and the Hugging Face hub has no such name, cannot be "
-            "reached or requires a login; download it elsewhere and give the folder's path instead"
-        ) from error
+    return [best, *shards, *BESIDE] if best else [*FILES, *BESIDE]

@@ -13,11 +13,11 @@ from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
 from cmaclip_jax.weights.layout import save_tensors, write_parameters
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raises UserError if a new folder cannot be written there."""
+def check_new_folder(folder: Path, flag: str = "--output") -> None:
+    """Raises UserError if a new folder cannot be written there; `flag` is what named it."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is there already; name another --output")
+            raise UserError(f"{folder} is there already; name another {flag}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-"):
             pass
