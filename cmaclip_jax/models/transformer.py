@@ -24,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     # jax.nn.gelu is the tanh approximation by default.
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # SigLIP was trained with the approximation. The name is Hugging Face's.
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 REMAT_POLICIES = {
@@ -158,7 +160,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False, positions=None):
-        spec, width = self.spec, x.shape[-1]
+        spec = self.spec
         drop = nn.Dropout(spec.dropout, deterministic=not train)
 
         x = hold_rows(x)
@@ -173,17 +175,39 @@ class Block(nn.Module):
         x = hold_rows((x if positions is None else take_positions(x, positions)) + drop(y))
 
         y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="mlp_norm")(x)
-        y = Dense(
-            spec.mlp_width,
-            kernel_init=nn.initializers.normal((2 * width) ** -0.5),
-            dtype=spec.dtype,
-            name="mlp_up",
-        )(y)
-        y = ACTIVATIONS[spec.activation](y)
-        zero = nn.initializers.zeros_init()
-        down_init = zero if spec.zero_output else nn.initializers.normal(spec.mlp_width**-0.5)
-        y = Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")(y)
-        return hold_rows(x + drop(y)), maps
+        return hold_rows(x + drop(mlp(spec, y))), maps
+
+
+def mlp(spec: LayerSpec, x):
+    """The MLP of a layer: `mlp_up` and `mlp_down` of the module that calls it."""
+    width, zero = x.shape[-1], nn.initializers.zeros_init()
+    up_init = nn.initializers.normal((2 * width) ** -0.5)
+    down_init = zero if spec.zero_output else nn.initializers.normal(spec.mlp_width**-0.5)
+    x = Dense(spec.mlp_width, kernel_init=up_init, dtype=spec.dtype, name="mlp_up")(x)
+    x = ACTIVATIONS[spec.activation](x)
+    return Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")(x)
+
+
+class AttentionPool(nn.Module):
+    """SigLIP's summary of a picture: a learned probe attends to the patches, then comes an MLP.
+
+    The probe is token 0 of an `Attention` that computes this token alone and does not see it.
+    """
+
+    spec: LayerSpec
+
+    @nn.compact
+    def __call__(self, x):
+        """`x` [B,S,D] -> [B,1,D]."""
+        spec, (rows, length, width) = self.spec, x.shape
+        probe = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
+        probes = jnp.broadcast_to(probe, (rows, 1, width)).astype(x.dtype)
+        seen = jnp.broadcast_to(jnp.arange(length + 1) > 0, (rows, length + 1))
+        attention = Attention(spec.heads, dtype=spec.dtype, name="attention")
+        first = jnp.zeros((rows, 1), jnp.int32)
+        x, _ = attention(jnp.concatenate([probes, x], axis=1), seen, positions=first)  # [B,1,D]
+        y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="norm")(x)
+        return x + mlp(spec, y)
 
 
 class Stack(nn.Module):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.weights import huggingface, openai, openclip
+from cmaclip_jax.models.encoders import LAST
+from cmaclip_jax.weights import huggingface, openai, openclip, siglip
 from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
 from cmaclip_jax.weights.layout import save_tensors, write_parameters
 
@@ -46,9 +47,12 @@ def write_folder(output: Path, layout: str, weights: Weights, tokenizer: Any) ->
 
 
 def write_huggingface(folder: Path, weights: Weights) -> None:
-    """A folder that `transformers.CLIPModel.from_pretrained` loads."""
-    _write_json(folder, huggingface.config_files(weights.model))
-    tensors = write_parameters(weights.params, huggingface.PAIRINGS, weights.model)
+    """A folder that `transformers.AutoModel.from_pretrained` loads."""
+    model, names, params = weights.model, huggingface, weights.params
+    if model.text.pooling == LAST:
+        names, params = siglip, {**siglip.WITHOUT_BIAS, **params}
+    _write_json(folder, names.config_files(model))
+    tensors = write_parameters(params, names.PAIRINGS, model)
     save_tensors(folder / "model.safetensors", tensors)
 
 
