@@ -88,8 +88,10 @@ class Tokenizer:
         word_at = [number for number, part in enumerate(parts) for _ in part]
         places: list[list[int]] = [[] for _ in parts]
         offsets = self.backend.encode(text, add_special_tokens=False).offsets
-        for position, (_, end) in enumerate(offsets[: length - self.framed], len(self.before)):
-            places[word_at[min(max(end, 1), len(word_at)) - 1]].append(position)
+        for position, (start, end) in enumerate(offsets[: length - self.framed], len(self.before)):
+            solid = len(text[start:end].rstrip())  # a token of spaces belongs to the next word
+            last = min(max(start + solid if solid else end, 1), len(word_at)) - 1
+            places[word_at[last]].append(position)
         return list(zip(map(str.strip, parts), places, strict=True))
 
     def share_cut(self, texts: Sequence[str], length: int) -> float:

@@ -80,8 +80,10 @@ def _recognise(
         missing = " and ".join(n for n, there in (("image", image), ("text", text)) if not there)
         raise UserError(f"{file} has no {missing} tower of a CLIP with two transformers")
     if _has(tensors, "vision_model."):
-        names = siglip if huggingface.kind_of(folder) == siglip.KIND else huggingface
-        return "Hugging Face", names.model_of(folder), names.PAIRINGS, huggingface.IGNORED
+        family = "Hugging Face"
+        if huggingface.kind_of(folder) == siglip.KIND:
+            return family, siglip.model_of(folder), siglip.PAIRINGS, huggingface.IGNORED
+        return family, huggingface.model_of(folder), huggingface.PAIRINGS, huggingface.IGNORED
     if _has(tensors, siglip.POOL_OF_TIMM):
         model = siglip.openclip_model_of(folder, tensors)
         return "OpenCLIP", model, siglip.OPENCLIP_PAIRINGS, openai.IGNORED

@@ -48,11 +48,13 @@ def write_folder(output: Path, layout: str, weights: Weights, tokenizer: Any) ->
 
 def write_huggingface(folder: Path, weights: Weights) -> None:
     """A folder that `transformers.AutoModel.from_pretrained` loads."""
-    model, names, params = weights.model, huggingface, weights.params
+    model, params = weights.model, weights.params
+    pairings, config_files = huggingface.PAIRINGS, huggingface.config_files
     if model.text.pooling == LAST:
-        names, params = siglip, {**siglip.WITHOUT_BIAS, **params}
-    _write_json(folder, names.config_files(model))
-    tensors = write_parameters(params, names.PAIRINGS, model)
+        pairings, config_files = siglip.PAIRINGS, siglip.config_files
+        params = {**siglip.WITHOUT_BIAS, **params}
+    _write_json(folder, config_files(model))
+    tensors = write_parameters(params, pairings, model)
     save_tensors(folder / "model.safetensors", tensors)
 
 
