@@ -201,7 +201,7 @@ def openclip_model_of(folder: Path, tensors: Tensors) -> CLIP:
     vision, text = model["vision_cfg"], model["text_cfg"]
     name = vision["timm_model_name"]
     if not TIMM.fullmatch(name) or any(text.get(x) != y for x, y in TEXT_OF_SIGLIP.items()):
-        raise UserError(f"{file} describes no SigLIP of a fixed size ({name}, {text})")
+        raise UserError(f"{file} describes no SigLIP of a fixed size (timm_model_name={name!r})")
     _, _, patch_size, _ = tensors[f"{TRUNK}.patch_embed.proj.weight"].shape
     mlp_width, width = tensors[f"{TRUNK}.blocks.0.mlp.fc1.weight"].shape
     tanh = text.get("act_kwargs") == {"approximate": "tanh"}
