@@ -74,9 +74,9 @@ def there_and_back(folder, model):
     ("name", "vocabulary", "changes"),
     [
         ("SigLIP-B/16", 32_000, {}),
-        ("SigLIP-B/32", 256_000, {}),  # of SigLIP 2
-        ("SigLIP-L/16", 32_000, {}),
-        ("SigLIP-So400m/14", 32_000, {"length": 16}),
+        pytest.param("SigLIP-B/32", 256_000, {}, marks=pytest.mark.slow),  # of SigLIP 2
+        pytest.param("SigLIP-L/16", 32_000, {}, marks=pytest.mark.slow),
+        pytest.param("SigLIP-So400m/14", 32_000, {"length": 16}, marks=pytest.mark.slow),
         ("SigLIP-So400m/14-384", 32_000, {}),
     ],
 )
@@ -117,6 +117,7 @@ def test_metaclip_2_pools_at_the_first_2(tmp_path):
     assert (weights.model.text.pooling, weights.model.text.end_token) == ("first_end", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large")
 def test_metaclip_2_at_its_width_equals_transformers(tmp_path):
     """H/14 of the worldwide checkpoints with one layer a tower, and its 901,629 tokens."""
