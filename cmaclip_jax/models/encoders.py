@@ -130,7 +130,7 @@ class TextEncoder(Transformer):
     def end_position(self, token_ids):
         """The position at which every text ends [B], by the field `pooling`."""
         if self.pooling == LAST:
-            return jnp.full(token_ids.shape[0], token_ids.shape[1] - 1)
+            return jnp.zeros_like(token_ids[:, 0]) + token_ids.shape[1] - 1
         if self.pooling == HIGHEST:
             return jnp.argmax(token_ids, axis=-1)
         return jnp.argmax(token_ids == self.end_token, axis=-1)

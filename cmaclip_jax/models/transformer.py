@@ -207,7 +207,7 @@ class AttentionPool(nn.Module):
         first = jnp.zeros((rows, 1), jnp.int32)
         x, _ = attention(jnp.concatenate([probes, x], axis=1), seen, positions=first)  # [B,1,D]
         y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="norm")(x)
-        return x + mlp(spec, y)
+        return hold_rows(x + mlp(spec, y))
 
 
 class Stack(nn.Module):

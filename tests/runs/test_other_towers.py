@@ -9,13 +9,15 @@ import pytest
 from support.commands import mistake
 from support.exports import ask
 from support.siglip import save_gemma, save_unigram, save_xlm, small_metaclip, small_siglip
-from support.small import apply, initial, make_batch, make_model
+from support.small import apply, initial, make_batch, make_model, make_objective, small_config
 from support.tables import read_csv
 
 import cmaclip_jax as cma
 from cmaclip_jax.data.text import checkpoint_tokenizer
 from cmaclip_jax.main import main
 from cmaclip_jax.models import image_encoder, text_encoder
+from cmaclip_jax.parallel.mesh import batch_sharding, make_mesh, to_device
+from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.weights.reader import read_weights
 
@@ -40,8 +42,6 @@ def source(request, tmp_path_factory, catalogue):
 @pytest.fixture(scope="module")
 def run(source, tmp_path_factory, catalogue):
     """A run that started from it."""
-    from support.small import small_config
-
     config = small_config()
     config.data.source, config.data.path = "table", str(catalogue)
     config.data.labels, config.data.text_length = ("colour",), -1
@@ -139,6 +139,20 @@ def test_an_absent_modality_has_weight_and_gradient_zero():
     for gradient, there in ((of_image, batch["has_image"]), (of_text, batch["has_text"])):
         assert np.all(np.asarray(gradient)[~there] == 0)
         assert np.all(np.abs(np.asarray(gradient)[there]).max(axis=(1, 2)) > 0)
+
+
+def test_a_mesh_of_eight_devices_gives_the_answers_of_one():
+    objective, batch = make_objective(siglip_model()), make_batch()
+    params = initial(objective.model)
+
+    def answers(mesh):
+        shardings = tree_shardings(params, mesh), batch_sharding(mesh)
+        predict = jax.jit(objective.predict, in_shardings=shardings)
+        return predict(params, to_device(batch, shardings[1]))["probabilities"]
+
+    found, expected = answers(make_mesh(2, 2, 2)), answers(make_mesh(1, 1, 1, jax.devices()[:1]))
+    for task in expected:
+        np.testing.assert_allclose(found[task], expected[task], atol=1e-5)
 
 
 def test_padding_is_seen_and_the_first_image_token_is_the_pooled_one():
