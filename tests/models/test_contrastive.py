@@ -65,10 +65,7 @@ def test_losses_and_gradients_equal_torch_on_any_number_of_devices(kind, devices
     image, text, complete = embeddings()
     mesh = make_mesh(-1, 1, 1, devices=jax.devices()[:devices])
     rows = batch_sharding(mesh)
-    # SigLIP's published scales are beyond CLIP's limit of 100.
-    numbers = (jnp.log(20.0), jnp.zeros(()))
-    if kind == "sigmoid":
-        numbers = (jnp.log(117.0), jnp.array(-12.9))
+    numbers = (jnp.log(20.0), jnp.array(-3.0 if kind == "sigmoid" else 0.0))
     step = jax.jit(
         jax.value_and_grad(functools.partial(our_loss, kind), argnums=(0, 1, 2)),
         in_shardings=(rows, rows, None, None, rows),
@@ -80,6 +77,15 @@ def test_losses_and_gradients_equal_torch_on_any_number_of_devices(kind, devices
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
     for found, leaf in zip(gradients, leaves, strict=True):
         np.testing.assert_allclose(found, leaf.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_siglips_scale_goes_beyond_clips_limit():
+    image, text, complete = embeddings()
+    loss = our_loss("sigmoid", image, text, jnp.log(117.0), -12.9, complete)
+    tensors = map(torch.tensor, (image, text, np.log(117.0), -12.9, complete))
+    np.testing.assert_allclose(loss, torch_loss("sigmoid", *tensors).item(), rtol=1e-4)
+    limited = our_loss("sigmoid", image, text, jnp.log(100.0), -12.9, complete)
+    assert abs(loss - limited) > 0.01 * loss
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
