@@ -96,7 +96,8 @@ def made_up(encode: BatchEncoder, rows: int, seed: int = 0) -> Batch:
     """A random batch: every pair has a picture, a text of full length, and all labels."""
     random, batch = np.random.default_rng(seed), encode.empty(rows)
     batch["image"] = random.integers(0, 256, batch["image"].shape, np.uint8)
-    words = random.integers(1, encode.tokenizer.end, (rows, encode.text_length - 1), np.int32)
+    most = encode.tokenizer.vocabulary - 1  # CLIP's end-of-text token is the last one
+    words = random.integers(1, most, (rows, encode.text_length - 1), np.int32)
     batch["tokens"][:, :-1] = words  # the last position keeps the end-of-text token
     batch["has_image"][:], batch["has_text"][:], batch["weight"][:] = True, True, 1.0
     for task in encode.tasks:

@@ -21,6 +21,10 @@ def softmax_losses(image, text, logit_scale, complete):
     image, text: [B,D], not normalised. logit_scale: natural logarithm of the scale.
     complete: [B], which examples take part.
     """
+    # Only the value is limited, not the gradient: published weights are at the limit, and training
+    # has to be able to lower their scale.
+    limited = jnp.minimum(logit_scale, math.log(LARGEST_SCALE))
+    logit_scale = logit_scale + jax.lax.stop_gradient(limited - logit_scale)
     logits = similarities(image, text, logit_scale)  # [B,B]: picture, text
     own = jnp.diagonal(logits)
     allowed = complete[:, None] & complete[None, :]
@@ -31,7 +35,10 @@ def softmax_losses(image, text, logit_scale, complete):
 
 
 def sigmoid_losses(image, text, logit_scale, logit_bias, complete):
-    """SigLIP's loss [B]: a binary cross-entropy for every picture with every text."""
+    """SigLIP's loss [B]: a binary cross-entropy for every picture with every text.
+
+    Its scale has no limit.
+    """
     logits = similarities(image, text, logit_scale) + logit_bias
     signs = 2 * jnp.eye(logits.shape[0]) - 1
     allowed = complete[:, None] & complete[None, :]
@@ -41,10 +48,6 @@ def sigmoid_losses(image, text, logit_scale, logit_bias, complete):
 
 def similarities(image, text, logit_scale):
     """Scaled cosines [B,B] in float32."""
-    # Only the value is limited, not the gradient: published weights are at the limit, and training
-    # has to be able to lower their scale.
-    limited = jnp.minimum(logit_scale, math.log(LARGEST_SCALE))
-    scale = jnp.exp(logit_scale + jax.lax.stop_gradient(limited - logit_scale))
-    return scale * jnp.einsum(
+    return jnp.exp(logit_scale) * jnp.einsum(
         "id,td->it", unit(image), unit(text), preferred_element_type=jnp.float32
     )

@@ -12,7 +12,7 @@ from typing import Any
 from cmaclip_jax.models.attention import SequenceAttention
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.cma_clip import SIDE_BY_SIDE, WEIGHED, CMAClip
-from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.models.encoders import CLASS, ImageEncoder, TextEncoder
 
 COLOURS = 3
 
@@ -72,7 +72,7 @@ def block(queries: int, keys: int, width: int, mlp_width: int) -> float:
 
 
 def patch_count(encoder: ImageEncoder) -> int:
-    """The patches of a picture, without the class token."""
+    """The patches of a picture, without the class token or the pooled one."""
     return (encoder.image_size // encoder.patch_size) ** 2
 
 
@@ -87,9 +87,13 @@ def image_flops(encoder: ImageEncoder) -> PartFlops:
     widths = [patch * patch * channels, *filter(None, [encoder.patch_hidden]), encoder.width]
     patches = patch_count(encoder)
     embed = [2 * patches * a * b for a, b in itertools.pairwise(widths)]
-    tokens = patches + 1
+    has_class = encoder.pooling == CLASS
+    tokens = patches + has_class
     rest = encoder.layers * block(tokens, tokens, encoder.width, encoder.mlp_width)
-    rest += 2 * tokens * encoder.width * encoder.projection
+    if has_class:
+        rest += 2 * tokens * encoder.width * encoder.projection
+    else:  # the probe is a key and value too, though no one sees it
+        rest += block(1, patches + 1, encoder.width, encoder.mlp_width)
     entrance = [*convolutions, *embed]
     return PartFlops(sum(entrance) + rest, first=entrance[0])
 

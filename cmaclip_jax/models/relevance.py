@@ -6,6 +6,8 @@ attention of a layer, and G the gradient of an answer's logit with respect to A.
 tokens to tokens is the identity at first, and every layer multiplies it by
 1 + mean over heads of max(G A, 0). The layers are those of the image encoder and of sequence-wise
 attention. The encoder's layers belong to the rule because they move information between patches.
+Where attention pooling makes the first token, this token passes its relevance to the patches that
+it was pooled from.
 """
 
 import jax
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 
 from cmaclip_jax.models.cma_clip import CMAClip
 from cmaclip_jax.models.cpu_layers import BLOCKS, stack_layers
+from cmaclip_jax.models.encoders import CLASS
 from cmaclip_jax.models.flops import patch_count
 from cmaclip_jax.models.transformer import FACTORS
 
@@ -34,7 +37,11 @@ def patch_relevance(model: CMAClip, params, batch, question):
         relevant += of_heads(products["sequence"]["last"]["attention"]["weights"])
         relevant = before(relevant, products["sequence"])
     encoded = relevant[:, :, : patch_count(model.image) + 1]
-    return before(encoded, products["image"]).sum(axis=1)[:, 1:]
+    if model.image.pooling == CLASS:
+        return before(encoded, products["image"]).sum(axis=1)[:, 1:]
+    pooled = of_heads(products["image"]["pool"]["attention"]["weights"])  # [B,1,P+1]
+    patches = encoded[:, :, 1:] + encoded[:, :, :1] @ pooled[:, :, 1:]  # [B,R,P]
+    return before(patches, products["image"]).sum(axis=1)
 
 
 def before(relevant, products):
@@ -68,8 +75,11 @@ def ones(model: CMAClip, batch):
     """
     image, sequence = model.image, model.sequence
     rows, read, length = read_tokens(model, batch).shape
-    encoded = patch_count(image) + 1
-    factors = {"image": _stack(image.layers, rows, image.heads, encoded)}
+    encoded, has_class = patch_count(image) + 1, image.pooling == CLASS
+    factors = {"image": _stack(image.layers, rows, image.heads, encoded - (not has_class))}
+    if not has_class:
+        pooled = jnp.ones((rows, image.heads, 1, encoded))
+        factors["image"]["pool"] = {"attention": {"weights": pooled}}
     if sequence.layers:
         last = jnp.ones((rows, sequence.heads, read, length))
         factors["sequence"] = {"last": {"attention": {"weights": last}}}

@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     # jax.nn.gelu is the tanh approximation by default.
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # SigLIP was trained with the approximation. The name is Hugging Face's.
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 REMAT_POLICIES = {
@@ -167,7 +169,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask=None, train: bool = False, with_maps: bool = False, positions=None):
-        spec, width = self.spec, x.shape[-1]
+        spec = self.spec
         drop = nn.Dropout(spec.dropout, deterministic=not train)
 
         x = hold_rows(x)
@@ -183,18 +185,41 @@ class Block(nn.Module):
         x = hold_rows((x if positions is None else take_positions(x, positions)) + drop(y))
 
         y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="mlp_norm")(x)
-        up = Dense(
-            spec.mlp_width,
-            kernel_init=nn.initializers.normal((2 * width) ** -0.5),
-            dtype=spec.dtype,
-            name="mlp_up",
-        )
-        y = ACTIVATIONS[spec.activation](adapted(up(y), self, "mlp_up", y, spec.adapter, train))
-        zero = nn.initializers.zeros_init()
-        down_init = zero if spec.zero_output else nn.initializers.normal(spec.mlp_width**-0.5)
-        down = Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")
-        y = adapted(down(y), self, "mlp_down", y, spec.adapter, train)
-        return hold_rows(x + drop(y)), maps
+        return hold_rows(x + drop(mlp(self, spec, y, train))), maps
+
+
+def mlp(module: nn.Module, spec: LayerSpec, x, train: bool = False):
+    """The MLP of a layer: `mlp_up` and `mlp_down` of the `module` that calls this function."""
+    width, zero = x.shape[-1], nn.initializers.zeros_init()
+    up_init = nn.initializers.normal((2 * width) ** -0.5)
+    down_init = zero if spec.zero_output else nn.initializers.normal(spec.mlp_width**-0.5)
+    up = Dense(spec.mlp_width, kernel_init=up_init, dtype=spec.dtype, name="mlp_up")
+    x = ACTIVATIONS[spec.activation](adapted(up(x), module, "mlp_up", x, spec.adapter, train))
+    down = Dense(width, kernel_init=down_init, dtype=spec.dtype, name="mlp_down")
+    return adapted(down(x), module, "mlp_down", x, spec.adapter, train)
+
+
+class AttentionPool(nn.Module):
+    """SigLIP's summary of a picture: a learned probe attends to the patches, then comes an MLP.
+
+    The probe is token 0 of an `Attention` that computes this token alone and does not see it.
+    Adapters are for the layers; the pool has none.
+    """
+
+    spec: LayerSpec
+
+    @nn.compact
+    def __call__(self, x):
+        """`x` [B,S,D] -> [B,1,D]."""
+        spec, (rows, length, width) = dataclasses.replace(self.spec, adapter=None), x.shape
+        probe = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
+        probes = jnp.broadcast_to(probe, (rows, 1, width)).astype(x.dtype)
+        seen = jnp.broadcast_to(jnp.arange(length + 1) > 0, (rows, length + 1))
+        attention = Attention(spec.heads, dtype=spec.dtype, name="attention")
+        first = jnp.zeros((rows, 1), jnp.int32)
+        x, _ = attention(jnp.concatenate([probes, x], axis=1), seen, positions=first)  # [B,1,D]
+        y = nn.LayerNorm(epsilon=spec.epsilon, dtype=spec.dtype, name="norm")(x)
+        return hold_rows(x + mlp(self, spec, y))
 
 
 class Stack(nn.Module):

@@ -21,6 +21,7 @@ from cmaclip_jax.data.records import Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.view import View
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.models.encoders import LAST
 from cmaclip_jax.parallel.mesh import host_rows, shared_rows
 from cmaclip_jax.runs.new_encoder import encoder_for
 from cmaclip_jax.runs.towers import Towers, with_sizes
@@ -35,7 +36,7 @@ class RunData:
     """The records of a run. `bad` lists those that could not be used as they were.
 
     rows: a function from a batch size to the rows of the batch that this host makes.
-    longest: the most tokens that the pretrained text encoder takes; 0 without pretrained weights.
+    longest: the most tokens that the text encoder takes, pretrained or of one length; else 0.
     """
 
     config: ConfigDict
@@ -140,7 +141,8 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> RunDa
     encode = encoder_for(config, workdir, towers, sources[fields.split])
     check_kinds(encode.tasks, sources[fields.split])
     config = with_sizes(config, towers, encode.tokenizer.length)
-    longest = towers.text.length if config.model.pretrained else 0
+    limited = config.model.pretrained or towers.text.pooling == LAST
+    longest = towers.text.length if limited else 0
     data = RunData(config, encode, sources, bad, longest=longest)
     data.source(data.last_split())  # a missing split is an error before the training, not after
     return data

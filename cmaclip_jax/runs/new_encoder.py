@@ -11,7 +11,7 @@ from cmaclip_jax.data.batches import BatchEncoder
 from cmaclip_jax.data.missing import spread
 from cmaclip_jax.data.records import RecordError, Source
 from cmaclip_jax.data.sources import cleaning_of
-from cmaclip_jax.data.text import train_tokenizer
+from cmaclip_jax.data.text import train_tokenizer, with_cleaning
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs.batch_encoder import TASKS, TOKENIZER, read_parts, sized_encoder
 from cmaclip_jax.runs.towers import Towers
@@ -47,7 +47,7 @@ def _make(config: ConfigDict, workdir: Path | None, training: Source, towers: To
     texts = functools.cache(lambda: list(some_texts(training, SAMPLED_TEXTS)))
     cleaning = cleaning_of(config.data)
     tokenizer = towers.tokenizer or train_tokenizer(texts(), config.data.vocabulary, cleaning)
-    tokenizer.cleaning = cleaning or tokenizer.cleaning
+    tokenizer.cleaning = with_cleaning(cleaning, tokenizer.cleaning)
     if config.data.text_length == -1:
         most = towers.text.length if config.model.pretrained else max(LONGEST, towers.text.length)
         tokenizer.length = min(tokenizer.length_for(texts()), most)

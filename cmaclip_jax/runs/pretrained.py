@@ -11,6 +11,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP
 from cmaclip_jax.models.adapters import merge_towers
+from cmaclip_jax.models.encoders import LAST
 from cmaclip_jax.runs.batch_encoder import TASKS
 from cmaclip_jax.runs.towers import (
     Towers,
@@ -61,9 +62,15 @@ def read_clip(source: str, activation: str = "") -> Weights:
 
 def clip_tokenizer(weights: Weights, folder: Path | None = None) -> Tokenizer | None:
     """The tokenizer beside the weights, or in `folder`; None where there is none."""
-    tokenizer = checkpoint_tokenizer(folder or weights.folder)
-    end = weights.model.text.end_token
-    if tokenizer and tokenizer.end != end:
+    text = weights.model.text
+    of_siglip, end = text.pooling == LAST, text.end_token
+    tokenizer = checkpoint_tokenizer(folder or weights.folder, of_siglip)
+    if tokenizer and of_siglip and tokenizer.vocabulary > text.vocabulary:
+        raise UserError(
+            f"the tokenizer in {folder or weights.folder} has {tokenizer.vocabulary:,} tokens, the "
+            f"text tower {text.vocabulary:,}; they do not belong together"
+        )
+    if tokenizer and tokenizer.end != end and not of_siglip:
         raise UserError(
             f"the tokenizer in {folder or weights.folder} ends texts with {tokenizer.end}, the "
             f"text tower expects {end}; they do not belong together"

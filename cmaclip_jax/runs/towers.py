@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.batches import BatchEncoder
-from cmaclip_jax.data.text import TITLES, Tokenizer
+from cmaclip_jax.data.text import TITLES, Tokenizer, with_cleaning
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from cmaclip_jax.models.encoders import LAST
 from cmaclip_jax.runs.adapters import configured_adapters
 from cmaclip_jax.runs.compute_type import compute_dtype
 from cmaclip_jax.weights.description import DESCRIPTION, model_from
@@ -76,7 +77,7 @@ def run_tokenizer(workdir: Path, config: ConfigDict) -> Tokenizer:
     """The tokenizer in a run's folder, with its cleaning of texts."""
     tokenizer = Tokenizer.load(workdir / "tokenizer.json")
     if config.data.source == "food101":  # early runs did not save their cleaning
-        tokenizer.cleaning = TITLES
+        tokenizer.cleaning = with_cleaning(TITLES, tokenizer.cleaning)
     return tokenizer
 
 
@@ -87,8 +88,15 @@ def with_sizes(config: ConfigDict, towers: Towers, needed: int = 0) -> ConfigDic
     """
     image, text = towers.image, towers.text
     size, length = config.data.image_size or image.image_size, config.data.text_length
+    if text.pooling == LAST:
+        if length not in (0, -1, text.length):
+            raise UserError(
+                f"data.text_length={length}: this text encoder reads a text at its last position "
+                f"and takes {text.length} tokens, no more and no fewer; leave data.text_length at 0"
+            )
+        needed = text.length
     length = (needed if length == -1 else length) or text.length
-    if size % image.patch_size:
+    if size % image.patch_size and size != image.image_size:
         multiple = max(size // image.patch_size, 1) * image.patch_size
         raise UserError(
             f"data.image_size={size} does not divide into patches of {image.patch_size}; "

@@ -1,7 +1,8 @@
 """Answers a picture and its words with an exported model: python example.py mug.jpg 'a red mug'.
 
 Either may be ''. The example needs the files beside it, and `pip install numpy pillow`; a model in
-ONNX also needs `onnxruntime`, and one in StableHLO `jax flatbuffers safetensors`. With `ftfy`
+ONNX also needs `onnxruntime`, and one in StableHLO `jax flatbuffers safetensors`. Without
+`byte_pairs.py` beside it, the tokenizer is not of CLIP's kind and needs `tokenizers`. With `ftfy`
 installed, the example repairs words beyond ASCII as the run did.
 
 If there is a `thresholds.json`, `judge` scales the probabilities by each task's temperature and
@@ -90,22 +91,46 @@ def prepare(picture: str, size: int) -> np.ndarray:
 
 
 def tokenize(words: str, about: dict) -> np.ndarray:
-    """int32 [text_length]: start, the words, end, padded with end tokens; long texts are cut."""
-    from byte_pairs import BytePairs  # the file beside this one
-
-    ids = BytePairs(FOLDER / "tokenizer.json").encode(clean(words, about))
-    ids = ids[: about["text_length"] - 2]
-    tokens = np.full(about["text_length"], about["end_token"], np.int32)
-    tokens[0], tokens[1 : 1 + len(ids)] = about["start_token"], ids
+    """int32 [text_length]: start, the words, end, and padding; long texts are cut."""
+    before, after = about["frame"]["before"], about["frame"]["after"]
+    room = about["text_length"] - len(before) - len(after)
+    framed = before + word_ids(clean(words, about))[:room] + after
+    tokens = np.full(about["text_length"], about["padding"], np.int32)
+    tokens[: len(framed)] = framed
     return tokens
 
 
+def word_ids(words: str) -> list[int]:
+    """The ids of cleaned words, without the tokens around them."""
+    file = FOLDER / "tokenizer.json"
+    if (FOLDER / "byte_pairs.py").exists():
+        from byte_pairs import BytePairs  # the file beside this one
+
+        return BytePairs(file).encode(words)
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(file))
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.encode(words, add_special_tokens=False).ids
+
+
 def clean(words: str, about: dict) -> str:
-    """The words repaired, HTML unescaped twice, with single spaces; titles are cleaned first."""
-    if about["cleaning"] == "titles":
+    """The words cleaned as the run cleaned them: titles first, then as the text encoder wants."""
+    steps = about["cleaning"].split("+")
+    if "titles" in steps:
         from titles import clean_title  # beside this file where it is needed
 
-        words = clean_title(words)
+        words = repaired(clean_title(words))
+    if steps[-1].startswith("siglip"):
+        from siglip_texts import canonical, lowered  # beside this file where it is needed
+
+        return canonical(words) if steps[-1] == "siglip" else lowered(words)
+    return words if "titles" in steps else repaired(words)
+
+
+def repaired(words: str) -> str:
+    """The words repaired, HTML unescaped twice, with single spaces."""
     if not (words.isascii() and words.isprintable() and "&" not in words):
         try:
             from ftfy import fix_text  # optional: most titles need no repair

@@ -7,8 +7,8 @@ export.json             its inputs and outputs, its difference from the run, and
 check.safetensors       some pairs with the run's answers, for `cmaclip export --check`
 tasks.json  tokenizer.json
 thresholds.json  temperature.py  the run's thresholds, if it has any, and the scaling they need
-byte_pairs.py           the tokenizer in plain Python
-titles.py               cleans the texts, if the run reads titles of web pages
+byte_pairs.py           the tokenizer in plain Python, if it is of CLIP's kind
+titles.py  siglip_texts.py   clean the texts, if the run reads titles of web pages or has SigLIP's
 example.py              answers one picture and its words; its `judge` scales the probabilities and
                         accepts what `cmaclip predict` accepts
 """
@@ -22,9 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cmaclip_jax.data import byte_pairs, titles
+from cmaclip_jax.data import byte_pairs, siglip_texts, titles
 from cmaclip_jax.data.batches import Batch, BatchEncoder
-from cmaclip_jax.data.text import TITLES, Tokenizer
+from cmaclip_jax.data.text import SIGLIP, SIGLIP2, TITLES, Tokenizer
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation import temperature
 from cmaclip_jax.evaluation.thresholds import THRESHOLDS, run_thresholds, write_thresholds
@@ -41,9 +41,12 @@ from cmaclip_jax.weights.writer import new_folder
 
 HERE = Path(__file__).parent
 OF_THE_RUN = ("tasks.json", "tokenizer.json")
-# The example and what it imports: always; for a way of cleaning texts; for thresholds.
-OF_THE_EXAMPLE = (HERE / "example.py", Path(byte_pairs.__file__))
-CLEANERS = {"": (), TITLES: (Path(titles.__file__),)}
+# The example and what it imports: always; for a kind of tokenizer; for a way of cleaning texts; for
+# thresholds.
+EXAMPLE = HERE / "example.py"
+PLAIN = Path(byte_pairs.__file__)
+OF_SIGLIP = Path(siglip_texts.__file__)
+CLEANERS = {TITLES: Path(titles.__file__), SIGLIP: OF_SIGLIP, SIGLIP2: OF_SIGLIP}
 SCALING = Path(temperature.__file__)
 COMPARED = (1, 3, 8)  # pairs at once
 # The tokenizer in plain Python has to give these the ids of the run's own.
@@ -62,14 +65,18 @@ def write_export(trained: TrainedRun, output: Path, form: ExportFormat) -> dict[
     trained: on the device of the format, where the export is run and compared.
     """
     thresholds = run_thresholds(trained.workdir, trained.step)
-    check_tokenizer(trained.encode.tokenizer, trained.workdir / "tokenizer.json")
+    tokenizer = trained.encode.tokenizer
+    if tokenizer.of_clip:
+        check_tokenizer(tokenizer, trained.workdir / "tokenizer.json")
     with new_folder(output) as folder:
         about = {"format": form.name, **form.write(trained, folder)}
         about |= _describe(trained, _checked_difference(trained, form, folder))
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
         shutil.copyfile(HERE / f"{form.name}_model.py", folder / "model.py")
-        of_the_run = (trained.workdir / name for name in OF_THE_RUN)
-        for file in (*of_the_run, *OF_THE_EXAMPLE, *CLEANERS[about["cleaning"]]):
+        files = [*(trained.workdir / name for name in OF_THE_RUN), EXAMPLE]
+        files += [PLAIN] if tokenizer.of_clip else []
+        files += [CLEANERS[name] for name in about["cleaning"].split("+") if name]
+        for file in files:
             shutil.copyfile(file, folder / file.name)
         if thresholds:
             write_thresholds(folder / THRESHOLDS, thresholds.values())
@@ -120,12 +127,15 @@ def _checked_difference(trained: TrainedRun, form: ExportFormat, folder: Path) -
 def random_pairs(encode: BatchEncoder, rows: int) -> Batch:
     """Random pairs; in turn with picture and words, a picture alone, words alone, neither."""
     random, batch = np.random.default_rng(rows), encode.empty(rows)
-    start, end = encode.tokenizer.start, encode.tokenizer.end
+    tokenizer, length = encode.tokenizer, encode.text_length
     batch["image"][:] = random.integers(0, 256, batch["image"].shape)
-    ends = random.integers(2, encode.text_length, (rows, 1))
-    words = random.integers(0, start, batch["tokens"].shape)
-    batch["tokens"][:] = np.where(np.arange(encode.text_length) < ends, words, end)
-    batch["tokens"][:, 0] = start
+    ends = random.integers(2, length, (rows, 1))
+    # CLIP's start and end are its last two tokens.
+    words = random.integers(0, tokenizer.vocabulary - 2, batch["tokens"].shape)
+    places = np.arange(length)
+    batch["tokens"][:] = np.where(places < ends, words, tokenizer.padding)
+    batch["tokens"][places == ends] = tokenizer.end
+    batch["tokens"][:, : len(tokenizer.before)] = tokenizer.before
     batch["has_image"][:] = np.arange(rows) % 4 < 2
     batch["has_text"][:] = np.arange(rows) % 2 == 0
     return batch
@@ -142,8 +152,8 @@ def _describe(trained: TrainedRun, difference: float) -> dict[str, Any]:
         "image_size": encode.image_size,
         "text_length": encode.text_length,
         "cleaning": encode.tokenizer.cleaning,
-        "start_token": encode.tokenizer.start,
-        "end_token": encode.tokenizer.end,
+        "frame": {"before": encode.tokenizer.before, "after": encode.tokenizer.after},
+        "padding": encode.tokenizer.padding,
         "inputs": jax.tree.map(_described, one),
         "outputs": jax.tree.map(_described, outputs),
         "parity": {

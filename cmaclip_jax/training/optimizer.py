@@ -113,4 +113,4 @@ def layers_from_end(name: str, leaf, depths: dict[str, int]):
         return (depth - jnp.arange(leaf.shape[0])).reshape(-1, *[1] * (leaf.ndim - 1))
     if name.startswith(f"{tower}/last/"):
         return 1
-    return 0 if re.fullmatch(r"[^/]+/(post_norm|norm|projection)/.*", name) else depth + 1
+    return 0 if re.fullmatch(r"[^/]+/(post_norm|norm|pool|projection)/.*", name) else depth + 1

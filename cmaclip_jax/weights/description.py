@@ -5,7 +5,14 @@ from typing import Any
 
 from cmaclip_jax.models.adapters import Adapter
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.models.encoders import ImageEncoder, TextEncoder
+from cmaclip_jax.models.encoders import (
+    CLASS,
+    FIRST_END,
+    HIGHEST,
+    LAST,
+    ImageEncoder,
+    TextEncoder,
+)
 
 DESCRIPTION = "clip.json"
 # These fields say how a run computes an encoder. They are no property of the weights.
@@ -35,17 +42,22 @@ def model_from(description: dict[str, Any]) -> CLIP:
 def describe_towers(model: CLIP) -> list[tuple[str, str]]:
     """Names and values: the sizes of the two encoders."""
     image, text = model.image, model.text
+    read_at = {
+        HIGHEST: "the highest id",
+        FIRST_END: f"the first {text.end_token}",
+        LAST: "the last position",
+    }
     return [
         (
             "image",
             f"{image.image_size} pixels in patches of {image.patch_size}, {image.layers} layers "
-            f"of width {image.width}, {image.heads} heads, {image.activation}",
+            f"of width {image.width}, {image.heads} heads, {image.activation}; read at the "
+            + ("class token" if image.pooling == CLASS else "pooled patches"),
         ),
         (
             "text",
             f"{text.length} tokens of {text.vocabulary:,}, {text.layers} layers of width "
-            f"{text.width}, {text.heads} heads, {text.activation}; read at "
-            + ("the highest id" if text.pooling == "argmax" else f"the first {text.end_token}"),
+            f"{text.width}, {text.heads} heads, {text.activation}; read at {read_at[text.pooling]}",
         ),
         ("together", f"embeddings of {image.projection} numbers"),
     ]

@@ -1,5 +1,6 @@
 """Takes over the weights that a network shares with another one, resized where necessary."""
 
+import math
 import re
 from typing import Any
 
@@ -46,7 +47,7 @@ def _resized(path: str, table: np.ndarray, shape: tuple[int, ...]) -> tuple[np.n
     if table.shape == shape:
         return table, ""
     if path == IMAGE_POSITIONS and table.shape[1:] == shape[1:]:
-        old, new = round((len(table) - 1) ** 0.5), round((shape[0] - 1) ** 0.5)
+        old, new = math.isqrt(len(table)), math.isqrt(shape[0])
         return resize_grid(table, new), (
             f"image positions resized from {old}x{old} to {new}x{new} patches (bicubic)"
         )
@@ -61,12 +62,14 @@ def _resized(path: str, table: np.ndarray, shape: tuple[int, ...]) -> tuple[np.n
 def resize_grid(table: np.ndarray, side: int) -> np.ndarray:
     """Image positions [1+g*g,D] for a grid of `side`: [1+side*side,D].
 
-    Bicubic, with antialiasing, as in OpenCLIP. The position of the class token is unchanged.
+    Bicubic, with antialiasing, as in OpenCLIP. The position of the class token is unchanged; a
+    table [g*g,D] has none.
     """
-    old, width = round((len(table) - 1) ** 0.5), table.shape[1]
-    grid = table[1:].reshape(old, old, width)
+    old, width = math.isqrt(len(table)), table.shape[1]
+    before, grid = np.split(table, [len(table) - old * old])
+    grid = grid.reshape(old, old, width)
     resized = jax.image.resize(grid, (side, side, width), "bicubic", antialias=True)
-    return np.concatenate([table[:1], np.asarray(resized).reshape(side * side, width)])
+    return np.concatenate([before, np.asarray(resized).reshape(side * side, width)])
 
 
 def resize_length(table: np.ndarray, length: int) -> np.ndarray:

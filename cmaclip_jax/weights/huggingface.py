@@ -1,4 +1,4 @@
-"""Hugging Face's CLIP: the names of its tensors, and its config files."""
+"""Hugging Face's CLIP and MetaCLIP 2: the names of their tensors, and their config files."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,14 @@ from typing import Any
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, ImageEncoder, TextEncoder
+from cmaclip_jax.models.encoders import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    FIRST_END,
+    HIGHEST,
+    ImageEncoder,
+    TextEncoder,
+)
 from cmaclip_jax.models.transformer import ACTIVATIONS
 from cmaclip_jax.weights.layout import (
     OUT_KERNEL,
@@ -22,12 +29,14 @@ from cmaclip_jax.weights.layout import (
 )
 
 IGNORED = (".position_ids",)  # stored by older versions; they are 0, 1, 2, ...
-# Old configs have eos_token_id=2, which is not the end token. For them, Hugging Face's model pools
-# at the highest token id.
+# Old configs of CLIP have eos_token_id=2, which is not the end token. For them, Hugging Face's CLIP
+# pools at the highest token id. MetaCLIP 2 is the same network, but its end token really is 2.
 POOLS_AT_HIGHEST = 2
+OF_CLIP, OF_METACLIP, OF_NAFLEX = "clip", "metaclip_2", "siglip2"  # values of `model_type`
 
 
-def _tower_pairings(ours: str, theirs: str) -> list[Pairing]:
+def tower_pairings(ours: str, theirs: str) -> list[Pairing]:
+    """The layers of a tower."""
     block, layer = f"{ours}/stack/blocks", f"{theirs}.encoder.layers.{{layer}}"
     qkv = [f"{layer}.self_attn.{which}_proj" for which in "qkv"]
     return [
@@ -48,54 +57,67 @@ PAIRINGS = [
     Pairing("image/patch_embedding/kernel", (f"{VISION}.patch_embedding.weight",), PATCHES),
     Pairing("image/position_embedding", (f"{VISION}.position_embedding.weight",), SAME),
     *norm_pairings("image/pre_norm", "vision_model.pre_layrnorm"),  # their spelling
-    *_tower_pairings("image", "vision_model"),
+    *tower_pairings("image", "vision_model"),
     *norm_pairings("image/post_norm", "vision_model.post_layernorm"),
     Pairing("image/projection/kernel", ("visual_projection.weight",), TRANSPOSED),
     Pairing("text/token_embedding/embedding", (f"{TEXT}.token_embedding.weight",), SAME),
     Pairing("text/position_embedding", (f"{TEXT}.position_embedding.weight",), SAME),
-    *_tower_pairings("text", "text_model"),
+    *tower_pairings("text", "text_model"),
     *norm_pairings("text/post_norm", "text_model.final_layer_norm"),
     Pairing("text/projection/kernel", ("text_projection.weight",), TRANSPOSED),
 ]
 
 
-def model_of(folder: Path) -> CLIP:
-    """The network that a folder's config.json describes."""
-    from transformers import CLIPConfig  # takes seconds to import
-
+def kind_of(folder: Path) -> str:
+    """The `model_type` in a folder's config.json."""
     file = folder / "config.json"
     if not file.exists():
         raise UserError(f"{folder} has Hugging Face's tensors but no config.json; copy it there")
-    if json.loads(file.read_text()).get("model_type", "clip") != "clip":
-        raise UserError(f"{file} describes no CLIP (model_type is not 'clip')")
-    config = CLIPConfig.from_pretrained(folder)
+    kind = json.loads(file.read_text()).get("model_type", OF_CLIP)
+    if kind == OF_NAFLEX:
+        raise UserError(
+            f"{file} describes SigLIP 2 NaFlex (model_type {kind!r}), which takes pictures of any "
+            "shape; take a checkpoint of a fixed size, as google/siglip2-base-patch16-224"
+        )
+    return kind
+
+
+def model_of(folder: Path) -> CLIP:
+    """The network that a folder's config.json describes."""
+    from transformers import CONFIG_MAPPING  # takes seconds to import
+
+    file, kind = folder / "config.json", kind_of(folder)
+    if kind not in (OF_CLIP, OF_METACLIP):
+        raise UserError(f"{file} describes no CLIP (model_type is {kind!r}, not 'clip')")
+    config = CONFIG_MAPPING[kind].from_pretrained(folder)
     vision, text = config.vision_config, config.text_config
     if not (isinstance(text.eos_token_id, int) and 0 <= text.eos_token_id < text.vocab_size):
         raise UserError(
             f"{file}: text_config.eos_token_id={text.eos_token_id} is none of the "
             f"{text.vocab_size} tokens"
         )
-    pooling = "argmax" if text.eos_token_id == POOLS_AT_HIGHEST else "first_end"
+    at_highest = kind == OF_CLIP and text.eos_token_id == POOLS_AT_HIGHEST
     return CLIP(
         image=ImageEncoder(
             image_size=vision.image_size,
             patch_size=vision.patch_size,
             projection=config.projection_dim,
-            **_tower_fields(vision),
-            **_pixel_statistics(folder),
+            **tower_fields(vision),
+            **pixel_statistics(folder, CLIP_MEAN, CLIP_DEVIATION),
         ),
         text=TextEncoder(
             vocabulary=text.vocab_size,
             length=text.max_position_embeddings,
             projection=config.projection_dim,
-            pooling=pooling,
-            end_token=text.vocab_size - 1 if pooling == "argmax" else text.eos_token_id,
-            **_tower_fields(text),
+            pooling=HIGHEST if at_highest else FIRST_END,
+            end_token=text.vocab_size - 1 if at_highest else text.eos_token_id,
+            **tower_fields(text),
         ),
     )
 
 
-def _tower_fields(config) -> dict[str, Any]:
+def tower_fields(config) -> dict[str, Any]:
+    """The fields of a tower that its part of config.json states."""
     if config.hidden_act not in ACTIVATIONS:
         raise UserError(
             f"config.json: hidden_act={config.hidden_act!r} is none of {list(ACTIVATIONS)}"
@@ -110,12 +132,13 @@ def _tower_fields(config) -> dict[str, Any]:
     }
 
 
-def _pixel_statistics(folder: Path) -> dict[str, Any]:
+def pixel_statistics(folder: Path, mean, deviation) -> dict[str, Any]:
+    """The mean and the deviation of every colour: of preprocessor_config.json, or else these."""
     file = folder / "preprocessor_config.json"
     stored = json.loads(file.read_text()) if file.exists() else {}
     return {
-        "mean": tuple(stored.get("image_mean", CLIP_MEAN)),
-        "deviation": tuple(stored.get("image_std", CLIP_DEVIATION)),
+        "mean": tuple(stored.get("image_mean", mean)),
+        "deviation": tuple(stored.get("image_std", deviation)),
     }
 
 
@@ -133,28 +156,31 @@ def names_from_flax(tensors: Tensors) -> Tensors:
 def config_files(clip: CLIP) -> dict[str, Any]:
     """The files that `transformers` reads besides the tensors: {file name: JSON}."""
     image, text = clip.image, clip.text
-    end = POOLS_AT_HIGHEST if text.pooling == "argmax" else text.end_token
+    end = POOLS_AT_HIGHEST if text.pooling == HIGHEST else text.end_token
+    # Only the network of MetaCLIP 2 pools at the first token 2.
+    metaclip = text.pooling == FIRST_END and end == POOLS_AT_HIGHEST
+    kind = OF_METACLIP if metaclip else OF_CLIP
     config = {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
+        "architectures": ["MetaClip2Model" if metaclip else "CLIPModel"],
+        "model_type": kind,
         "projection_dim": image.projection,
         "dtype": "float32",
         "vision_config": {
-            "model_type": "clip_vision_model",
+            "model_type": f"{kind}_vision_model",
             "image_size": image.image_size,
             "patch_size": image.patch_size,
             "projection_dim": image.projection,
-            **_config_fields(image),
+            **config_fields(image),
         },
         "text_config": {
-            "model_type": "clip_text_model",
+            "model_type": f"{kind}_text_model",
             "vocab_size": text.vocabulary,
             "max_position_embeddings": text.length,
             "projection_dim": text.projection,
-            "bos_token_id": text.end_token - 1,
+            "bos_token_id": 0 if metaclip else text.end_token - 1,
             "eos_token_id": end,
-            "pad_token_id": text.end_token,
-            **_config_fields(text),
+            "pad_token_id": 1 if metaclip else text.end_token,
+            **config_fields(text),
         },
     }
     return {"config.json": config, "preprocessor_config.json": _preprocessor(image)}
@@ -177,7 +203,8 @@ def _preprocessor(image: ImageEncoder) -> dict[str, Any]:
     }
 
 
-def _config_fields(tower) -> dict[str, Any]:
+def config_fields(tower) -> dict[str, Any]:
+    """The entries of config.json for the fields of a tower."""
     return {
         "hidden_size": tower.width,
         "num_hidden_layers": tower.layers,

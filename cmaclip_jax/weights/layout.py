@@ -132,9 +132,12 @@ def read_parameters(
 def write_parameters(params: Mapping[str, Any], pairings: list[Pairing], clip: CLIP) -> Tensors:
     """Their tensors from our parameters."""
     flat, tensors = flatten_dict(params, sep="/"), {}
-    unpaired = sorted({*flat} - {pairing.ours for pairing in pairings})
-    if unpaired:
-        raise UserError(f"that format has no place for {_listed(unpaired)}; use --to=ours")
+    paired = {pairing.ours for pairing in pairings}
+    if {*flat} - paired:
+        unpaired = _listed(sorted({*flat} - paired))
+        raise UserError(f"that format has no place for {unpaired}; use --to=ours")
+    if paired - {*flat}:
+        raise UserError(f"that format needs {_listed(sorted(paired - {*flat}))}; use --to=ours")
     for pairing in pairings:
         ours = np.asarray(flat[pairing.ours])
         layers = ours if _is_layered(pairing) else [ours]

@@ -23,7 +23,8 @@ TRAINED = ("B/32", "L/14", "H/14", "bigG/14")  # one size of every width
 WIDER = {1408: 16, 1792: 16}  # OpenCLIP's g/14 and EVA's e/14; other widths have 64 a head
 
 
-def _tower_pairings(ours: str, theirs: str) -> list[Pairing]:
+def tower_pairings(ours: str, theirs: str) -> list[Pairing]:
+    """The layers of a tower."""
     block, layer = f"{ours}/stack/blocks", f"{theirs}.resblocks.{{layer}}"
     return [
         Pairing(
@@ -44,12 +45,12 @@ PAIRINGS = [
     Pairing("image/patch_embedding/kernel", ("visual.conv1.weight",), PATCHES),
     Pairing("image/position_embedding", ("visual.positional_embedding",), SAME),
     *norm_pairings("image/pre_norm", "visual.ln_pre"),
-    *_tower_pairings("image", "visual.transformer"),
+    *tower_pairings("image", "visual.transformer"),
     *norm_pairings("image/post_norm", "visual.ln_post"),
     Pairing("image/projection/kernel", ("visual.proj",), SAME),
     Pairing("text/token_embedding/embedding", ("token_embedding.weight",), SAME),
     Pairing("text/position_embedding", ("positional_embedding",), SAME),
-    *_tower_pairings("text", "transformer"),
+    *tower_pairings("text", "transformer"),
     *norm_pairings("text/post_norm", "ln_final"),
     Pairing("text/projection/kernel", ("text_projection",), SAME),
 ]

@@ -6,7 +6,15 @@ from typing import Any
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN, ImageEncoder, TextEncoder
+from cmaclip_jax.models.encoders import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    FIRST_END,
+    HIGHEST,
+    LAST,
+    ImageEncoder,
+    TextEncoder,
+)
 
 CONFIG = "open_clip_config.json"
 
@@ -30,8 +38,7 @@ TEXT = {"context_length": None, "vocab_size": None, "width": None, "heads": None
 def model_of(folder: Path) -> CLIP:
     """The network that a folder's `open_clip_config.json` describes."""
     file = folder / CONFIG
-    stored = json.loads(file.read_text())
-    model, pixels = stored.get("model_cfg", stored), stored.get("preprocess_cfg", {})
+    model, pixels = read_config(file)
     vision, text = model["vision_cfg"], model["text_cfg"]
     for section, known, name in ((model, MODEL, ""), (vision, VISION, "vision_cfg."),
                                  (text, TEXT, "text_cfg.")):  # fmt: skip
@@ -61,11 +68,17 @@ def model_of(folder: Path) -> CLIP:
             mlp_width=round(text.get("width", 512) * text.get("mlp_ratio", 4.0)),
             projection=model["embed_dim"],
             activation=activation,
-            pooling="first_end" if at_end else "argmax",
+            pooling=FIRST_END if at_end else HIGHEST,
             end_token=text.get("eos_id", vocabulary - 1) if at_end else vocabulary - 1,
         ),
         bias=model.get("init_logit_bias") is not None,
     )
+
+
+def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file says of the network, and of the pictures."""
+    stored = json.loads(file.read_text())
+    return stored.get("model_cfg", stored), stored.get("preprocess_cfg", {})
 
 
 def _check(file: Path, section: dict[str, Any], known: dict, name: str) -> None:
@@ -73,14 +86,19 @@ def _check(file: Path, section: dict[str, Any], known: dict, name: str) -> None:
         allowed = known.get(field, ())
         if allowed is not None and value not in allowed and value not in (None, {}):
             raise UserError(
-                f"{file}: {name}{field}={value!r} describes a network that is not CLIP's own "
-                "(two transformers, class token, causal text); it cannot be converted"
+                f"{file}: {name}{field}={value!r} describes a network that is neither CLIP's own "
+                "(two transformers, class token, causal text) nor SigLIP's; it cannot be converted"
             )
 
 
 def config_files(clip: CLIP) -> dict[str, Any]:
     """The files that `open_clip` reads besides the tensors: {file name: JSON}."""
     image, text = clip.image, clip.text
+    if text.pooling == LAST:
+        raise UserError(
+            "OpenCLIP takes SigLIP's image tower from timm, by names that state neither layers nor "
+            "activation; use --to=huggingface"
+        )
     if image.activation != text.activation:
         raise UserError("OpenCLIP has one activation for both towers; this model has two")
     if {image.epsilon, text.epsilon} != {1e-5}:
@@ -105,7 +123,7 @@ def config_files(clip: CLIP) -> dict[str, Any]:
             "mlp_ratio": text.mlp_width / text.width,
         },
     }
-    if text.pooling == "first_end":
+    if text.pooling == FIRST_END:
         model["text_cfg"] |= {"pool_type": "eos", "eos_id": text.end_token}
     if clip.bias:
         model["init_logit_bias"] = -10.0

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models.clip import CLIP
-from cmaclip_jax.weights import huggingface, openai, openclip
+from cmaclip_jax.weights import huggingface, openai, openclip, siglip
 from cmaclip_jax.weights.clip_folder import DESCRIPTION, Weights, read_clip_folder
 from cmaclip_jax.weights.hub import HUB_NAME, hub_folder
 from cmaclip_jax.weights.layout import Pairing, Tensors, read_parameters
@@ -80,13 +80,18 @@ def _recognise(
 ) -> tuple[str, CLIP, list[Pairing], tuple[str, ...]]:
     """(family, network, pairings, ignored names) of a checkpoint, by the names of its tensors."""
     image = _has(tensors, "vision_model.", "visual.")
-    text = _has(tensors, "text_model.", "transformer.resblocks.")
+    text = _has(tensors, "text_model.", "transformer.resblocks.", "text.transformer.")
     if not (image and text):
         missing = " and ".join(n for n, there in (("image", image), ("text", text)) if not there)
         raise UserError(f"{file} has no {missing} tower of a CLIP with two transformers")
-    if "vision_model.embeddings.class_embedding" in tensors:
-        model = huggingface.model_of(folder)
-        return "Hugging Face", model, huggingface.PAIRINGS, huggingface.IGNORED
+    if _has(tensors, "vision_model."):
+        family = "Hugging Face"
+        if huggingface.kind_of(folder) == siglip.KIND:
+            return family, siglip.model_of(folder), siglip.PAIRINGS, huggingface.IGNORED
+        return family, huggingface.model_of(folder), huggingface.PAIRINGS, huggingface.IGNORED
+    if _has(tensors, siglip.POOL_OF_TIMM):
+        model = siglip.openclip_model_of(folder, tensors)
+        return "OpenCLIP", model, siglip.OPENCLIP_PAIRINGS, openai.IGNORED
     if (folder / openclip.CONFIG).exists():
         model = openclip.model_of(folder)
         return "OpenCLIP", model, openai.pairings_of(model), openai.IGNORED
@@ -94,6 +99,8 @@ def _recognise(
     absent = [name for name in names if name.format(layer=0) not in tensors]
     if "visual.layer1.0.conv1.weight" in tensors:
         raise UserError(f"{file}: its image tower is a ResNet; only vision transformers are read")
+    if _has(tensors, "visual.trunk."):
+        raise UserError(f"{file}: its image tower is timm's, and of these only SigLIP's is read")
     if absent:
         raise UserError(f"{file}: {len(absent)} missing: {', '.join(absent[:8])}")
     from_openai = openai.STATED[0] in tensors
@@ -115,7 +122,7 @@ def _plain_names(tensors: Tensors) -> Tensors:
     """The names without the prefixes of some OpenCLIP files."""
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
-    if _has(tensors, "text.transformer."):
+    if _has(tensors, "text.transformer.") and not _has(tensors, siglip.POOL_OF_TIMM):
         tensors = {name.removeprefix("text."): x for name, x in tensors.items()}
     return tensors
 

@@ -18,9 +18,9 @@ def verify(weights: Weights) -> str:
     if not (weights.folder / "config.json").exists():
         return "no: transformers loads only folders in Hugging Face's format"
     try:
-        from transformers import BatchFeature, CLIPModel  # CLIPModel needs PyTorch
+        from transformers import AutoModel, BatchFeature  # AutoModel needs PyTorch
 
-        reference = CLIPModel.from_pretrained(weights.folder).eval()
+        reference = AutoModel.from_pretrained(weights.folder).eval()
     except (ImportError, OSError, ValueError) as error:
         raise UserError(
             f"--verify needs PyTorch and a folder that transformers loads: {error}"
@@ -38,6 +38,7 @@ def verify(weights: Weights) -> str:
         "image": image - theirs.image_embeds.detach().numpy(),
         "text": text - theirs.text_embeds.detach().numpy(),
         "logits": np.exp(aux["logit_scale"]) * image @ text.T
+        + aux["logit_bias"]
         - theirs.logits_per_image.detach().numpy(),
     }
     return "largest difference " + ", ".join(
@@ -59,7 +60,7 @@ def drawn_batch(model: CLIP, rows: int = 4) -> dict[str, np.ndarray]:
     """A fixed batch of random pictures, and random texts of several lengths."""
     random, empty = np.random.default_rng(0), clip_batch(model, rows)
     image = random.integers(0, 256, empty["image"].shape).astype(np.uint8)
-    words = random.integers(1, model.text.end_token - 1, empty["tokens"].shape)
+    words = random.integers(1, model.text.vocabulary - 2, empty["tokens"].shape)
     lengths = np.linspace(2, model.text.length - 1, rows).astype(int)[:, None]
     tokens = np.where(np.arange(model.text.length) < lengths, words, model.text.end_token)
     return {"image": image, "tokens": tokens.astype(np.int32)}

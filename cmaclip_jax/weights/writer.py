@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.weights import huggingface, openai, openclip
+from cmaclip_jax.models.encoders import LAST
+from cmaclip_jax.weights import huggingface, openai, openclip, siglip
 from cmaclip_jax.weights.clip_folder import Weights, write_clip_folder
 from cmaclip_jax.weights.layout import save_tensors, write_parameters
 
@@ -46,9 +47,14 @@ def write_folder(output: Path, layout: str, weights: Weights, tokenizer: Any) ->
 
 
 def write_huggingface(folder: Path, weights: Weights) -> None:
-    """A folder that `transformers.CLIPModel.from_pretrained` loads."""
-    _write_json(folder, huggingface.config_files(weights.model))
-    tensors = write_parameters(weights.params, huggingface.PAIRINGS, weights.model)
+    """A folder that `transformers.AutoModel.from_pretrained` loads."""
+    model, params = weights.model, weights.params
+    pairings, config_files = huggingface.PAIRINGS, huggingface.config_files
+    if model.text.pooling == LAST:
+        pairings, config_files = siglip.PAIRINGS, siglip.config_files
+        params = {**siglip.WITHOUT_BIAS, **params}
+    _write_json(folder, config_files(model))
+    tensors = write_parameters(params, pairings, model)
     save_tensors(folder / "model.safetensors", tensors)
 
 

@@ -244,7 +244,7 @@ def test_records_with_nothing_in_them_are_left_out_and_listed(encode):
 def test_texts_of_any_kind_become_tokens(encode, text):
     batch = one_batch(loader(encode, [pair(WHOLE, text=text)]))
     assert batch["tokens"].shape == (1, 12)
-    assert batch["tokens"][0, 0] == encode.tokenizer.start
+    assert batch["tokens"][0, 0] == encode.tokenizer.before[0]
     assert batch["tokens"][0, -1] == encode.tokenizer.end
 
 

@@ -93,10 +93,10 @@ def test_tokens_have_clips_frame(encode):
     rows = tokenizer(["a red hat", None, "hat " * 50], 16)
     assert rows.shape == (3, 16)
     assert rows.dtype == np.int32
-    assert np.all(rows[:, 0] == tokenizer.start)
+    assert np.all(rows[:, 0] == tokenizer.before[0])
     assert np.all(rows[:, -1] == tokenizer.end)
     assert tokenizer.end == rows.max() == tokenizer.vocabulary - 1
-    assert list(rows[1]) == [tokenizer.start] + [tokenizer.end] * 15
+    assert list(rows[1]) == [tokenizer.before[0]] + [tokenizer.end] * 15
     assert np.sum(rows[2] == tokenizer.end) == 1  # cut, with its end kept
     np.testing.assert_array_equal(tokenizer(["A Red HAT"], 16), rows[:1])
 

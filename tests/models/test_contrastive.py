@@ -79,6 +79,15 @@ def test_losses_and_gradients_equal_torch_on_any_number_of_devices(kind, devices
         np.testing.assert_allclose(found, leaf.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_siglips_scale_goes_beyond_clips_limit():
+    image, text, complete = embeddings()
+    loss = our_loss("sigmoid", image, text, jnp.log(117.0), -12.9, complete)
+    tensors = map(torch.tensor, (image, text, np.log(117.0), -12.9, complete))
+    np.testing.assert_allclose(loss, torch_loss("sigmoid", *tensors).item(), rtol=1e-4)
+    limited = our_loss("sigmoid", image, text, jnp.log(100.0), -12.9, complete)
+    assert abs(loss - limited) > 0.01 * loss
+
+
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_no_device_holds_the_similarities_of_all_pairs(kind):
     image, text, complete = embeddings()

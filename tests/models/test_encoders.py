@@ -72,13 +72,54 @@ def test_text_encoder_equals_torch(activation, pooling, eos_token_id):
 def test_sizes_hold_as_many_parameters_as_the_originals(name):
     with torch.device("meta"):
         expected = sum(p.numel() for p in hugging_face_clip(name).parameters()) - 1  # logit scale
+    assert parameter_count(name) == expected
+
+
+def parameter_count(name):
     image, text = image_encoder(name), text_encoder(name)
     pixels = jnp.zeros((1, image.image_size, image.image_size, 3), jnp.uint8)
     shapes = (
         jax.eval_shape(image.init, jax.random.key(0), pixels),
-        jax.eval_shape(text.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32)),
+        jax.eval_shape(text.init, jax.random.key(0), jnp.zeros((1, text.length), jnp.int32)),
     )
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),  # in millions, with the scale and the bias: the models' cards
+    [("SigLIP-B/16", 203.2), ("SigLIP-L/16", 652.2), ("SigLIP-So400m/14-384", 878.0)],
+)
+def test_siglips_sizes_hold_as_many_parameters_as_the_published(name, published):
+    assert parameter_count(name) / 1e6 == pytest.approx(published, abs=0.06)
+
+
+def test_an_attention_pool_comes_before_the_patches():
+    encoder = image_encoder("test/8", pooling="attention")
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    params = encoder.init(jax.random.key(0), image)
+    tokens, pooled = encoder.apply(params, image)
+    assert tokens.shape == (2, 5, 32)
+    np.testing.assert_array_equal(tokens[:, 0], pooled)
+    other = jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 1 if "probe" in jax.tree_util.keystr(path) else x, params
+    )
+    changed, _ = encoder.apply(other, image)
+    np.testing.assert_array_equal(changed[:, 1:], tokens[:, 1:])
+    assert np.abs(changed[:, 0] - tokens[:, 0]).max() > 1e-4
+
+
+def test_siglips_text_is_read_at_its_last_position():
+    """Padding counts: a text of another length of padding has another embedding."""
+    encoder = text_encoder("test/8", vocabulary=50, pooling="last", end_token=1)
+    ids = np.array([[7, 8, 1, *[1] * 9], [7, 8, 9, 1, *[1] * 8]], np.int32)
+    params = encoder.init(jax.random.key(0), ids)
+    tokens, pooled = encoder.apply(params, ids)
+    np.testing.assert_array_equal(pooled, tokens[:, 11])
+    np.testing.assert_array_equal(encoder.end_position(ids), [11, 11])
+    later = ids.copy()
+    later[0, 10] = 5  # a token after another is seen by it: the tower is not causal
+    changed, _ = encoder.apply(params, later)
+    assert np.abs(changed[0, 0] - tokens[0, 0]).max() > 1e-5
 
 
 def test_patches_are_the_squares_of_the_picture():

@@ -45,6 +45,7 @@ def test_a_step_at_real_shapes_is_within_five_percent(size):
         {"train.freeze": ("(image|text)/.*",)},
         {"train.accumulate": 4},
         {"train.objective": "contrastive"},
+        {"model.image": "SigLIP-B/32", "model.text": "SigLIP-B/32"},
     ],
     ids=str,
 )

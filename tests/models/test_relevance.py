@@ -1,10 +1,13 @@
 """Chefer's rule against the same network in NumPy, with gradients by finite differences."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 from support.small import apply, initial, make_batch, make_model
 
+from cmaclip_jax.models import image_encoder
 from cmaclip_jax.models.cpu_layers import stack_layers, unstack_layers
 from cmaclip_jax.models.encoders import CLIP_DEVIATION, CLIP_MEAN
 from cmaclip_jax.models.relevance import patch_relevance
@@ -34,7 +37,7 @@ class Reference:
         scores = pair @ params["modality"]["vectors"][0, 0]
         head = params[f"head_{TASK}"]
         hidden = softmax(scores) @ pair @ head["hidden_0"]["kernel"] + head["hidden_0"]["bias"]
-        hidden = np.asarray(jax.nn.gelu(hidden, approximate=False))
+        hidden = hidden * (1 + np.array([math.erf(x / 2**0.5) for x in hidden])) / 2
         return float((hidden @ head["logits"]["kernel"] + head["logits"]["bias"])[CLASS])
 
     def encoded(self, added):
@@ -42,24 +45,37 @@ class Reference:
         picture = (self.picture - CLIP_MEAN) / np.array(CLIP_DEVIATION)
         squares = [picture[y : y + 8, x : x + 8].ravel() for y in (0, 8) for x in (0, 8)]
         x = np.array(squares) @ params["patch_embedding"]["kernel"]
-        x = np.concatenate([params["class_token"][None], x]) + params["position_embedding"]
-        x, seen = norm(x, params["pre_norm"]), np.ones(len(x), bool)
+        if "class_token" in params:
+            x = np.concatenate([params["class_token"][None], x]) + params["position_embedding"]
+            x = norm(x, params["pre_norm"])
+        else:
+            x = x + params["patch_embedding"]["bias"] + params["position_embedding"]
         for number, layer in enumerate(layers_of(params["stack"])):
-            x = self.block(x, layer, seen, f"image {number}", added)
-        return norm(x, params["post_norm"]) @ params["projection"]["kernel"]
+            x = self.block(x, layer, np.ones(len(x), bool), f"image {number}", added)
+        x = norm(x, params["post_norm"])
+        if "class_token" in params:
+            return x @ params["projection"]["kernel"]
+        pool = params["pool"]
+        pooled = self.attend(pool["probe"][None], x, pool["attention"], True, "pool", added)
+        return np.concatenate([pooled + mlp(norm(pooled, pool["norm"]), pool), x])
 
     def block(self, x, layer, seen, name, added):
-        attention, y = layer["attention"], norm(x, layer["attention_norm"])
-        qkv = np.einsum("sd,dcnh->cnsh", y, attention["qkv"]["kernel"])
+        y = norm(x, layer["attention_norm"])
+        x = x + self.attend(y, y, layer["attention"], seen, name, added)
+        return x + mlp(norm(x, layer["mlp_norm"]), layer)
+
+    def attend(self, of_queries, of_keys, attention, seen, name, added):
+        both = np.concatenate([of_queries, of_keys])
+        qkv = np.einsum("sd,dcnh->cnsh", both, attention["qkv"]["kernel"])
         query, key, value = qkv + attention["qkv"]["bias"][:, :, None]
+        query, (key, value) = (
+            query[:, : len(of_queries)],
+            (x[:, len(of_queries) :] for x in (key, value)),
+        )
         scores = np.where(seen, query @ key.swapaxes(1, 2) / query.shape[-1] ** 0.5, -np.inf)
         self.maps[name] = softmax(scores)
         y = (self.maps[name] + added.get(name, 0)) @ value
-        out = attention["out"]
-        x = x + np.einsum("nsh,nhd->sd", y, out["kernel"]) + out["bias"]
-        y = norm(x, layer["mlp_norm"]) @ layer["mlp_up"]["kernel"] + layer["mlp_up"]["bias"]
-        y = y / (1 + np.exp(-1.702 * y))
-        return x + y @ layer["mlp_down"]["kernel"] + layer["mlp_down"]["bias"]
+        return np.einsum("nsh,nhd->sd", y, attention["out"]["kernel"]) + attention["out"]["bias"]
 
     def gradient(self, name: str) -> np.ndarray:
         gradient = np.zeros_like(self.maps[name])
@@ -69,6 +85,12 @@ class Reference:
             rise = self.logit({name: change}) - self.logit({name: -change})
             gradient[place] = rise / (2 * STEP)
         return gradient
+
+
+def mlp(y, params):
+    y = y @ params["mlp_up"]["kernel"] + params["mlp_up"]["bias"]
+    y = y / (1 + np.exp(-1.702 * y))
+    return y @ params["mlp_down"]["kernel"] + params["mlp_down"]["bias"]
 
 
 def norm(x, params):
@@ -110,9 +132,9 @@ def short():
     return {**batch, "text_tokens": random.standard_normal((16, 4, 32)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_relevance_is_chefers_rule(short, layers):
-    model = make_model(layers=layers)
+@pytest.mark.parametrize(("layers", "pooling"), [(1, "class"), (3, "class"), (2, "attention")])
+def test_relevance_is_chefers_rule(short, layers, pooling):
+    model = make_model(layers=layers).clone(image=image_encoder("test/8", pooling=pooling))
     params = randomised(initial(model))
     found = patch_relevance(model, params, short, question_about(short))
     row = int(np.flatnonzero(short["has_image"] & short["has_text"])[0])
@@ -120,6 +142,7 @@ def test_relevance_is_chefers_rule(short, layers):
     logit = float(apply(model, params, short)[0][TASK][row, CLASS])
     assert reference.logit({}) == pytest.approx(logit, abs=1e-4)
     relevance = {}
+    pooled = "pool" in reference.maps
     for part in ("image", "sequence"):
         names = sorted(name for name in reference.maps if name.startswith(part))
         maps = {name: reference.maps[name] for name in names}
@@ -129,7 +152,11 @@ def test_relevance_is_chefers_rule(short, layers):
             rests = rests + positive.mean(axis=0) @ rests
         relevance[part] = rests
     read = [0, 5 + reference.end]
-    expected = (relevance["sequence"][read][:, :5] @ relevance["image"]).sum(axis=0)[1:]
+    encoded = relevance["sequence"][read][:, :5]
+    if pooled:  # the first token has its relevance from the patches
+        of_pool = np.maximum(reference.gradient("pool") * reference.maps["pool"], 0).mean(axis=0)
+        encoded = encoded[:, 1:] + encoded[:, :1] @ of_pool
+    expected = (encoded @ relevance["image"]).sum(axis=0)[-4:]
     assert expected.max() > 1e-3
     np.testing.assert_allclose(found[row], expected, rtol=2e-3, atol=1e-6)
 
