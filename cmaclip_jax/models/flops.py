@@ -23,10 +23,12 @@ class PartFlops:
 
     forward: operations of one pair.
     first: the operations on the network's input, which need no gradient of their input.
+    adapters: operations of one pair in adapters, which always learn.
     """
 
     forward: float
     first: float = 0.0
+    adapters: float = 0.0
 
     def training(self, learns: bool = True, below: bool = True) -> float:
         """Forward and backward. Each of the two gradients costs as much as the forward pass.
@@ -34,7 +36,8 @@ class PartFlops:
         learns: whether the gradient of the part's own parameters is computed.
         below: whether the gradient of its input is computed, because a part before it learns.
         """
-        return self.forward + learns * self.forward + below * (self.forward - self.first)
+        own = self.forward + learns * self.forward + below * (self.forward - self.first)
+        return own + 3 * self.adapters
 
 
 def count(model: CMAClip | CLIP, text_length: int, batch: int = 1) -> dict[str, PartFlops]:
@@ -95,13 +98,30 @@ def image_flops(encoder: ImageEncoder) -> PartFlops:
     else:  # the probe is a key and value too, though no one sees it
         rest += block(1, patches + 1, encoder.width, encoder.mlp_width)
     entrance = [*convolutions, *embed]
+    if encoder.adapter:
+        # Nothing learns below the layers.
+        return PartFlops(sum(entrance) + rest, sum(entrance), adapter_flops(encoder, tokens))
     return PartFlops(sum(entrance) + rest, first=entrance[0])
 
 
 def text_flops(encoder: TextEncoder, length: int) -> PartFlops:
     """The text tower on one text. A look-up in the token table costs no product."""
     layers = encoder.layers * block(length, length, encoder.width, encoder.mlp_width)
-    return PartFlops(layers + 2 * length * encoder.width * encoder.projection)
+    forward = layers + 2 * length * encoder.width * encoder.projection
+    if encoder.adapter:
+        return PartFlops(forward, adapters=adapter_flops(encoder, length))
+    return PartFlops(forward)
+
+
+def adapter_flops(encoder: ImageEncoder | TextEncoder, tokens: int) -> float:
+    """The adapters of a tower on so many tokens."""
+    adapter, width = encoder.adapter, encoder.width
+    assert adapter is not None
+    sides = [
+        width + (encoder.mlp_width if product.startswith("mlp") else width)
+        for product in adapter.products
+    ]
+    return encoder.layers * 2 * tokens * adapter.rank * sum(sides)
 
 
 def sequence_flops(sequence: SequenceAttention, lengths: list[int], width: int) -> PartFlops:

@@ -68,6 +68,8 @@ class PlannedRun(Assembly):
         """{part: operations of a step}, forward and backward, by our own count."""
         rows = self.config.train.batch_size
         model, length = self.objective.model, self.encode.text_length
+        towers = {"image": model.image, "text": model.text}
+        adapted = {name for name, tower in towers.items() if tower and tower.adapter}
         frozen = frozen_parameters(self.config.train, self.parameter_shapes)
         still = {name: all(jax.tree.leaves(tree)) for name, tree in frozen.items()}
         learnt, steps = False, {}
@@ -75,7 +77,8 @@ class PlannedRun(Assembly):
             learns = not still.get(name, False)
             # Positions and modality embeddings, added to a part's input, learn with the part.
             below = learns or (learnt and name not in ("image", "text"))
-            steps[name] = rows * part.training(learns, below)
+            own = learns and name not in adapted
+            steps[name] = rows * part.training(own, below)
             learnt = learnt or learns
         return steps
 

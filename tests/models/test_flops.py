@@ -43,6 +43,12 @@ def test_a_step_at_real_shapes_is_within_five_percent(size):
         {"train.contrastive": 1.0},
         {"train.freeze": ("image/.*",)},
         {"train.freeze": ("(image|text)/.*",)},
+        {"model.lora.rank": 8, "model.lora.dropout": 0.0},
+        {
+            "model.lora.rank": 8,
+            "model.lora.dropout": 0.0,
+            "model.lora.rules": (".*/(out|mlp_up|mlp_down)",),
+        },
         {"train.accumulate": 4},
         {"train.objective": "contrastive"},
         {"model.image": "SigLIP-B/32", "model.text": "SigLIP-B/32"},
