@@ -202,24 +202,9 @@ def openclip_model_of(folder: Path, tensors: Tensors) -> CLIP:
     name = vision["timm_model_name"]
     if not TIMM.fullmatch(name) or any(text.get(x) != y for x, y in TEXT_OF_SIGLIP.items()):
         raise UserError(f"{file} describes no SigLIP of a fixed size (timm_model_name={name!r})")
-    _, _, patch_size, _ = tensors[f"{TRUNK}.patch_embed.proj.weight"].shape
-    mlp_width, width = tensors[f"{TRUNK}.blocks.0.mlp.fc1.weight"].shape
     tanh = text.get("act_kwargs") == {"approximate": "tanh"}
     return CLIP(
-        image=ImageEncoder(
-            image_size=vision["image_size"],
-            patch_size=patch_size,
-            projection=width,
-            pooling=ATTENTION,
-            width=width,
-            layers=sum(f"{BLOCK}.norm1.bias".format(layer=x) in tensors for x in range(100)),
-            heads=WIDER.get(width, width // 64),
-            mlp_width=mlp_width,
-            activation="gelu_pytorch_tanh" if TIMM_TANH.fullmatch(name) else "gelu",
-            epsilon=EPSILON,
-            mean=tuple(pixels.get("mean", MEAN)),
-            deviation=tuple(pixels.get("std", DEVIATION)),
-        ),
+        image=_image_of_timm(vision, pixels, tensors),
         text=TextEncoder(
             vocabulary=text["vocab_size"],
             length=text["context_length"],
@@ -234,4 +219,27 @@ def openclip_model_of(folder: Path, tensors: Tensors) -> CLIP:
             epsilon=EPSILON,
         ),
         bias=True,
+    )
+
+
+def _image_of_timm(
+    vision: dict[str, Any], pixels: dict[str, Any], tensors: Tensors
+) -> ImageEncoder:
+    """The image tower. Its name tells only the activation; the tensors have its sizes."""
+    _, _, patch_size, _ = tensors[f"{TRUNK}.patch_embed.proj.weight"].shape
+    mlp_width, width = tensors[f"{TRUNK}.blocks.0.mlp.fc1.weight"].shape
+    tanh = TIMM_TANH.fullmatch(vision["timm_model_name"])
+    return ImageEncoder(
+        image_size=vision["image_size"],
+        patch_size=patch_size,
+        projection=width,
+        pooling=ATTENTION,
+        width=width,
+        layers=sum(f"{BLOCK}.norm1.bias".format(layer=x) in tensors for x in range(100)),
+        heads=WIDER.get(width, width // 64),
+        mlp_width=mlp_width,
+        activation="gelu_pytorch_tanh" if tanh else "gelu",
+        epsilon=EPSILON,
+        mean=tuple(pixels.get("mean", MEAN)),
+        deviation=tuple(pixels.get("std", DEVIATION)),
     )
