@@ -77,7 +77,9 @@ class Contrastive:
         weights = even_weights(present)
         pair = jnp.stack([unit(image), unit(text)], axis=1)  # [B,2,D]
         embedding = unit(jnp.einsum("bm,bmd->bd", weights, pair))
-        scale = jnp.minimum(jnp.exp(aux["logit_scale"]), LARGEST_SCALE)
+        scale = jnp.exp(aux["logit_scale"])
+        if self.kind == "softmax":
+            scale = jnp.minimum(scale, LARGEST_SCALE)
         outcome = {
             "probabilities": {
                 task.name: probabilities(scale * embedding @ params["classes"][task.name].T, task)
