@@ -21,6 +21,7 @@ from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.parallel.rules import parameter_count
 from cmaclip_jax.report.results import ORDER, RunResults, read_results
 from cmaclip_jax.report.task_table import accepted_figures, chosen_on, quality
+from cmaclip_jax.runs.adapters import configured_adapters
 from cmaclip_jax.serving.pushing import Pushable
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.workdir import differences
@@ -258,15 +259,29 @@ def _limits(run: Pushable) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _adapters(run: Pushable) -> str:
+    """The adapters by which the encoders were tuned; '' without any."""
+    configured = configured_adapters(run.config.model.lora)
+    towers = {"image": run.towers.image, "text": run.towers.text}
+    told = {side: tower.adapter or configured[side] for side, tower in towers.items()}
+    return "; ".join(
+        f"{side}: rank {adapter.rank} for {', '.join(adapter.products)} of every layer"
+        for side, adapter in told.items()
+        if adapter
+    )
+
+
 def _making(run: Pushable) -> str:
     config, image, text = run.config, run.towers.image, run.towers.text
     version = run.workdir / "version.txt"
     versions = version.read_text().split() if version.exists() else ["of an unknown version"]
+    adapters = _adapters(run)
     rows = [
         ["data", _data(config)],
         ["encoder of pictures", f"{_size(image)}, patches of {image.patch_size} pixels"],
         ["encoder of texts", _size(text)],
         ["encoders start", f"from {config.model.pretrained or 'scratch'}"],
+        *([["adapters", adapters]] if adapters else []),
         ["parameters", f"{parameter_count(run.params):,}, float32"],
         [
             "steps",
