@@ -82,7 +82,7 @@ def test_what_a_run_with_adapters_becomes(config, tmp_path, capsys):
     clip = cma.load_clip(run).embed_texts(texts)
     huggingface, peft = tmp_path / "huggingface", tmp_path / "peft"
     assert main(["push", f"--workdir={run}", f"--to={tmp_path / 'pushed'}"]) == 0
-    assert "rank 2 for query, value, mlp_up" in (tmp_path / "pushed/README.md").read_text()
+    assert "rank 2 for query, value" in (tmp_path / "pushed/README.md").read_text()
     pushed = cma.load(tmp_path / "pushed").predict([picture, None], ["a red mug", "a blue hat"])
     assert pushed == answers
     for layout, folder in (("huggingface", huggingface), ("peft", peft)):
