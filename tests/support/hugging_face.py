@@ -1,5 +1,6 @@
 """CLIP as Hugging Face has it in PyTorch: the oracle of the encoders."""
 
+import numpy as np
 import pytest
 
 from cmaclip_jax.models import SIZES
@@ -46,3 +47,16 @@ def randomised(model):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
+
+
+def inputs(model, rows=3):
+    """A batch for one of our CLIPs, and the same for torch: pixels and ids."""
+    random = np.random.default_rng(0)
+    size, length, end = model.image.image_size, model.text.length, model.text.end_token
+    image = random.integers(0, 256, (rows, size, size, 3)).astype(np.uint8)
+    words = random.integers(0, end, (rows, length))
+    tokens = np.where(np.arange(length) < 2 + np.arange(rows)[:, None] * 3, words, end)
+    pixels = (image / 255 - np.array(model.image.mean)) / np.array(model.image.deviation)
+    pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
+    batch = {"image": image, "tokens": tokens.astype(np.int32)}
+    return batch, pixels, torch.tensor(tokens)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
-from support.hugging_face import hugging_face_clip, randomised
+from support.hugging_face import hugging_face_clip, inputs, randomised
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import CLIP
@@ -63,18 +63,6 @@ def folders(tmp_path_factory):
 def opened(folders):
     base, adapter = folders
     return with_adapters(read_weights(str(base)), read_peft(adapter))
-
-
-def inputs(model):
-    """A batch for one of our CLIPs, and the same for PyTorch."""
-    random = np.random.default_rng(0)
-    size, length, end = model.image.image_size, model.text.length, model.text.end_token
-    image = random.integers(0, 256, (3, size, size, 3)).astype(np.uint8)
-    words = random.integers(0, end, (3, length))
-    tokens = np.where(np.arange(length) < 2 + np.arange(3)[:, None] * 3, words, end)
-    pixels = (image / 255 - np.array(model.image.mean)) / np.array(model.image.deviation)
-    pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
-    return {"image": image, "tokens": tokens.astype(np.int32)}, pixels, torch.tensor(tokens)
 
 
 @pytest.mark.parametrize("targets", [ALL, QUERIES_AND_VALUES])

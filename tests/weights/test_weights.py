@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
-from support.hugging_face import hugging_face_clip, randomised
+from support.hugging_face import hugging_face_clip, inputs, randomised
 from support.open_ai_clip import QuickGELU, open_ai_clip
 
 from cmaclip_jax.errors import UserError
@@ -33,19 +33,6 @@ def hugging_face(tmp_path_factory):
     model = randomised(hugging_face_clip("test/8", eos_token_id=2, **TINY))
     model.save_pretrained(folder)
     return folder, model
-
-
-def inputs(model, rows=3):
-    """A batch for one of our CLIPs, and the same for torch: pixels and ids."""
-    random = np.random.default_rng(0)
-    size, length, end = model.image.image_size, model.text.length, model.text.end_token
-    image = random.integers(0, 256, (rows, size, size, 3)).astype(np.uint8)
-    words = random.integers(0, end, (rows, length))
-    tokens = np.where(np.arange(length) < 2 + np.arange(rows)[:, None] * 3, words, end)
-    pixels = (image / 255 - np.array(model.image.mean)) / np.array(model.image.deviation)
-    pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
-    batch = {"image": image, "tokens": tokens.astype(np.int32)}
-    return batch, pixels, torch.tensor(tokens)
 
 
 def embeddings(weights, batch):
