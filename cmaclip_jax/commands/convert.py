@@ -57,6 +57,8 @@ def convert(options: argparse.Namespace) -> None:
     check_new_folder(options.output)
     screen.entry("reading", options.source)
     if options.to == "peft":
+        if options.verify or options.tokenizer or options.activation:
+            raise UserError("--to=peft takes --source and --output alone")
         screen.entry("found", convert_adapters(run_folder(options.source), options.output))
         _list_files(screen, options.output)
         return

@@ -43,6 +43,8 @@ def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
     """
     fields, stem = config.model, tuple(config.landmarks.stem)
     params = None
+    if config.model.lora.rank or config.model.lora.source:
+        raise UserError("landmarks tune the whole encoder; leave model.lora out")
     if fields.pretrained:
         if stem:
             raise UserError(
@@ -53,7 +55,7 @@ def open_encoder(config: ConfigDict) -> tuple[ImageEncoder, Any]:
         stem_fields = {"stem": stem, "patch_hidden": 0} if stem else {}
         encoder = image_encoder(fields.image, **stem_fields)
     size, patch = config.data.image_size or encoder.image_size, encoder.patch_size
-    if size % patch:
+    if size % patch and size != encoder.image_size:
         raise UserError(
             f"data.image_size={size} does not divide into patches of {patch}; use "
             f"{max(size // patch, 1) * patch}"

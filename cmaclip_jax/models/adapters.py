@@ -77,9 +77,9 @@ def adapted(
 ):
     """The product `y` of `x` in a layer, plus the addition of the adapter for it.
 
-    Only `y` where the layer has no such adapter, or where its weights are merged.
+    Returns `y` alone where the layer has no such adapter, or where its weights are merged.
 
-    module: whose submodule the adapter is. name: of the product, in PRODUCTS.
+    module: the module that holds the adapter. name: of the product, in PRODUCTS.
     """
     if adapter is None or name not in adapter.products:
         return y
@@ -134,9 +134,14 @@ def _product_of_layers(a, b):
 
 def has_adapters(params: Mapping[str, Any]) -> bool:
     """Whether some of the parameters belong to adapters."""
-    return any(f"/{LORA}" in path for path in flatten_dict(params, sep="/"))
+    return any(map(is_of_adapter, flatten_dict(params, sep="/")))
 
 
 def is_of_base(path: str) -> bool:
     """Whether the parameter at a path belongs to an encoder itself, and to no adapter."""
-    return path.startswith(("image/", "text/")) and f"/{LORA}" not in path
+    return path.startswith(("image/", "text/")) and not is_of_adapter(path)
+
+
+def is_of_adapter(path: str) -> bool:
+    """Whether the parameter at a path belongs to an adapter."""
+    return f"/{LORA}" in path

@@ -267,7 +267,7 @@ def _adapters(run: Pushable) -> str:
     return "; ".join(
         f"{side}: rank {adapter.rank} for {', '.join(adapter.products)} of every layer"
         for side, adapter in told.items()
-        if adapter
+        if adapter and side in run.params
     )
 
 

@@ -12,6 +12,7 @@ from cmaclip_jax.files import write_text
 from cmaclip_jax.models import CLIP
 from cmaclip_jax.models.adapters import merge_towers
 from cmaclip_jax.models.encoders import LAST
+from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.batch_encoder import TASKS
 from cmaclip_jax.runs.towers import (
     Towers,
@@ -43,7 +44,7 @@ def pretrained_towers(fields: ConfigDict, workdir: Path | None) -> Towers:
             f"{source} came without a tokenizer; give it one: cmaclip convert "
             f"--source={source} --tokenizer=FOLDER --output=DIR"
         )
-    if workdir:
+    if workdir and leads():
         write_text(workdir / DESCRIPTION, json.dumps(describe(weights.model), indent=2) + "\n")
     return Towers(weights.model.image, weights.model.text, tokenizer, weights.params)
 

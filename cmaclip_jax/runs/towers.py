@@ -15,6 +15,7 @@ from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_en
 from cmaclip_jax.models.encoders import LAST
 from cmaclip_jax.runs.adapters import configured_adapters
 from cmaclip_jax.runs.compute_type import compute_dtype
+from cmaclip_jax.training.saved_parameters import checkpoint_steps
 from cmaclip_jax.weights.description import DESCRIPTION, model_from
 
 
@@ -40,13 +41,13 @@ def open_towers(config: ConfigDict, workdir: Path | None) -> Towers:
     """The encoders of a config: of the size it names, or those of `model.pretrained`.
 
     The run's folder keeps a description of pretrained encoders, so that a run that continues does
-    not need their files.
+    not need their files. Before the first checkpoint, every process reads these files.
     """
     if not config.model.pretrained:
         if config.model.lora.source:
             raise UserError("model.lora.source needs model.pretrained: the base of the adapters")
         return new_towers(config)
-    if workdir and (workdir / DESCRIPTION).exists():
+    if workdir and checkpoint_steps(workdir / "checkpoints"):
         return kept_towers(config, workdir)
     # The readers of checkpoints import this module, and most runs do not need them.
     from cmaclip_jax.runs.pretrained import pretrained_towers
@@ -127,4 +128,10 @@ def sized_encoders(
         adapter=towers.image.adapter or adapters["image"],
         **how,
     )
+    read = [image] * (fields.inputs != "text") + [text] * (fields.inputs != "image")
+    if (fields.lora.rank or fields.lora.source) and not any(tower.adapter for tower in read):
+        raise UserError(
+            f"model.lora adapts no encoder that the run reads (model.inputs={fields.inputs!r}); "
+            "change model.lora.rules or model.lora.source"
+        )
     return image, text, how

@@ -19,7 +19,6 @@ from cmaclip_jax.runs.batch_encoder import kept_encoder
 from cmaclip_jax.runs.objectives import build_objective
 from cmaclip_jax.runs.towers import kept_towers
 from cmaclip_jax.tasks import Task
-from cmaclip_jax.training.frozen import frozen_folder
 from cmaclip_jax.training.saved_parameters import NEWEST, read_parameters
 
 
@@ -94,6 +93,7 @@ def _check_complete(params: Any, shapes: Any, workdir: Path) -> None:
     """Raises UserError where the run's folder lacks parameters of its network."""
     lacking = sorted({*flatten_dict(shapes, sep="/")} - {*flatten_dict(params, sep="/")})
     if lacking:
-        frozen = frozen_folder(workdir)
-        where = "its checkpoint" if frozen.exists() else f"{frozen} is missing: the run"
-        raise UserError(f"{where} lacks {len(lacking)} parameters, {lacking[0]} among them")
+        raise UserError(
+            f"the parameters in {workdir} do not fit its config: {len(lacking)} are missing, "
+            f"{lacking[0]} among them; take the folder as training or `cmaclip push` wrote it"
+        )

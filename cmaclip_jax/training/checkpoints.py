@@ -22,6 +22,7 @@ from cmaclip_jax.parallel.cluster import leads, wait_for_all
 from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.rules import path_name
 from cmaclip_jax.training.frozen import (
+    frozen_folder,
     frozen_part,
     joined,
     laid_out,
@@ -30,8 +31,10 @@ from cmaclip_jax.training.frozen import (
     restore_frozen,
     write_frozen,
 )
-from cmaclip_jax.training.saved_parameters import SCORE, checkpoint_steps
+from cmaclip_jax.training.saved_parameters import APART, SCORE, checkpoint_steps
 from cmaclip_jax.training.state import TrainState
+
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders that Orbax was writing
 
 
 class _Manager(ocp.CheckpointManager):
@@ -93,15 +96,16 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         """Starts writing and returns at once. Without a score it is never the best checkpoint."""
-        metrics = {SCORE: -math.inf if score is None else score}
+        metrics = {SCORE: -math.inf if score is None else score, APART: bool(self._frozen)}
         with self._room():
             self._manager.wait_until_finished()  # for the checkpoint before
-            self._writing, self._bytes = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            self._writing, self._bytes = step, _bytes_of(state)
             if self._frozen:
                 if not self._keeps_frozen:
                     write_frozen(self._workdir, frozen_part(state.params, self._frozen))
                     self._keeps_frozen = True
                 state = dataclasses.replace(state, params=learnt_part(state.params, self._frozen))
+                self._bytes = _bytes_of(state)
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def check(self) -> None:
@@ -233,7 +237,11 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # the same error, from other threads
                 self._manager.close()
             folder = Path(self._manager.directory)
-            for part in folder.glob("*.orbax-checkpoint-tmp*") if leads() else ():
+            unfinished = [
+                *folder.glob(UNFINISHED),
+                *frozen_folder(self._workdir).parent.glob(UNFINISHED),
+            ]
+            for part in unfinished if leads() else ():
                 shutil.rmtree(part, ignore_errors=True)
             steps = checkpoint_steps(folder)
             kept = f"the checkpoint of step {max(steps):,} is intact; " if steps else ""
@@ -242,6 +250,10 @@ class Checkpoints:
                 f"to {self._bytes / 1e6:,.1f} MB and {free_space(folder)} are free; {kept}make "
                 "room, and the same command continues"
             ) from None
+
+
+def _bytes_of(state: TrainState) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def _saved_tree(folder: Path):

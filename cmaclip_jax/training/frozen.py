@@ -4,6 +4,8 @@ They never change. So the averaged parameters and the checkpoints hold the other
 and WORKDIR/frozen holds the frozen ones.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from cmaclip_jax.errors import UserError
+from cmaclip_jax.parallel.memory import refusal_of
 from cmaclip_jax.parallel.rules import tree_shardings
 
 
@@ -61,17 +64,41 @@ def write_frozen(workdir: str | Path, part: Any) -> None:
 
 def restore_frozen(workdir: str | Path, shapes: Any, mesh: Mesh) -> Any:
     """The frozen parameters of a run that continues, laid out on this mesh."""
-    folder = frozen_folder(workdir)
-    if not folder.exists():
-        raise UserError(f"{folder} is missing: it holds parameters that no checkpoint repeats")
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore(folder, laid_out(shapes, mesh))
+    folder, target = _existing(workdir), laid_out(shapes, mesh)
+    with _readable(folder), ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder, target)
 
 
 def read_frozen(workdir: str | Path) -> Any:
-    """The frozen parameters of a run, on the host; none where its checkpoints hold them."""
+    """The frozen parameters of a run, on the host."""
+    folder = _existing(workdir)
+    with _readable(folder):
+        return read_to_host(folder, lambda saved: saved)
+
+
+def _existing(workdir: str | Path) -> Path:
     folder = frozen_folder(workdir)
-    return read_to_host(folder, lambda saved: saved) if folder.exists() else {}
+    if not folder.exists():
+        raise UserError(
+            f"{folder} is missing; the checkpoints do not repeat its parameters; copy it back, or "
+            "train in another --workdir"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raises UserError where the folder cannot be read."""
+    try:
+        yield
+    except Exception as error:  # Orbax raises errors of any type for a damaged file
+        if refusal_of(error):  # out of memory: the folder may be intact
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder} cannot be read ({reason}); copy it from a backup, or train in another "
+            "--workdir"
+        ) from error
 
 
 def laid_out(shapes: Any, mesh: Mesh) -> Any:
@@ -83,7 +110,7 @@ def laid_out(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def read_to_host(folder: Path, wanted) -> Any:
+def read_to_host(folder: Path, wanted: Callable[[Any], Any]) -> Any:
     """A part of what Orbax saved in a folder. `wanted` chooses it from the tree of saved shapes.
 
     Nothing is written, because the run may be writing its next checkpoint.

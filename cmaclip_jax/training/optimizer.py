@@ -8,7 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models.adapters import has_adapters, is_of_base
+from cmaclip_jax.models.adapters import has_adapters, is_of_adapter, is_of_base
 from cmaclip_jax.parallel.rules import match_rules, path_name
 from cmaclip_jax.training.cpu_adamw import clipped_adam
 
@@ -59,12 +59,23 @@ def frozen_parameters(settings: ConfigDict, params):
     rules = [*((regex, True) for regex in settings.freeze), (".*", False)]
     frozen = match_rules(rules, params, "train.freeze")
     if has_adapters(params):
+        _check_adapters_learn(frozen)
         frozen = jax.tree_util.tree_map_with_path(
             lambda path, is_frozen: is_frozen or is_of_base(path_name(path)), frozen
         )
     if all(jax.tree.leaves(frozen)):
         raise UserError("train.freeze matches every parameter: nothing is left to learn")
     return frozen
+
+
+def _check_adapters_learn(frozen) -> None:
+    """Raises UserError where `train.freeze` freezes every adapter."""
+    leaves = jax.tree_util.tree_leaves_with_path(frozen)
+    if all(is_frozen for path, is_frozen in leaves if is_of_adapter(path_name(path))):
+        raise UserError(
+            "train.freeze freezes every adapter; leave it out: with model.lora the encoders "
+            "themselves do not learn"
+        )
 
 
 def rate_factors(settings: ConfigDict, params):

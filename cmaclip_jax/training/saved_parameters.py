@@ -14,6 +14,7 @@ from cmaclip_jax.training.frozen import joined, read_frozen, read_to_host
 from cmaclip_jax.weights.layout import save_tensors
 
 SCORE = "score"  # of a checkpoint, measured while the run was trained
+APART = "frozen_apart"  # whether a checkpoint leaves the frozen parameters out
 NEWEST, BEST = "newest", "best"  # of a run's checkpoints
 SOUP = "soup.npz"  # in the folder of the last checkpoint: parameters that answer in its place
 PUSHED = "model.safetensors"  # the parameters of a pushed run, which has no checkpoints
@@ -64,10 +65,15 @@ def best_steps(workdir: str | Path, most: int) -> list[int]:
 
 def _score(folder: Path) -> float:
     """The score that a checkpoint was saved with; minus infinity where it has none."""
+    return _metrics(folder).get(SCORE, -math.inf)
+
+
+def _metrics(folder: Path) -> dict[str, float]:
+    """What a checkpoint was saved with besides the state."""
     try:
-        return json.loads((folder / "metrics" / "metrics").read_text()).get(SCORE, -math.inf)
+        return json.loads((folder / "metrics" / "metrics").read_text())
     except (OSError, ValueError):
-        return -math.inf
+        return {}
 
 
 def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int, Any]:
@@ -83,7 +89,8 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
         return step, checkpoint_parameters(workdir, step)
     try:
         with np.load(soup) as arrays:
-            return step, joined(read_frozen(workdir), unflatten_dict(dict(arrays), sep="/"))
+            mean = unflatten_dict(dict(arrays), sep="/")
+        return step, joined(checkpoint_parameters(workdir, step), mean)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{soup} cannot be read; the command that trained the run makes it again"
@@ -127,9 +134,10 @@ def checkpoint_parameters(workdir: str | Path, step: int) -> Any:
 
     The frozen ones come from where the run keeps them.
     """
-    folder = Path(workdir).resolve() / "checkpoints" / str(step) / "default"
-    saved = read_to_host(folder, _answering_part)
-    return joined(read_frozen(workdir), *saved.values())
+    folder = Path(workdir).resolve() / "checkpoints" / str(step)
+    frozen = read_frozen(workdir) if _metrics(folder).get(APART) else {}
+    saved = read_to_host(folder / "default", _answering_part)
+    return joined(frozen, *saved.values())
 
 
 def _answering_part(saved: Any) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
         elif file.exists():
             for stale in PREPARED:
                 (path / stale).unlink(missing_ok=True)
-            shutil.rmtree(path / "features", ignore_errors=True)
+            for stale in ("features", "frozen"):
+                shutil.rmtree(path / stale, ignore_errors=True)
         if not file.exists() or file.read_text() != text:
             write_text(file, text)
         _record_version(path / "version.txt")

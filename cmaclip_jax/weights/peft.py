@@ -48,6 +48,7 @@ PLAIN: dict[str, tuple] = {
     "rank_pattern": ({},),
     "alpha_pattern": ({},),
     "layer_replication": (None,),
+    "init_lora_weights": (True, False, "gaussian"),  # others change the base
 }
 
 
@@ -79,6 +80,8 @@ def read_peft(folder: Path) -> PeftAdapter:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / TENSORS)
         others = load_file(folder / OTHERS) if (folder / OTHERS).exists() else {}
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} holds no fields")
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {CONFIG} with {TENSORS}: no folder of PEFT") from error
     except (OSError, ValueError, SafetensorError) as error:
@@ -92,19 +95,29 @@ def read_peft(folder: Path) -> PeftAdapter:
     rank = config.get("r", 0)
     if not (isinstance(rank, int) and rank > 0):
         raise UserError(f"{folder / CONFIG}: r={rank!r}; an adapter needs a rank of 1 or more")
+    alpha = config.get("lora_alpha", rank)
+    if not isinstance(alpha, int | float):
+        raise UserError(f"{folder / CONFIG}: lora_alpha={alpha!r} is no number")
+    of_class = (config.get("auto_mapping") or {}).get("base_model_class", "")
+    unnamed = "text" if "Text" in of_class else "image"
     return PeftAdapter(
         folder=folder,
         base=config.get("base_model_name_or_path") or "an unnamed checkpoint",
         rank=rank,
-        alpha=config.get("lora_alpha", rank),
+        alpha=alpha,
         dropout=config.get("lora_dropout", 0.0),
-        tensors=_stacked(folder, tensors),
+        tensors=_stacked(folder, tensors, unnamed),
         others=others,
     )
 
 
-def _stacked(folder: Path, tensors: Tensors) -> dict[tuple[str, str, str], np.ndarray]:
-    """{(side, product, 'A' or 'B'): the tensors of all layers, stacked}."""
+def _stacked(
+    folder: Path, tensors: Tensors, unnamed: str
+) -> dict[tuple[str, str, str], np.ndarray]:
+    """{(side, product, 'A' or 'B'): the tensors of all layers, stacked}.
+
+    unnamed: the side of tensors whose names have no tower, as those of a tower by itself.
+    """
     sides = {theirs: ours for ours, theirs in TOWERS.items()}
     products = {theirs: ours for ours, theirs in THEIR_NAMES.items()}
     layers: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
@@ -113,14 +126,19 @@ def _stacked(folder: Path, tensors: Tensors) -> dict[tuple[str, str, str], np.nd
         if not found:
             raise UserError(f"{folder / TENSORS}: {name} adapts no product of an encoder's layers")
         tower, layer, product, half = found.groups()
-        key = sides[tower or TOWERS["image"]], products[product], half
+        key = sides[tower] if tower else unnamed, products[product], half
         layers.setdefault(key, {})[int(layer)] = tensor
     for (side, product, _), by_layer in layers.items():
+        if len({x.shape for x in by_layer.values()}) > 1:
+            raise UserError(f"{folder / TENSORS}: {product} has other shapes in other layers")
         if sorted(by_layer) != list(range(len(by_layer))):
             raise UserError(
                 f"{folder / TENSORS} adapts {product} in layers {sorted(by_layer)} of the {side} "
                 "encoder; only adapters of every layer are supported"
             )
+    halves = {half: {key[:2] for key in layers if key[2] == half} for half in "AB"}
+    if halves["A"] != halves["B"] or not halves["A"]:
+        raise UserError(f"{folder / TENSORS} does not have lora_A and lora_B of every product")
     return {key: np.stack([by[i] for i in range(len(by))]) for key, by in layers.items()}
 
 

@@ -9,10 +9,12 @@ from flax.traverse_util import flatten_dict
 from support.commands import QUICKSTART, mistake
 
 import cmaclip_jax as cma
+from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.models.adapters import LORA
 from cmaclip_jax.runs.data import RunData
+from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.training.saved_parameters import read_parameters
 from cmaclip_jax.weights.reader import read_weights
@@ -117,6 +119,29 @@ def test_what_a_run_with_adapters_becomes(config, tmp_path, capsys):
 def test_mistakes_are_told_in_one_line(capsys, tmp_path, changes, says):
     flags = [f"--config.model.lora.{name}={value}" for name, value in changes.items()]
     assert says in mistake(capsys, QUICKSTART, f"--workdir={tmp_path / 'w'}", *flags)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("model.lora.rules", (), "model.lora adapts no encoder that the run reads"),
+        ("model.lora.rules", ("text/.*",), r"adapts no encoder .* \(model.inputs='image'\)"),
+        ("train.freeze", ("(image|text)/.*",), "train.freeze freezes every adapter"),
+    ],
+)
+def test_adapters_that_would_not_learn_are_refused(config, tmp_path, field, value, told):
+    config = with_changes(config, {field: value, "model.inputs": "image"})
+    with pytest.raises(UserError, match=told):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_every_process_reads_the_weights_before_the_first_checkpoint(config, tmp_path):
+    """Another process may have written the description of the encoders already."""
+    assert open_towers(config, tmp_path).params is not None
+    assert (tmp_path / "clip.json").exists()
+    assert open_towers(config, tmp_path).params is not None
+    (tmp_path / "checkpoints/2").mkdir(parents=True)
+    assert open_towers(config, tmp_path).params is None
 
 
 def test_a_rule_that_matches_no_product_is_named(config, tmp_path):

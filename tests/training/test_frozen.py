@@ -91,14 +91,36 @@ def test_a_run_with_whole_checkpoints_continues_and_keeps_them_whole(config, tmp
     assert_bit_equal(continued, expected)
     assert_bit_equal(read_parameters(tmp_path / "old")[1], expected.best_params)
     assert not (tmp_path / "old/frozen").exists()
+    soup = write_soup(tmp_path / "old", 2, lambda params: 1.0, print, FROZEN)
+    assert soup is None or set(flatten_dict(soup)) == set(flatten_dict(expected.params))
     assert_bit_equal(train_line(config, tmp_path / "old"), expected)
 
 
-def test_without_its_frozen_parameters_a_run_does_not_continue(config, tmp_path):
+def test_a_soup_without_frozen_parameters_is_completed_from_whole_checkpoints(config, tmp_path):
+    config.train.freeze, config.train.ema = (), 0.0
+    train_line(config, tmp_path, evaluate=lambda state, step, stoppable: step)
+    soup = write_soup(tmp_path, 2, lambda params: 1.0, print, FROZEN)
+    assert not (tmp_path / "frozen").exists()
+    _, params = read_parameters(tmp_path)
+    assert set(flatten_dict(params)) == set(flatten_dict(soup))
+
+
+def emptied(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"), [(shutil.rmtree, "is missing; .* copy it back"), (emptied, "cannot be read")]
+)
+def test_without_its_frozen_parameters_a_run_does_not_continue(config, tmp_path, spoil, told):
     train_line(config, tmp_path)
-    shutil.rmtree(tmp_path / "frozen")
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'frozen'} is missing")):
+    spoil(tmp_path / "frozen")
+    named = re.escape(str(tmp_path / "frozen"))
+    with pytest.raises(UserError, match=f"{named} {told}"):
         train_line(config, tmp_path)
+    with pytest.raises(UserError, match=f"{named} {told}"):
+        read_parameters(tmp_path)
     assert not list(tmp_path.glob("checkpoints/*.damaged"))
 
 

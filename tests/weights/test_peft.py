@@ -159,6 +159,26 @@ def with_a_projection(folder):
     save_file(tensors | {name: np.zeros((3, 32), np.float32)}, folder / TENSORS)
 
 
+def test_the_text_encoder_alone_is_named_by_its_class(folders, tmp_path):
+    shutil.copytree(folders[1], tmp_path, dirs_exist_ok=True)
+    full = "base_model.model.text_model."
+    tensors = {
+        name.replace(full, "base_model.model."): x
+        for name, x in load_file(folders[1] / TENSORS).items()
+        if name.startswith(full)
+    }
+    save_file(tensors, tmp_path / TENSORS)
+    changed({"auto_mapping": {"base_model_class": "CLIPTextModel"}})(tmp_path)
+    weights = opened((folders[0], tmp_path))
+    assert weights.model.image.adapter is None
+    assert weights.model.text.adapter.products
+
+
+def without_half(folder):
+    tensors = load_file(folder / TENSORS)
+    save_file({n: x for n, x in tensors.items() if "v_proj.lora_B" not in n}, folder / TENSORS)
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -166,6 +186,9 @@ def with_a_projection(folder):
         (changed({"use_dora": True}), "use_dora=True is not supported"),
         (changed({"rank_pattern": {"q_proj": 4}}), "rank_pattern="),
         (changed({"peft_type": "IA3"}), "peft_type='IA3' is not supported"),
+        (changed({"init_lora_weights": "pissa"}), "init_lora_weights='pissa' is not supported"),
+        (changed({"lora_alpha": "x"}), "lora_alpha='x' is no number"),
+        (without_half, "does not have lora_A and lora_B of every product"),
         (without_a_layer, "only adapters of every layer"),
         (with_a_projection, "visual_projection.lora_A.weight adapts no product"),
         (lambda folder: (folder / TENSORS).write_bytes(b"cut"), "cannot be read"),
