@@ -21,7 +21,7 @@ from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.parallel.rules import parameter_count
 from cmaclip_jax.report.results import ORDER, RunResults, read_results
 from cmaclip_jax.report.task_table import accepted_figures, chosen_on, quality
-from cmaclip_jax.runs.adapters import configured_adapters
+from cmaclip_jax.runs.adapters import run_adapters
 from cmaclip_jax.serving.pushing import Pushable
 from cmaclip_jax.tasks import Task
 from cmaclip_jax.training.workdir import differences
@@ -261,12 +261,9 @@ def _limits(run: Pushable) -> str:
 
 def _adapters(run: Pushable) -> str:
     """The adapters by which the encoders were tuned; '' without any."""
-    configured = configured_adapters(run.config.model.lora)
-    towers = {"image": run.towers.image, "text": run.towers.text}
-    told = {side: tower.adapter or configured[side] for side, tower in towers.items()}
     return "; ".join(
         f"{side}: rank {adapter.rank} for {', '.join(adapter.products)} of every layer"
-        for side, adapter in told.items()
+        for side, adapter in run_adapters(run.config.model.lora, run.towers).items()
         if adapter and side in run.params
     )
 

@@ -13,7 +13,7 @@ from cmaclip_jax.data.text import TITLES, Tokenizer, with_cleaning
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.models import ImageEncoder, TextEncoder, image_encoder, text_encoder
 from cmaclip_jax.models.encoders import LAST
-from cmaclip_jax.runs.adapters import configured_adapters
+from cmaclip_jax.runs.adapters import run_adapters
 from cmaclip_jax.runs.compute_type import compute_dtype
 from cmaclip_jax.training.saved_parameters import checkpoint_steps
 from cmaclip_jax.weights.description import DESCRIPTION, model_from
@@ -113,19 +113,19 @@ def sized_encoders(
     fields = config.model
     dtype = compute_dtype(fields.dtype, towers.width)
     how = dict(unroll=fields.unroll, remat=fields.remat, dtype=dtype)
-    dropout, adapters = fields.tower_dropout, configured_adapters(fields.lora)
+    dropout, adapters = fields.tower_dropout, run_adapters(fields.lora, towers)
     text = towers.text.clone(
         dropout=dropout,
         length=encode.text_length,
         vocabulary=towers.text.vocabulary if fields.pretrained else encode.tokenizer.vocabulary,
         end_token=encode.tokenizer.end,
-        adapter=towers.text.adapter or adapters["text"],
+        adapter=adapters["text"],
         **how,
     )
     image = towers.image.clone(
         image_size=encode.image_size,
         dropout=dropout,
-        adapter=towers.image.adapter or adapters["image"],
+        adapter=adapters["image"],
         **how,
     )
     read = [image] * (fields.inputs != "text") + [text] * (fields.inputs != "image")

@@ -15,6 +15,7 @@ from cmaclip_jax.evaluation.scores import score, watched, watched_score
 from cmaclip_jax.evaluation.tables import watched_line
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
+from cmaclip_jax.runs.adapters import without_other_heads
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.compute_type import with_training_type
 from cmaclip_jax.runs.data import RunData, open_data
@@ -147,6 +148,9 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         config, type_line = with_training_type(config, towers.width, workdir)
         data = open_data(config, workdir, towers)
         missing = check_records(data)
+    if towers.params:
+        own = without_other_heads(towers.params, config.model.lora.source, data.tasks)
+        towers = dataclasses.replace(towers, params=own)
     data = data.over(mesh)
     assembly = assemble(config, mesh, data.encode, towers)
     progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)

@@ -56,10 +56,7 @@ def _resized(path: str, table: np.ndarray, shape: tuple[int, ...]) -> tuple[np.n
         return resize_length(table, shape[0]), (
             f"text positions {done} from {len(table)} to {shape[0]} tokens"
         )
-    cure = ""
-    if path.startswith(("head_", "modality/")):
-        cure = "; the tasks are others there: begin with new heads, without cma_clip.safetensors"
-    raise UserError(f"{path} is {table.shape} in the weights and {shape} in this model{cure}")
+    raise UserError(f"{path} is {table.shape} in the weights and {shape} in this model")
 
 
 def resize_grid(table: np.ndarray, side: int) -> np.ndarray:

@@ -13,9 +13,11 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.models.adapters import LORA
+from cmaclip_jax.runs.adapters import without_other_heads
 from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.training import train_and_evaluate
+from cmaclip_jax.tasks import Task, write_tasks
 from cmaclip_jax.training.saved_parameters import read_parameters
 from cmaclip_jax.weights.reader import read_weights
 
@@ -89,7 +91,10 @@ def test_what_a_run_with_adapters_becomes(config, tmp_path, capsys):
     assert pushed == answers
     for layout, folder in (("huggingface", huggingface), ("peft", peft)):
         assert main(["convert", f"--source={run}", f"--to={layout}", f"--output={folder}"]) == 0
-    assert "adapters of rank 2 for query, value, mlp_up" in capsys.readouterr().out
+    assert (
+        "image adapters of rank 2 for query, value, mlp_up; text adapters of"
+        in capsys.readouterr().out
+    )
     np.testing.assert_allclose(cma.load_clip(huggingface).embed_texts(texts), clip, atol=1e-6)
 
     config.model.lora.rank, config.model.lora.source = 0, str(peft)
@@ -133,6 +138,19 @@ def test_adapters_that_would_not_learn_are_refused(config, tmp_path, field, valu
     config = with_changes(config, {field: value, "model.inputs": "image"})
     with pytest.raises(UserError, match=told):
         train_and_evaluate(config, tmp_path)
+
+
+def test_heads_of_other_classes_begin_anew(tmp_path):
+    tasks = (Task("colour", ("red", "blue")), Task("kind", ("mug", "hat")))
+    write_tasks(tmp_path / "tasks.json", tasks)
+    params = {"image": 1, "sequence": 2, "modality": 3, "head_colour": 4, "head_kind": 5}
+    assert without_other_heads(params, str(tmp_path), tasks) == params
+    assert without_other_heads(params, "", ()) == params
+    others = (Task("colour", ("blue", "red")), tasks[1])
+    kept = without_other_heads(params, str(tmp_path), others)
+    assert kept == {name: x for name, x in params.items() if name != "head_colour"}
+    kept = without_other_heads(params, str(tmp_path), tasks[1:])
+    assert set(kept) == {"image", "sequence", "head_kind"}
 
 
 def test_every_process_reads_the_weights_before_the_first_checkpoint(config, tmp_path):
