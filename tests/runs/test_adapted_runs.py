@@ -91,10 +91,8 @@ def test_what_a_run_with_adapters_becomes(config, tmp_path, capsys):
     assert pushed == answers
     for layout, folder in (("huggingface", huggingface), ("peft", peft)):
         assert main(["convert", f"--source={run}", f"--to={layout}", f"--output={folder}"]) == 0
-    assert (
-        "image adapters of rank 2 for query, value, mlp_up; text adapters of"
-        in capsys.readouterr().out
-    )
+    told = "image adapters of rank 2 for query, value, mlp_up; text adapters of"
+    assert told in capsys.readouterr().out
     np.testing.assert_allclose(cma.load_clip(huggingface).embed_texts(texts), clip, atol=1e-6)
 
     config.model.lora.rank, config.model.lora.source = 0, str(peft)
