@@ -157,9 +157,13 @@ def test_when_a_host_is_killed_the_other_says_so_and_ends(tmp_path, alone, victi
 
 
 @pytest.mark.slow
-def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path):
+@pytest.mark.parametrize("adapted", [False, True], ids=["from scratch", "adapters of a CLIP"])
+def test_the_whole_command_on_two_hosts_ends_as_on_one(tmp_path, adapted, clip_folder):
     """Both answer with a soup in the end."""
     words = [*SMALL, "--config.eval.soup=2"]
+    if adapted:  # every host has to read the CLIP
+        words += [f"--config.model.pretrained={clip_folder}", "--config.model.lora.rank=2"]
+        words += ["--config.data.text_length=0", "--config.train.epsilon=1e-3"]
     pod = [str(LOCAL_POD), "--hosts=2", "--", *words, f"--workdir={tmp_path / 'pod'}"]
     one = [sys.executable, "-m", "cmaclip_jax.main", *words, f"--workdir={tmp_path / 'one'}"]
     subprocess.run(one, env=environment(), check=True, capture_output=True)
