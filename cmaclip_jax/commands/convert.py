@@ -46,8 +46,8 @@ def convert(options: argparse.Namespace) -> None:
     """Reads the checkpoint, describes it, and writes all of it or nothing."""
     # the imports below take seconds
     from cmaclip_jax.parallel.rules import parameter_count
+    from cmaclip_jax.runs.adapter_folder import convert_adapters
     from cmaclip_jax.runs.pretrained import clip_tokenizer, read_clip
-    from cmaclip_jax.runs.trained_adapters import convert_adapters
     from cmaclip_jax.training.workdir import run_folder
     from cmaclip_jax.weights.description import describe_towers
     from cmaclip_jax.weights.verify import verify

@@ -132,6 +132,17 @@ def _product_of_layers(a, b):
     return flat.reshape(*a.shape[:-1], *b.shape[2:])
 
 
+def product_path(side: str, name: str) -> str:
+    """The path of a product as rules match it: image/stack/blocks/attention/query."""
+    return "/".join(filter(None, [side, "stack/blocks", PRODUCTS[name][0], name]))
+
+
+def adapter_path(side: str, name: str) -> str:
+    """The path of the adapter of a product: image/stack/blocks/attention/lora_query."""
+    holder, _, _ = product_path(side, name).rpartition("/")
+    return f"{holder}/{LORA}{name}"
+
+
 def has_adapters(params: Mapping[str, Any]) -> bool:
     """Whether some of the parameters belong to adapters."""
     return any(map(is_of_adapter, flatten_dict(params, sep="/")))

@@ -1,17 +1,13 @@
 """The adapters of a run's encoders, as `model.lora` describes them."""
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.models.adapters import PRODUCTS, Adapter
-from cmaclip_jax.tasks import Task, read_tasks
+from cmaclip_jax.models.adapters import PRODUCTS, Adapter, product_path
 
-TASKS = "tasks.json"  # in a folder of adapters, as in a run's folder
 SIDES = ("image", "text")
 
 
@@ -44,30 +40,6 @@ def run_adapters(lora: ConfigDict, towers: Any) -> dict[str, Adapter | None]:
     """
     configured = configured_adapters(lora)
     return {side: getattr(towers, side).adapter or configured[side] for side in SIDES}
-
-
-def without_other_heads(
-    params: dict[str, Any], source: str, tasks: Sequence[Task]
-) -> dict[str, Any]:
-    """Parameters without the heads in `lora.source` that have other classes than the run's tasks.
-
-    Modality-wise attention has a vector for every task, so it stays if all tasks are the same.
-    """
-    file = Path(source).expanduser() / TASKS
-    if not (source and file.exists()):
-        return params
-    theirs = {task.name: task.classes for task in read_tasks(file)}
-    same = {f"head_{task.name}" for task in tasks if theirs.get(task.name) == task.classes}
-    kept = {name: x for name, x in params.items() if name in same or not name.startswith("head_")}
-    if list(theirs) != [task.name for task in tasks]:
-        kept.pop("modality", None)
-    return kept
-
-
-def product_path(side: str, name: str) -> str:
-    """The path of a product as rules match it: image/stack/blocks/attention/query."""
-    holder = PRODUCTS[name][0]
-    return "/".join(filter(None, [side, "stack/blocks", holder, name]))
 
 
 def _matches(rule: str, path: str) -> bool:

@@ -15,7 +15,6 @@ from cmaclip_jax.evaluation.scores import score, watched, watched_score
 from cmaclip_jax.evaluation.tables import watched_line
 from cmaclip_jax.parallel.cluster import leader_first, leads
 from cmaclip_jax.parallel.stopping import Stoppable
-from cmaclip_jax.runs.adapters import without_other_heads
 from cmaclip_jax.runs.assembly import assemble, checked_mesh
 from cmaclip_jax.runs.compute_type import with_training_type
 from cmaclip_jax.runs.data import RunData, open_data
@@ -148,7 +147,10 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
         config, type_line = with_training_type(config, towers.width, workdir)
         data = open_data(config, workdir, towers)
         missing = check_records(data)
-    if towers.params:
+    if config.model.lora.source and towers.params:
+        # Few runs start from adapters.
+        from cmaclip_jax.runs.adapter_folder import without_other_heads
+
         own = without_other_heads(towers.params, config.model.lora.source, data.tasks)
         towers = dataclasses.replace(towers, params=own)
     data = data.over(mesh)

@@ -90,7 +90,7 @@ def read_parameters(workdir: str | Path, which: str | int = NEWEST) -> tuple[int
     try:
         with np.load(soup) as arrays:
             mean = unflatten_dict(dict(arrays), sep="/")
-        return step, joined(checkpoint_parameters(workdir, step), mean)
+        return step, joined(_frozen_of(workdir, step), mean)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{soup} cannot be read; the command that trained the run makes it again"
@@ -135,9 +135,18 @@ def checkpoint_parameters(workdir: str | Path, step: int) -> Any:
     The frozen ones come from where the run keeps them.
     """
     folder = Path(workdir).resolve() / "checkpoints" / str(step)
-    frozen = read_frozen(workdir) if _metrics(folder).get(APART) else {}
     saved = read_to_host(folder / "default", _answering_part)
-    return joined(frozen, *saved.values())
+    return joined(_frozen_of(workdir, step), *saved.values())
+
+
+def frozen_apart(workdir: str | Path, step: int) -> bool:
+    """Whether the checkpoint of a step leaves out the frozen parameters of its run."""
+    return bool(_metrics(Path(workdir).resolve() / "checkpoints" / str(step)).get(APART))
+
+
+def _frozen_of(workdir: str | Path, step: int) -> Any:
+    """The parameters that the checkpoint of a step leaves out."""
+    return read_frozen(workdir) if frozen_apart(workdir, step) else {}
 
 
 def _answering_part(saved: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cmaclip_jax.training.saved_parameters import (
     best_steps,
     checkpoint_parameters,
     chosen_step,
+    frozen_apart,
     soup_file,
 )
 
@@ -38,9 +39,11 @@ def write_soup(
 
     score: gives the score of parameters that lie on the host. Every process computes the same
         soup, and the leader writes it.
-    frozen: a tree of bools; the file of the soup leaves these parameters out.
+    frozen: a tree of bools; the file of the soup leaves these parameters out if the checkpoints
+        do.
     """
-    file = soup_file(workdir, chosen_step(workdir))
+    newest = chosen_step(workdir)
+    file = soup_file(workdir, newest)
     if leads():
         file.unlink(missing_ok=True)  # of a run that ended before with other settings
     soup, size, best = None, 0, -math.inf
@@ -60,7 +63,8 @@ def write_soup(
         return None
     if leads():
         with whole_file(file) as part:
-            np.savez(part, **flatten_dict(learnt_part(soup, frozen), sep="/"))
+            kept = learnt_part(soup, frozen) if frozen_apart(workdir, newest) else soup
+            np.savez(part, **flatten_dict(kept, sep="/"))
     say(f"the run answers with the mean of {size} checkpoint(s), {best:.4f}, kept in {file}")
     return soup
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
-from cmaclip_jax.models.adapters import LORA, PRODUCTS, Adapter
+from cmaclip_jax.models.adapters import PRODUCTS, Adapter, adapter_path
 from cmaclip_jax.weights.clip_folder import Weights
 from cmaclip_jax.weights.layout import Tensors, save_tensors
 
@@ -162,7 +162,7 @@ def with_adapters(weights: Weights, peft: PeftAdapter) -> Weights:
             )
         ours = stacked.swapaxes(1, 2).astype(np.float32)
         shape = (*axes, peft.rank) if half == "A" else (peft.rank, *axes)
-        params[adapter_path(side, product, half)] = ours.reshape(tower.layers, *shape)
+        params[f"{adapter_path(side, product)}/{half.lower()}"] = ours.reshape(tower.layers, *shape)
     towers = {side: tower.clone(adapter=peft.adapter(side)) for side, tower in towers.items()}
     return dataclasses.replace(
         weights,
@@ -174,19 +174,24 @@ def with_adapters(weights: Weights, peft: PeftAdapter) -> Weights:
 def write_peft(folder: Path, towers: dict[str, Any], params: dict[str, Any], base: str) -> None:
     """Writes the adapters of `towers` in PEFT's format, with fusion and heads beside them.
 
-    base: the checkpoint that the run started from.
+    towers: {side: encoder}, all with an adapter. base: the checkpoint that the run started from.
     """
     flat = flatten_dict(params, sep="/")
-    adapters = [tower.adapter for tower in towers.values() if tower.adapter]
-    save_tensors(folder / TENSORS, dict(_their_tensors(flat, towers)))
-    modules = [name for side, tower in towers.items() for name in _their_modules(side, tower)]
+    adapter = next(iter(towers.values())).adapter  # rank, alpha and dropout are the same in both
+    pairs = {name: pair for side in towers for name, pair in _their_pairs(flat, side, towers[side])}
+    tensors = {
+        f"base_model.model.{name}.lora_{half}.weight": matrix
+        for name, pair in pairs.items()
+        for half, matrix in zip("AB", pair, strict=True)
+    }
+    save_tensors(folder / TENSORS, tensors)
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
-        "r": adapters[0].rank,
-        "lora_alpha": adapters[0].alpha,
-        "lora_dropout": adapters[0].dropout,
-        "target_modules": modules,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": list(pairs),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -200,32 +205,17 @@ def write_peft(folder: Path, towers: dict[str, Any], params: dict[str, Any], bas
         save_tensors(folder / OTHERS, others)
 
 
-def _their_modules(side: str, tower) -> Iterator[str]:
-    """The full names of the modules that a tower's adapter adapts."""
-    for layer in range(tower.layers if tower.adapter else 0):
-        for product in tower.adapter.products:
-            yield f"{TOWERS[side]}.encoder.layers.{layer}.{THEIR_NAMES[product]}"
-
-
-def _their_tensors(
-    flat: dict[str, Any], towers: dict[str, Any]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for side, tower in towers.items():
-        for product in tower.adapter.products if tower.adapter else ():
-            for half in "AB":
-                ours = np.asarray(flat[adapter_path(side, product, half)])
-                rank = tower.adapter.rank
-                shape = (tower.layers, -1, rank) if half == "A" else (tower.layers, rank, -1)
-                for layer, matrix in enumerate(ours.reshape(shape)):
-                    module = f"{TOWERS[side]}.encoder.layers.{layer}.{THEIR_NAMES[product]}"
-                    yield f"base_model.model.{module}.lora_{half}.weight", matrix.T
-
-
-def adapter_path(side: str, product: str, half: str) -> str:
-    """The path of A or B of an adapter in our parameters."""
-    holder = PRODUCTS[product][0]
-    module = "/".join(filter(None, [side, "stack/blocks", holder, f"{LORA}{product}"]))
-    return f"{module}/{half.lower()}"
+def _their_pairs(
+    flat: dict[str, Any], side: str, tower
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """The full name of every module that a tower's adapter adapts, and its lora_A and lora_B."""
+    for product in tower.adapter.products:
+        path, rank = adapter_path(side, product), tower.adapter.rank
+        a = np.asarray(flat[f"{path}/a"]).reshape(tower.layers, -1, rank)
+        b = np.asarray(flat[f"{path}/b"]).reshape(tower.layers, rank, -1)
+        for layer in range(tower.layers):
+            name = f"{TOWERS[side]}.encoder.layers.{layer}.{THEIR_NAMES[product]}"
+            yield name, (a[layer].T, b[layer].T)
 
 
 def _axes(tower, product: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -13,7 +13,7 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import Interrupted, UserError
 from cmaclip_jax.main import main
 from cmaclip_jax.models.adapters import LORA
-from cmaclip_jax.runs.adapters import without_other_heads
+from cmaclip_jax.runs.adapter_folder import without_other_heads
 from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.training import train_and_evaluate

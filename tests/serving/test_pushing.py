@@ -22,11 +22,9 @@ from markdown_it import MarkdownIt
 from safetensors.numpy import load_file
 from support.commands import mistake
 from support.tables import read_csv
+from support.thresholds import copy_with_thresholds
 
 import cmaclip_jax as cma
-from cmaclip_jax.evaluation.result_files import read_outcome
-from cmaclip_jax.evaluation.threshold_choice import calibrate
-from cmaclip_jax.evaluation.thresholds import write_thresholds
 from cmaclip_jax.main import main
 from cmaclip_jax.tasks import read_tasks
 from cmaclip_jax.training.saved_parameters import checkpoint_parameters, read_parameters
@@ -47,14 +45,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def run(finished_run, tmp_path_factory):
     """A copy of the finished run, with thresholds."""
-    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("home") / "run")
-    outcome = read_outcome(run, "test")
-    thresholds = [
-        calibrate(task, outcome["probabilities"][task.name], outcome["labels"][task.name], 0.5)
-        for task in read_tasks(run / "tasks.json")
-    ]
-    write_thresholds(run / "thresholds.json", thresholds)
-    return run
+    return copy_with_thresholds(finished_run, tmp_path_factory.mktemp("home") / "run", 0.5)
 
 
 @pytest.fixture(scope="module")

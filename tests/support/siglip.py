@@ -52,16 +52,21 @@ def small_metaclip(vocabulary: int, length: int = 16):
     return transformers.MetaClip2Model(config).eval()
 
 
-def save_unigram(folder, texts, tokens=400):
-    """SigLIP's kind, as T5 has it: a Unigram whose token 1 is end and padding."""
+def unigram(texts, special, tokens):
+    """A Unigram with these special tokens first, trained on the texts."""
     backend = tokenizers.Tokenizer(models.Unigram())
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(
         vocab_size=tokens, special_tokens=special, unk_token="<unk>", show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def save_unigram(folder, texts, tokens=400):
+    """SigLIP's kind, as T5 has it: a Unigram whose token 1 is end and padding."""
+    backend = unigram(texts, ["<pad>", "</s>", "<unk>"], tokens)
     backend.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
@@ -90,14 +95,7 @@ def save_gemma(folder, texts, tokens=700):
 
 def save_xlm(folder, texts, tokens=400):
     """MetaCLIP 2's kind, as XLM-V has it: a Unigram with a start, an end and other padding."""
-    backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.NFKC()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=tokens, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
+    backend = unigram(texts, ["<s>", "<pad>", "</s>", "<unk>"], tokens)
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -96,7 +96,7 @@ def test_a_run_with_whole_checkpoints_continues_and_keeps_them_whole(config, tmp
     assert_bit_equal(train_line(config, tmp_path / "old"), expected)
 
 
-def test_a_soup_without_frozen_parameters_is_completed_from_whole_checkpoints(config, tmp_path):
+def test_the_soup_of_whole_checkpoints_is_whole(config, tmp_path):
     config.train.freeze, config.train.ema = (), 0.0
     train_line(config, tmp_path, evaluate=lambda state, step, stoppable: step)
     soup = write_soup(tmp_path, 2, lambda params: 1.0, print, FROZEN)

@@ -109,7 +109,8 @@ def test_the_text_tower_of_giantopt_projects_to_another_width(tmp_path):
         {"image_size": 32, "patch_size": 16, "hidden_size": 48, **layer},
         {"vocab_size": 50, "hidden_size": 32, "projection_size": 48, **layer},
     )
-    there_and_back(tmp_path, model)
+    weights = there_and_back(tmp_path, model)
+    assert (weights.model.text.width, weights.model.text.projection) == (32, 48)
 
 
 def test_metaclip_2_pools_at_the_first_2(tmp_path):
