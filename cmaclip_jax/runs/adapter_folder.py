@@ -21,6 +21,10 @@ from cmaclip_jax.weights.writer import new_folder
 
 def convert_adapters(workdir: Path, output: Path) -> str:
     """Writes the adapters, the fusion and the heads of a run; returns what was found in it."""
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"--to=peft takes a run, and {workdir} is none; name its folder in --source"
+        )
     config = saved_config(workdir)
     towers = kept_towers(config, workdir)
     step, params = read_parameters(workdir)

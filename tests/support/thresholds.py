@@ -16,9 +16,7 @@ def copy_with_thresholds(finished_run: Path, folder: Path, precision: float, **f
     outcome = read_outcome(folder, "test")
     sure, right = outcome["probabilities"], outcome["labels"]
     chosen = [
-        calibrate(
-            task, outcome["probabilities"][task.name], outcome["labels"][task.name], precision
-        )
+        calibrate(task, sure[task.name], right[task.name], precision)
         for task in read_tasks(folder / "tasks.json")
     ]
     write_thresholds(
