@@ -199,7 +199,7 @@ def clean_as_title(text: str) -> str:
 
 
 def with_cleaning(first: str, then: str) -> str:
-    """The name of a source's cleaning `first` with the one that a tokenizer has, `then`."""
+    """The name of the cleaning that applies the source's cleaning `first`, then the tokenizer's."""
     own = then.removeprefix(f"{TITLES}+")
     return f"{first}+{own}" if first and own in (SIGLIP, SIGLIP2) else first or then
 

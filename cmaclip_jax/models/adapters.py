@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al., 2021) for the encoders.
 
 An adapter adds `scale * (x A) B` to a product `x W` of a layer. A has few columns (the rank), and B
-starts as zero, so that a new adapter changes nothing. Only A and B learn. Afterwards
-`W + scale * A B` answers like both, at the cost of W alone.
+starts as zero, so that a new adapter changes nothing. Only A and B learn. After training, an
+adapter is merged: `W + scale * A B` replaces W, and answering costs no more than before.
 """
 
 import dataclasses
@@ -102,7 +102,7 @@ def merge_towers(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge(tower: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
-    """The parameters of a tower without adapters, whose weights do what both did."""
+    """A tower's parameters, with every adapter added to its weight and removed."""
     blocks = {**tower["stack"]["blocks"]}
     blocks["attention"] = {**blocks["attention"]}
     for name in adapter.products:

@@ -95,7 +95,7 @@ def image_flops(encoder: ImageEncoder) -> PartFlops:
     rest = encoder.layers * block(tokens, tokens, encoder.width, encoder.mlp_width)
     if has_class:
         rest += 2 * tokens * encoder.width * encoder.projection
-    else:  # the probe is a key and value too, though no one sees it
+    else:  # the probe is computed as a key and a value too, and then masked
         rest += block(1, patches + 1, encoder.width, encoder.mlp_width)
     entrance = [*convolutions, *embed]
     if encoder.adapter:
@@ -114,7 +114,7 @@ def text_flops(encoder: TextEncoder, length: int) -> PartFlops:
 
 
 def adapter_flops(encoder: ImageEncoder | TextEncoder, tokens: int) -> float:
-    """The adapters of a tower on so many tokens."""
+    """Operations of a tower's adapters on this many tokens."""
     adapter, width = encoder.adapter, encoder.width
     assert adapter is not None
     sides = [

@@ -75,7 +75,7 @@ def _results(run: Pushable) -> RunResults:
 
 
 def _front_matter(run: Pushable, licence: str) -> str:
-    """What the hub reads of a card."""
+    """The fields in YAML at the top of the card, which the hub reads."""
     kind = "text-classification" if run.config.model.inputs == "text" else "image-classification"
     data = ModelCardData(
         library_name="cmaclip_jax",

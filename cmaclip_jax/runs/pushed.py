@@ -22,7 +22,7 @@ def local_run(name: str | Path) -> Path:
     """The folder of the run at `name`, which is a folder or hf://ORG/NAME[@REVISION].
 
     A run on the hub is downloaded into the hub's own cache, and read there when the hub cannot be
-    reached. Nobody may write into that folder.
+    reached. Callers must not write into that folder.
     """
     if not re.match("hf:/", str(name)):
         return Path(name)
