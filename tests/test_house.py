@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "report": {"serving", "runs", *RUNS},
     "server": {"report", "serving", "runs", *RUNS},
     "studies": {"runs", *RUNS},
+    "auditing": {"studies", "report", "serving", "runs", *RUNS},
     "landmarks": {"studies", "runs", *RUNS},
 }
 

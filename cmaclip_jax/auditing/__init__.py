@@ -1,0 +1,1 @@
+"""Labels that one can trust: wrong ones found and corrected, missing ones filled in."""
