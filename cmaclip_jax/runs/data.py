@@ -15,6 +15,7 @@ from cmaclip_jax.config import with_changes
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
+from cmaclip_jax.data.folds import divided
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import SHUFFLED_TOGETHER, Order, class_weights
 from cmaclip_jax.data.records import Source, Sources
@@ -134,6 +135,8 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> RunDa
     listed = f"bad_records.{host}.jsonl" if host else "bad_records.jsonl"
     bad = BadRecords(workdir and workdir / listed, fields.on_error, fields.max_bad)
     sources = {split: source for split, source in open_sources(fields, bad).items() if len(source)}
+    if fields.folds:
+        sources = divided(sources, fields.folds, fields.fold)
     during = config.eval.watch if workdir and config.eval.every else ""
     for field, split in (("data.split", fields.split), ("eval.watch", during)):
         if split and split not in sources:

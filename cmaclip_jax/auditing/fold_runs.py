@@ -1,0 +1,96 @@
+"""The runs of the folds: every record is answered by a model that has not seen it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmaclip_jax.config import with_changes
+from cmaclip_jax.errors import UserError
+from cmaclip_jax.evaluation.predictor import Outcome
+from cmaclip_jax.evaluation.result_files import read_outcome
+from cmaclip_jax.runs.training import train_and_evaluate
+from cmaclip_jax.studies.ablation import figures_of
+from cmaclip_jax.studies.framework import StudyRun
+from cmaclip_jax.studies.own_process import in_own_process
+
+FOLDS = "folds.npy"
+TESTED = "test"  # the split that a fold is in its run
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """One fold, by its number from 1."""
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"fold-{self.number}"
+
+
+def choose_folds(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The number of each record's fold, from 1. The records of a group share a fold.
+
+    Groups go in random order, the largest first, each to the fold with the fewest records.
+    groups: the number of each record's group.
+    """
+    sizes = np.bincount(groups)
+    if len(sizes) < folds:
+        raise UserError(
+            f"--folds={folds} needs as many different pairs, and this data has {len(sizes)}; "
+            "add rows, or ask for fewer folds"
+        )
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled, fold_of_group = np.zeros(folds, int), np.zeros(len(sizes), int)
+    for group in order:
+        fold = int(filled.argmin())
+        fold_of_group[group] = fold + 1
+        filled[fold] += sizes[group]
+    return fold_of_group[groups]
+
+
+def fold_runs(config: ConfigDict, workdir: Path, folds: int) -> list[StudyRun[Fold]]:
+    """The run of each fold. The fields that need a validation split are turned off."""
+    changes = {"data.folds": str(workdir / FOLDS), "data.split": "train", "eval.split": TESTED}
+    changes |= {"eval.every": 0, "eval.soup": 0}
+    return [
+        StudyRun(
+            Fold(number),
+            config.seed,
+            with_changes(config, changes | {"data.fold": number}),
+            workdir / f"fold-{number}",
+        )
+        for number in range(1, folds + 1)
+    ]
+
+
+def train_folds(runs: list[StudyRun[Fold]], say: Callable[[str], None]) -> None:
+    """Trains the runs that are not finished yet, each in a process of its own."""
+    for run in runs:
+        name = f"fold {run.arm.number} of {len(runs)}"
+        if figures_of(run, TESTED):
+            say(f"{name}: done before")
+            continue
+        say(f"\n{name}")
+        try:
+            in_own_process(train_and_evaluate, run.config, run.folder)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def joined_outcome(runs: list[StudyRun[Fold]], numbers: np.ndarray) -> Outcome:
+    """The outcomes of all folds as one; `row` is the number of the record among all records.
+
+    numbers: the number of each record's fold.
+    """
+    parts = []
+    for run in runs:
+        outcome = read_outcome(run.folder, TESTED)
+        outcome["row"] = np.flatnonzero(numbers == run.arm.number)[outcome["row"]]
+        parts.append(outcome)
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
