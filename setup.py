@@ -83,6 +83,7 @@ setup(
             # An oracle for the encoders. This very version is a CPU build; others bring CUDA.
             "torch==2.13.0",
             "peft",  # the oracle for adapters
+            "cleanlab",  # the oracle for labels that are probably wrong
             # The TPUs' compiler, to plan with; it needs no TPU.
             "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],

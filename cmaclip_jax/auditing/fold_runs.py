@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,6 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.runs.training import train_and_evaluate
-from cmaclip_jax.studies.ablation import figures_of
 from cmaclip_jax.studies.framework import StudyRun
 from cmaclip_jax.studies.own_process import in_own_process
 
@@ -56,7 +56,11 @@ def choose_folds(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 def fold_runs(config: ConfigDict, workdir: Path, folds: int) -> list[StudyRun[Fold]]:
     """The run of each fold. The fields that need a validation split are turned off."""
-    changes = {"data.folds": str(workdir / FOLDS), "data.split": "train", "eval.split": TESTED}
+    changes: dict[str, Any] = {
+        "data.folds": str(workdir / FOLDS),
+        "data.split": "train",
+        "eval.split": TESTED,
+    }
     changes |= {"eval.every": 0, "eval.soup": 0}
     return [
         StudyRun(
@@ -73,7 +77,7 @@ def train_folds(runs: list[StudyRun[Fold]], say: Callable[[str], None]) -> None:
     """Trains the runs that are not finished yet, each in a process of its own."""
     for run in runs:
         name = f"fold {run.arm.number} of {len(runs)}"
-        if figures_of(run, TESTED):
+        if run.figures(TESTED):
             say(f"{name}: done before")
             continue
         say(f"\n{name}")

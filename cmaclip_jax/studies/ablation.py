@@ -44,12 +44,6 @@ class Arm:
         return VARIANTS.get(self.variant, Variant("one task alone", {}))
 
 
-def figures_of(run: StudyRun[Arm], split: str) -> dict | None:
-    """The figures of a run that has finished its steps; None before that."""
-    figures = run.read(f"evaluation/{split}.json")
-    return figures if figures and figures["step"] == run.config.train.steps else None
-
-
 @dataclasses.dataclass(frozen=True)
 class Study:
     """minutes: how long every run trains, if all train equally long; else None."""
@@ -176,7 +170,7 @@ def train_all(study: Study, say: Callable[[str], None], write: Callable[[], Any]
     """
     for number, run in enumerate(study.runs, 1):
         name = f"run {number} of {len(study.runs)}: {run}"
-        if figures_of(run, study.split):
+        if run.figures(study.split):
             say(f"{name}: done before")
             continue
         say(f"\n{name}")

@@ -58,6 +58,11 @@ class StudyRun(Generic[Arm]):
         open_workdir(self.folder, self.config)
         return json.loads(file.read_text())
 
+    def figures(self, split: str) -> dict | None:
+        """The figures of the run on a split after its last step; None before that."""
+        figures = self.read(f"evaluation/{split}.json")
+        return figures if figures and figures["step"] == self.config.train.steps else None
+
 
 def make_run(arm: Arm, seed: int, config: ConfigDict, workdir: Path) -> StudyRun[Arm]:
     """The run of an arm in its folder; `config` has the seed already."""

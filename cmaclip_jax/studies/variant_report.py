@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cmaclip_jax.screen import Screen, text_table
-from cmaclip_jax.studies.ablation import Study, figures_of
+from cmaclip_jax.studies.ablation import Study
 from cmaclip_jax.studies.framework import (
     MEAN,
     StudyRun,
@@ -192,7 +192,7 @@ def _of_one_seed(
     """{task: (figure, steps, minutes)} of the variant's finished runs with a seed."""
     results, spent = {}, []
     for run in study.runs:
-        figures = (run.arm.variant, run.seed) == (variant, seed) and figures_of(run, study.split)
+        figures = (run.arm.variant, run.seed) == (variant, seed) and run.figures(study.split)
         if not figures:
             continue
         spent.append((figures["step"], training_minutes(run)))

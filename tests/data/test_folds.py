@@ -40,7 +40,7 @@ def test_every_record_is_tested_once(sources, numbered):
 
 
 def test_data_that_has_changed_is_refused(sources, numbered, tmp_path):
-    numbers, path = numbered
+    _, path = numbered
     with pytest.raises(UserError, match="the data has changed since"):
         divided({"train": sources["train"]}, path, 1)
     with pytest.raises(UserError, match=r"data.fold=7: .* has the folds \[1, 2, 3\]"):
