@@ -1,4 +1,8 @@
-"""The runs of the folds: every record is answered by a model that has not seen it."""
+"""The runs of the folds: every record is answered by a model that has not seen it.
+
+A model that reads both modalities answers three times: the whole pair, its picture alone and its
+words alone.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +16,10 @@ from ml_collections import ConfigDict
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.predictor import Outcome
-from cmaclip_jax.evaluation.result_files import read_outcome
+from cmaclip_jax.evaluation.result_files import outcome_file, read_outcome, write_outcome
+from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.runs.training import train_and_evaluate
+from cmaclip_jax.screen import Screen
 from cmaclip_jax.studies.framework import StudyRun
 from cmaclip_jax.studies.own_process import in_own_process
 
@@ -77,24 +83,46 @@ def train_folds(runs: list[StudyRun[Fold]], say: Callable[[str], None]) -> None:
     """Trains the runs that are not finished yet, each in a process of its own."""
     for run in runs:
         name = f"fold {run.arm.number} of {len(runs)}"
-        if run.figures(TESTED):
+        if run.figures(TESTED) and all(
+            outcome_file(run.folder, name).exists() for name in alone(run.config)
+        ):
             say(f"{name}: done before")
             continue
         say(f"\n{name}")
         try:
-            in_own_process(train_and_evaluate, run.config, run.folder)
+            in_own_process(train_and_answer, run.config, run.folder)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
 
-def joined_outcome(runs: list[StudyRun[Fold]], numbers: np.ndarray) -> Outcome:
-    """The outcomes of all folds as one; `row` is the number of the record among all records.
+def train_and_answer(config: ConfigDict, folder: Path) -> None:
+    """Trains the run of a fold, unless it is trained, and writes its answers."""
+    train_and_evaluate(config, folder)
+    screen = Screen()
+    for name, noise in alone(config).items():
+        run = open_judged(folder, with_changes(config, noise))
+        write_outcome(folder, name, run.outcome(TESTED, screen.track))
+
+
+def alone(config: ConfigDict) -> dict[str, dict[str, str]]:
+    """The config changes that leave one modality alone, by the name of their outcome."""
+    if config.model.inputs != "both":
+        return {}
+    return {
+        "image-alone": {"data.noise.text": "blank"},
+        "text-alone": {"data.noise.image": "missing"},
+    }
+
+
+def joined_outcome(runs: list[StudyRun[Fold]], numbers: np.ndarray, name: str) -> Outcome:
+    """An outcome of all folds as one; `row` is the number of the record among all records.
 
     numbers: the number of each record's fold.
+    name: TESTED, or a name of `alone`.
     """
     parts = []
     for run in runs:
-        outcome = read_outcome(run.folder, TESTED)
+        outcome = read_outcome(run.folder, name)
         outcome["row"] = np.flatnonzero(numbers == run.arm.number)[outcome["row"]]
         parts.append(outcome)
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)

@@ -34,18 +34,15 @@ def test_thresholds_are_the_mean_probabilities_of_the_labelled():
 
 
 def test_as_many_are_found_as_cleanlab_finds(noisy):
-    """Cleanlab's filter of the same name and its margin, on the same probabilities."""
+    """Cleanlab's filter and its score of confidence in the label, on the same probabilities."""
     find = pytest.importorskip("cleanlab.filter").find_label_issues
     scores = pytest.importorskip("cleanlab.rank").get_label_quality_scores
     probabilities, labels, _ = noisy
     doubts = label_doubts(COLOURS, probabilities, labels)
-    scaled = np.zeros_like(probabilities, np.float64)
-    scaled[:] = probabilities
-    theirs = find(labels, scaled, filter_by="confident_learning", n_jobs=1)
+    theirs = find(labels, probabilities, filter_by="confident_learning", n_jobs=1)
     assert np.mean(theirs == doubts.likely) > 0.99
-    order = np.argsort(-doubts.doubt)[:150]
-    margins = np.argsort(scores(labels, scaled, method="normalized_margin"))[:150]
-    assert len(set(order) & set(margins)) > 140
+    quality = scores(labels, probabilities, method="self_confidence")
+    assert 1 - doubts.doubt == pytest.approx(quality, abs=1e-6)
 
 
 def test_changed_labels_come_first_with_the_label_that_they_had(noisy):
