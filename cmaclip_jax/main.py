@@ -28,6 +28,7 @@ VERBS = {
     "prepare": "write any data set as record files of small pictures to train from",
     "ablate": "train with and without each part of the model, over seeds, and compare",
     "compare": "train CMA-CLIP and what its paper compares it with, over seeds, on your data",
+    "audit": "find labels that are probably wrong, twins and leaks; correct the table",
     "robustness": "evaluate trained runs on pictures and words with noise of rising severity",
     "doctor": "check this machine, or all hosts of a cluster, before a job",
     "plan": "compile a run for TPUs you do not have yet: does it fit, how long does it take",
@@ -37,7 +38,8 @@ VERBS = {
 }
 
 # Verbs that continue where they were stopped when the same command is given again.
-CONTINUING = ("train", "predict", "prepare", "ablate", "compare", "robustness", "landmarks study")
+CONTINUING = ("train", "predict", "prepare", "ablate", "compare", "audit", "robustness")
+CONTINUING += ("landmarks study",)
 
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that stands for --cluster
 

@@ -1,4 +1,4 @@
-"""The suspects of an audit: labels that unseen answers contradict, worst first."""
+"""The suspects of an audit: labels that unseen answers contradict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -47,7 +47,7 @@ def find_suspects(
                     contradicting.get((row, task.name), ()),
                 )
             )
-    return sorted(suspects, key=lambda one: -one.doubt)
+    return suspects
 
 
 def _only_judged(task: Task, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:

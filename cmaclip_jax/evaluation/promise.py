@@ -41,7 +41,9 @@ def _tested_places(accepted, target: float, risk: float, minimum: int) -> dict[i
     total = accepted[-1] if len(accepted) else 0
     for number in range(len(SPARED_ERRORS), 0, -1):  # as many starts as there are decisions for
         spared = SPARED_ERRORS[:number]
-        starts = [max(_fewest(errors, target, risk / number), minimum) for errors in spared]
+        starts = [
+            max(fewest_decisions(errors, target, risk / number), minimum) for errors in spared
+        ]
         if starts[-1] <= total:
             break
     counts = [starts[0]]
@@ -56,7 +58,7 @@ def _tested_places(accepted, target: float, risk: float, minimum: int) -> dict[i
     return shares
 
 
-def _fewest(errors: int, target: float, risk: float) -> float:
+def fewest_decisions(errors: int, target: float, risk: float) -> float:
     """The smallest number of decisions that passes the test with this many errors."""
     if target >= 1:
         return np.inf

@@ -54,7 +54,8 @@ def answers(true):
 
 def suspects_of(answers):
     ids = [f"id {number}" for number in range(COUNT)]
-    return find_suspects((COLOUR, TAGS), answers, ids, ["train"] * COUNT, {}, "|")
+    found = find_suspects((COLOUR, TAGS), answers, ids, ["train"] * COUNT, {}, "|")
+    return sorted(found, key=lambda one: -one.doubt)
 
 
 def test_wrong_labels_are_found_with_the_right_ones(answers, true):
