@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
 from cmaclip_jax.auditing.corrected_text import copy_text
 from cmaclip_jax.auditing.decisions import (
     ACCEPT,
@@ -111,8 +113,9 @@ def _write(source: str, target: str, changes: dict, separator: str) -> None:
 
         copy = copy_arrow
     try:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as part, part.open("wb") as file:
+        path = epath.Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part, part.open("wb") as file:
             copy(source, file, changes, separator)
     except OSError as error:
         raise UserError(
@@ -136,9 +139,9 @@ def _copy_descriptions(files: Sequence[TableFile], targets: Sequence[str]) -> No
                 write_text(target / file.name, json.dumps(info, indent=2))
 
 
-def _write_misfits(fitted: Fitted, output: str) -> Path:
+def _write_misfits(fitted: Fitted, output: str) -> epath.Path:
     """Writes the decisions that do not fit; removes the file of an earlier time if all fit."""
-    path = Path(output.rstrip("/"))
+    path = epath.Path(output.rstrip("/"))
     path = path.with_name(f"{path.stem}.unapplied.csv")
     if fitted.misfits:
         decisions, reasons = zip(*fitted.misfits, strict=True)
@@ -149,7 +152,7 @@ def _write_misfits(fitted: Fitted, output: str) -> Path:
 
 
 def _lines(
-    fitted: Fitted, decisions: Sequence[Decision], table: str, output: str, rest: Path
+    fitted: Fitted, decisions: Sequence[Decision], table: str, output: str, rest: epath.Path
 ) -> list[str]:
     kinds = collections.Counter(one.decision for one in decisions)
     cells = sum(map(len, fitted.changes.values()))
@@ -166,9 +169,8 @@ def _lines(
         lines.append(f"{count:,} not applied: {reason} (as {first.task} of {first.id!r})")
     if fitted.misfits:
         lines.append(f"attention: those {len(fitted.misfits):,} decisions are in {rest}")
-    folder = base_folder(table)
-    own = output if os.path.isdir(output) else os.path.dirname(output)
-    if "://" not in table and os.path.realpath(folder or ".") != os.path.realpath(own or "."):
-        lines.append(f"paths of pictures still start at {folder or '.'}; move the table there")
-    lines.append(f"written to {output}")
-    return lines
+    folder = base_folder(table) or "."
+    own = output if os.path.isdir(output) else os.path.dirname(output) or "."
+    if fitted.names_pictures and os.path.realpath(folder) != os.path.realpath(own):
+        lines.append(f"attention: its pictures' paths start at {folder}; move the table there")
+    return [*lines, f"written to {output}"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cmaclip_jax.auditing.change import Change, same_label
 from cmaclip_jax.auditing.decisions import ACCEPT, Decision
-from cmaclip_jax.data.columns import CHANGED, identity_column
+from cmaclip_jax.data.columns import CHANGED, PICTURE, identity_column
 from cmaclip_jax.data.table_files import TableFile
 from cmaclip_jax.data.tables import COLUMNAR, LOOKED_AT, NoRow, Row, rows_of_file
 from cmaclip_jax.errors import UserError
@@ -43,12 +43,14 @@ class Fitted:
     already: how many accepted labels the table has already.
     misfits: decisions that do not fit, with the reason.
     rows: how many the table has.
+    names_pictures: whether it names pictures by relative paths.
     """
 
     changes: dict[tuple[int, int], list[Change]]
     already: int
     misfits: list[tuple[Decision, str]]
     rows: int
+    names_pictures: bool
 
 
 def fit(
@@ -68,7 +70,8 @@ def fit(
             f"none of the ids, as {decisions[0].id!r}, is in {files[0].path!r}, whose id {told}; "
             "name the column with --id, or the table with --input"
         )
-    fitted = Fitted(collections.defaultdict(list), 0, [], rows)
+    relative = any(map(_is_relative, itertools.chain.from_iterable(columns.values())))
+    fitted = Fitted(collections.defaultdict(list), 0, [], rows, relative)
     of_task = {task_name(name): name for name in columns} | {name: name for name in columns}
     for (identity, task), some in _grouped(decisions).items():
         reason = _why_not(some, places.get(identity, ()), of_task.get(task), separator)
@@ -78,6 +81,10 @@ def fit(
         if reason:
             fitted.misfits += [(one, reason) for one in some]
     return fitted
+
+
+def _is_relative(cell: str) -> bool:
+    return bool(PICTURE.fullmatch(cell)) and "://" not in cell and not os.path.isabs(cell)
 
 
 def _columns(files: Sequence[TableFile], separator: str) -> dict[str, list[str]]:
