@@ -57,21 +57,22 @@ function paint() {
   part("save").disabled = !made.length;
 }
 
+// The first option of every filter is "all".
 function isWanted(card) {
   return FILTERS.every((name) => {
-    const wanted = part(`by-${name}`).value;
-    if (wanted === "*") return true;
-    if (name === "state") return (wanted === "decided") === "decision" in card.dataset;
-    return card.dataset[name] === wanted;
+    const option = part(`by-${name}`).selectedOptions[0];
+    if (option.index === 0) return true;
+    if (name === "state") return (option.value === "decided") === "decision" in card.dataset;
+    if (name === "label" && option.parentElement.label !== card.dataset.task) return false;
+    return card.dataset[name] === option.value;
   });
 }
 
 function filter() {
-  const task = part("by-task").value;
-  for (const option of part("by-label").options) {
-    const other = task !== "*" && option.value !== "*" && option.dataset.task !== task;
-    option.hidden = option.disabled = other;
-    if (other && option.selected) part("by-label").value = "*";
+  const { selectedIndex, value } = part("by-task");
+  for (const group of part("by-label").querySelectorAll("optgroup")) {
+    group.hidden = group.disabled = selectedIndex > 0 && group.label !== value;
+    if (group.disabled && group.querySelector(":checked")) part("by-label").selectedIndex = 0;
   }
   for (const card of cards) card.hidden = !isWanted(card);
   const first = cards.find((card) => !card.hidden);
@@ -123,8 +124,10 @@ function undo() {
   remember();
   paint();
   card.hidden = !isWanted(card);
-  if (card.hidden) for (const name of FILTERS) part(`by-${name}`).value = "*";
-  if (card.hidden) filter();
+  if (card.hidden) {
+    for (const name of FILTERS) part(`by-${name}`).selectedIndex = 0;
+    filter();
+  }
   part("said").textContent = `undone. ${part("counter").textContent}`;
   go(card);
 }

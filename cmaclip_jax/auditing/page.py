@@ -63,9 +63,12 @@ def audit_page(
     ]
     if not shown:
         content = [paragraph("There is no suspect.")]
-    limit = f"The {len(shown):,} worst of {len(worst):,} suspects are on this page."
+    limit = f"All {len(worst):,} suspects are on this page."
     if len(worst) > len(shown):
-        limit += " The file audit.csv has all of them."
+        limit = (
+            f"The {len(shown):,} worst of {len(worst):,} suspects are on this page. The file "
+            "audit.csv has all of them."
+        )
     parts = [
         Section("summary", "Summary", join([_facts(facts), paragraph(limit)])),
         Section("suspects", "Suspects", join(content)),
@@ -97,14 +100,14 @@ def _facts(facts: Sequence[tuple[str, str]]) -> Html:
 def _controls(shown: Sequence[Suspect]) -> Html:
     """The keys, the filters, and the bar with the counter, which stays in sight."""
     keys = [element("li", element("kbd", key), f" {what}") for key, what in KEYS]
-    pairs = sorted({(one.task, one.label) for one in shown})
+    tasks = sorted({one.task for one in shown})
     labels = [
-        element("option", label or "(no label)", value=label, data_task=task)
-        for task, label in pairs
+        element("optgroup", *_options(x.label for x in shown if x.task == task), label=task)
+        for task in tasks
     ]
     states = [element("option", name, value=name) for name in ("undecided", "decided")]
     filters = [
-        _filter("task", "Task", _options(one.task for one in shown)),
+        _filter("task", "Task", _options(tasks)),
         _filter("label", "Given label", labels),
         _filter("split", "Split", _options(one.split for one in shown)),
         _filter("state", "Decision", states),
@@ -117,25 +120,27 @@ def _controls(shown: Sequence[Suspect]) -> Html:
     return join(
         [
             paragraph(
-                "The decisions stay in this browser. To use them elsewhere, save them as "
-                "decisions.csv. The keys work on the suspect that is marked:"
+                "The decisions stay in this browser. To apply them to the table, save them as "
+                "decisions.csv."
             ),
             element("ul", *keys, class_="keys"),
             element("div", *filters, class_="filters", role="group", aria_label="Filters"),
-            element("div", *bar, class_="bar"),
+            element("div", *bar, class_="progress"),
             paragraph("", id="said", role="status"),
             paragraph("", id="trouble", role="alert", class_="bad"),
+            element("noscript", paragraph("The browser must run this page's script to decide.")),
         ]
     )
 
 
 def _filter(name: str, title: str, options: Sequence[Html]) -> Html:
-    choice = element("select", element("option", "all", value="*"), *options, id=f"by-{name}")
+    choice = element("select", element("option", "all"), *options, id=f"by-{name}")
     return element("label", element("span", title), choice)
 
 
 def _options(values: Iterable[str]) -> list[Html]:
-    return [element("option", value, value=value) for value in sorted(set(values))]
+    names = sorted(set(values))
+    return [element("option", name or "(no label)", value=name) for name in names]
 
 
 def _cards(shown: Sequence[Suspect], show: Show, show_twins: ShowTwins, table: str) -> Html:
