@@ -30,7 +30,15 @@ setup(
     # configs/ lies beside the package, and is installed into it: there is no checkout to look in.
     packages=[*find_packages(include=["cmaclip_jax", "cmaclip_jax.*"]), "cmaclip_jax.configs"],
     package_dir={"cmaclip_jax.configs": "configs"},
-    package_data={"cmaclip_jax": ["py.typed", "server/page.html", "server/page.js"]},
+    package_data={
+        "cmaclip_jax": [
+            "py.typed",
+            "server/page.html",
+            "server/page.js",
+            "auditing/page.css",
+            "auditing/page.js",
+        ]
+    },
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

@@ -43,7 +43,8 @@ class ArrowTable:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
         self.starts = np.cumsum([0, *self._file.sizes])  # first row of every group, and the end
-        self.names = _class_names(self._file.schema)
+        self.schema = self._file.schema
+        self.names = _class_names(self.schema)
         self.pictures = tuple(
             field.name for field in self._file.schema if self._holds_pictures(field)
         )

@@ -23,6 +23,8 @@ KNOWN_NAMES = {*IDS, *IMAGES, *TEXTS, *SPLIT} - {*NAMELESS}
 PICTURE = re.compile(r".*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
 NUMBER = re.compile(r"\s*[-+]?(\d+\.\d+|\d*\.\d+|\d+)([eE][-+]?\d+)?\s*")
 NONE = "none"
+# The column in which a corrected table says what was changed, as `colour: red -> blue; ...`.
+CHANGED, CHANGES = "changed", re.compile(r"[^:]+: .* -> .*", re.DOTALL)
 LONG = 6  # words in a cell on average; a column with more is free text
 # A column with more values than MANY_VALUES, and fewer rows a value than FEW_ROWS, is no task.
 MANY_VALUES, FEW_ROWS = 1_000, 10
@@ -78,7 +80,8 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
     """The roles that the fields of `data` give, and guesses for the other columns."""
     split = _called(table, SPLIT)
     identity, image, text = choose_inputs(table, data)
-    taken = {identity, split, image, *text} - {None}
+    changed = _changed_column(table)
+    taken = {identity, split, image, *text, *changed} - {None}
     if without_tasks(data.labels, table):
         return Columns(identity, image, text, split, (), (), {})
     named = tuple(_existing(table, name, "data.labels") for name in data.labels)
@@ -96,6 +99,7 @@ def choose_columns(table: Mapping[str, Sequence[str]], data: ConfigDict) -> Colu
     if named and left_out:
         raise UserError(f"data.labels names what cannot be tasks ({_reasons(left_out)}); rename it")
     tasks = tuple(name for name in tasks if name not in left_out)
+    left_out |= {} if named else changed
     if not tasks:
         raise UserError(
             f"no column of the table looks like a task ({_reasons(left_out)}); name them in "
@@ -111,7 +115,7 @@ def choose_inputs(
 
     A column that is named as a task is not guessed to be a text or a picture.
     """
-    tasks = {*data.labels, *data.many}
+    tasks = {*data.labels, *data.many, *_changed_column(table)}
     rest = {name: values for name, values in table.items() if name not in tasks}
     identity = _id_column(table, data.id)
     chosen = _image_column(table, rest, data.image)
@@ -123,6 +127,25 @@ def choose_inputs(
             "them in data.image and data.text"
         )
     return identity, chosen, words
+
+
+def identity_column(
+    table: Mapping[str, Sequence[str]], wanted: str, tasks: Iterable[str]
+) -> str | None:
+    """The column that names a row: of ids, else of pictures; None where rows only have numbers."""
+    identity = _id_column(table, wanted)
+    if identity is not None:
+        return identity
+    others = table.keys() - {*tasks}
+    return _image_column(table, {name: table[name] for name in table if name in others}, "")
+
+
+def _changed_column(table: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """{the column that says what was changed in the table: why it has no role}; or {}."""
+    filled = list(filter(None, table.get(CHANGED, ())))
+    if filled and all(map(CHANGES.fullmatch, filled)):
+        return {CHANGED: "it says what was corrected"}
+    return {}
 
 
 def _many_columns(

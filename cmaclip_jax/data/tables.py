@@ -128,11 +128,9 @@ def _workbook(path: str) -> UserError:
 def _csv(file, path: str, separator: str) -> Iterator[Row | NoRow]:
     """Rows below a line of column names. `separator` is unused, since no CSV cell is a list."""
     csv.field_size_limit(LONGEST_CELL)
-    lines = _lines(file)
+    lines = text_lines(file)
     first = next(lines, "")
-    head = re.sub('"[^"]*"', "", first)
-    delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=head.count)
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter_of(first, path))
     names = [name.strip() for name in next(reader, [])]
     rows = _csv_rows(reader, len(names))
     some = list(itertools.islice(rows, LOOKED_AT))
@@ -146,6 +144,12 @@ def _csv(file, path: str, separator: str) -> Iterator[Row | NoRow]:
         raise UserError(f"the table {path!r} has two columns called {twice!r}; rename one")
     for row in itertools.chain(some, rows):
         yield row if isinstance(row, NoRow) else dict(zip(names, row, strict=True))
+
+
+def delimiter_of(first: str, path: str) -> str:
+    """What stands between the cells of a file with this first line."""
+    head = re.sub('"[^"]*"', "", first)
+    return "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=head.count)
 
 
 def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
@@ -170,7 +174,7 @@ def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
 
 
 def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
-    for number, line in enumerate(_lines(file), 1):
+    for number, line in enumerate(text_lines(file), 1):
         if number == 1 and line.lstrip().startswith("["):
             raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
         if not line.strip():
@@ -188,7 +192,7 @@ def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
 READERS = {".csv": _csv, ".tsv": _csv} | dict.fromkeys((".jsonl", ".ndjson", ".json"), _json_lines)
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
+def text_lines(file: BinaryIO) -> Iterator[str]:
     """The lines of a file, each with a newline at its end.
 
     A file that starts with the mark of UTF-16 is read as such, as a whole. Any other is read as

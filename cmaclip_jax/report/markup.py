@@ -1,5 +1,7 @@
 """HTML made of elements. Every string that is not an Html is text, and is escaped."""
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,6 +27,12 @@ def element(tag: str, *children: str, **attributes) -> Html:
 def join(children: Iterable[str]) -> Html:
     """The children in one string; texts among them are escaped."""
     return Html("".join(x if isinstance(x, Html) else html.escape(str(x)) for x in children))
+
+
+def script_source(script: str) -> str:
+    """The source in a page's policy that lets the browser run this one script."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def paragraph(*children: str, **attributes) -> Html:

@@ -8,7 +8,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
 from cmaclip_jax.report.explanation import Explanation, PairView
 from cmaclip_jax.report.learning_curves import learning_curves
-from cmaclip_jax.report.markup import Html, element, join, paragraph
+from cmaclip_jax.report.markup import Html, element, join, paragraph, script_source
 from cmaclip_jax.report.mistakes import Cases
 from cmaclip_jax.report.pair_section import explained_pairs
 from cmaclip_jax.report.results import RunResults
@@ -74,15 +74,18 @@ def explain_page(pairs: Sequence[Explanation], about: str, why_no_heat: str) -> 
     return page("Why these answers?", about, sections)
 
 
-def page(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The HTML file of a page."""
+def page(
+    title: str, about: str, sections: Sequence[Section], style: str = "", script: str = ""
+) -> str:
+    """The HTML file of a page, with a style and a script of its own; the browser runs no other."""
+    policy = f"{POLICY}; script-src {script_source(script)}" if script else POLICY
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("title", title),
-        element("style", Html(STYLE)),
+        element("style", Html(STYLE + style)),
     )
     links = [
         element("li", element("a", section.title, href=f"#{section.anchor}"))
@@ -104,6 +107,7 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
         element("header", element("h1", title), paragraph(about)),
         *([element("nav", element("ul", *links), aria_label="Contents")] if links[1:] else []),
         element("main", join(parts), id="content", tabindex="-1"),
+        *([element("script", Html(script))] if script else []),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 

@@ -1,0 +1,143 @@
+"""Corrected copies of Parquet and Arrow files, with the metadata that Hugging Face's datasets keep.
+
+Row groups stay as they are, and one at a time is in memory.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import ipc, parquet
+
+from cmaclip_jax.auditing.change import Change, Changes, said
+from cmaclip_jax.data.arrow_tables import PARQUET, UNKNOWN, Names, open_arrow
+from cmaclip_jax.data.columns import CHANGED
+from cmaclip_jax.data.many_labels import split_cell
+from cmaclip_jax.data.storage import open_seekable
+
+HUGGING_FACE = b"huggingface"  # the key of the metadata in which `datasets` describes the columns
+SAID = {"dtype": "string", "_type": "Value"}  # how it describes a column of strings
+
+
+def copy_arrow(source: str, target: BinaryIO, changes: Changes, separator: str) -> None:
+    """Writes the corrected copy of a Parquet or Arrow file.
+
+    separator: joins the labels of one cell.
+    """
+    names = open_arrow(source).names
+    with open_seekable(source) as file:
+        schema, groups, writer = _opened(file, source.lower().endswith(PARQUET), target)
+        first = 0
+        with writer as written:
+            for group in groups:
+                numbers = range(first, first + len(group))
+                some = {row - first: changes[row] for row in numbers if row in changes}
+                written.write_table(_corrected(group, schema, some, names, separator), len(group))
+                first += len(group)
+
+
+def _opened(file: BinaryIO, is_parquet: bool, target: BinaryIO) -> tuple[pa.Schema, Iterator, Any]:
+    """The schema of the copy, the groups of the file, and the copy's writer."""
+    if is_parquet:
+        opened = parquet.ParquetFile(file)
+        schema = with_changed(opened.schema_arrow)
+        groups = map(opened.read_row_group, range(opened.num_row_groups))
+        kinds = _compressions(opened, schema)
+        return schema, groups, parquet.ParquetWriter(target, schema, compression=kinds)
+    try:
+        reader = ipc.open_stream(file)
+        schema, make = with_changed(reader.schema), ipc.new_stream
+        batches = iter(reader)
+    except pa.ArrowInvalid:
+        file.seek(0)
+        reader = ipc.open_file(file)
+        schema, make = with_changed(reader.schema), ipc.new_file
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+    groups = (pa.Table.from_batches([batch]) for batch in batches)
+    return schema, groups, make(target, schema)
+
+
+def _compressions(opened: parquet.ParquetFile, schema: pa.Schema) -> str | dict[str, str]:
+    """The compression of every column, as in the file."""
+    if not opened.num_row_groups:
+        return "snappy"
+    group = opened.metadata.row_group(0)
+    chunks = map(group.column, range(group.num_columns))
+    kinds = {chunk.path_in_schema: chunk.compression for chunk in chunks}
+    kinds = {name: "NONE" if kind == "UNCOMPRESSED" else kind for name, kind in kinds.items()}
+    return kinds | ({} if CHANGED in schema.names and CHANGED in kinds else {CHANGED: "snappy"})
+
+
+def with_changed(schema: pa.Schema) -> pa.Schema:
+    """The schema with the column `changed`, also where `datasets` describes the columns."""
+    if CHANGED in schema.names:
+        return schema
+    metadata = dict(schema.metadata or {})
+    if HUGGING_FACE in metadata:
+        kept = json.loads(metadata[HUGGING_FACE])
+        kept.get("info", {}).get("features", {})[CHANGED] = SAID
+        metadata[HUGGING_FACE] = json.dumps(kept).encode()
+    return schema.append(pa.field(CHANGED, pa.string())).with_metadata(metadata or None)
+
+
+def _corrected(
+    group: pa.Table, schema: pa.Schema, some: Changes, names: Names, separator: str
+) -> pa.Table:
+    """A group with its changes, and with what says them. Other columns are the same memory."""
+    before = [None] * len(group)
+    if CHANGED in group.column_names:
+        before = group.column(CHANGED).to_pylist()
+    words = [said(old, some.get(row, ())) for row, old in enumerate(before)]
+    columns = {name: group.column(name) for name in group.column_names}
+    columns[CHANGED] = pa.array(words, schema.field(CHANGED).type)
+    by_column: dict[str, dict[int, Change]] = {}
+    for row, changes in some.items():
+        for change in changes:
+            by_column.setdefault(change.column, {})[row] = change
+    for name, rows in by_column.items():
+        kind, values = schema.field(name).type, columns[name].to_pylist()
+        for row, change in rows.items():
+            values[row] = as_value(change.new, kind, names.get(name), separator)
+        columns[name] = pa.array(values, kind)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def as_value(label: str, kind: pa.DataType, names: Sequence[str] | None, separator: str) -> Any:
+    """A label as a value of a column's type; ValueError if the column cannot hold it.
+
+    names: those of the column's classes, if it holds their numbers.
+    """
+    if pa.types.is_dictionary(kind):
+        return as_value(label, kind.value_type, names, separator)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        parts = split_cell(label, separator)
+        return [as_value(part, kind.value_type, names, separator) for part in parts]
+    if names is not None:
+        return UNKNOWN if not label else list(names).index(label)
+    if not label:
+        return None
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return label.encode()
+    if pa.types.is_boolean(kind):
+        return bool(["false", "true"].index(label))
+    numbers: list[tuple[Callable, Callable]] = [
+        (pa.types.is_integer, int),
+        (pa.types.is_floating, float),
+        (pa.types.is_string, str),
+        (pa.types.is_large_string, str),
+    ]
+    for is_kind, make in numbers:
+        if is_kind(kind):
+            return make(label)
+    raise ValueError(f"no label in a column of {kind}")
+
+
+def can_hold(source: str, column: str, label: str, separator: str) -> bool:
+    """Whether a column of a Parquet or Arrow file can hold a label."""
+    table = open_arrow(source)
+    try:
+        as_value(label, table.schema.field(column).type, table.names.get(column), separator)
+    except ValueError:
+        return False
+    return True
