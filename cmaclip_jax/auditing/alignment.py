@@ -8,6 +8,7 @@ edges; and the same product in another colour differs in a block.
 """
 
 import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from cmaclip_jax.auditing.audited_data import open_audited
 from cmaclip_jax.auditing.findings import write_findings
 from cmaclip_jax.auditing.fold_runs import FOLDS, choose_folds, fold_runs, train_folds
-from cmaclip_jax.auditing.leaks import GIVEN, given_run, judged_split, leaked_rows
-from cmaclip_jax.auditing.twins import TWINS, find_twins, read_twins, twin_groups, write_twins
+from cmaclip_jax.auditing.leaks import GIVEN, given_run, judged_split
+from cmaclip_jax.auditing.twin_files import TWINS, read_twins, write_twins
+from cmaclip_jax.auditing.twins import find_twins, leaks, twin_groups
 from cmaclip_jax.config import check_config
 from cmaclip_jax.data.folds import write_folds
 from cmaclip_jax.errors import UserError
@@ -65,7 +66,7 @@ def leaking_split(config: ConfigDict, workdir: Path) -> str:
     """The judged split, if some of its rows have a twin in the training split; else ''."""
     splits = open_audited(config, workdir).splits
     split = judged_split(config, splits)
-    leaked = leaked_rows(read_twins(workdir / TWINS), splits)
+    leaked = leaks(read_twins(workdir / TWINS), splits)
     return split if leaked[splits == split].any() else ""
 
 

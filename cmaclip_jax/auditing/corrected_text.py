@@ -196,7 +196,9 @@ def _json(value) -> str:
 def _typed(label: str, before, separator: str):
     """A label as a value of the kind that it replaces, where it can be one."""
     if isinstance(before, list):
-        return [_typed(x, before[0] if before else "", separator) for x in split_cell(label, separator)]
+        return [
+            _typed(x, before[0] if before else "", separator) for x in split_cell(label, separator)
+        ]
     if isinstance(before, bool):
         return {"true": True, "false": False}.get(label, label)
     if isinstance(before, int | float):

@@ -10,19 +10,14 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.auditing.audited_data import AuditedData, open_audited
 from cmaclip_jax.auditing.fold_runs import FOLDS, TESTED, alone, fold_runs, joined_outcome
-from cmaclip_jax.auditing.leaks import accuracies_without, given_run, leaked_rows
+from cmaclip_jax.auditing.leaks import accuracies_without, given_run
 from cmaclip_jax.auditing.page import MOST_TWINS, audit_page
 from cmaclip_jax.auditing.rare_classes import LEVEL, PRECISION, rare_classes, rows_for_a_promise
 from cmaclip_jax.auditing.suspect import Suspect
 from cmaclip_jax.auditing.suspect_files import write_suspects
 from cmaclip_jax.auditing.suspects import find_suspects
-from cmaclip_jax.auditing.twins import (
-    TWINS,
-    Twins,
-    conflicts,
-    read_twins,
-    write_twins_table,
-)
+from cmaclip_jax.auditing.twin_files import TWINS, read_twins, write_twins_table
+from cmaclip_jax.auditing.twins import Twins, conflicts, leaks
 from cmaclip_jax.auditing.unseen_answers import UnseenAnswers, join_answers
 from cmaclip_jax.evaluation.decisions import known_rows
 from cmaclip_jax.evaluation.result_files import read_outcome
@@ -105,7 +100,7 @@ def write_findings(config: ConfigDict, workdir: Path, folds: int, split: str, mo
     screen = Screen()
     found = find(config, workdir, folds, split)
     write_suspects(workdir / SUSPECTS, found.suspects)
-    write_twins_table(workdir / TWINS_TABLE, found.twins, found.data, found.leaked)
+    write_twins_table(workdir / TWINS_TABLE, found.twins, found.data)
     text = audit_page(
         f"Audit of {config.data.path or config.data.source}",
         f"{folds} folds; every answer comes from a model that has not seen the row",
@@ -138,7 +133,7 @@ def find(config: ConfigDict, workdir: Path, folds: int, split: str) -> Findings:
     contradictions = contradicting(twins, data)
     named = {key: tuple(data.ids[row] for row in rows) for key, rows in contradictions.items()}
     suspects = find_suspects(tasks, answers, data.ids, data.splits, named, data.separator)
-    leaked, accuracies = leaked_rows(twins, data.splits), {}
+    leaked, accuracies = leaks(twins, data.splits), {}
     if split:
         outcome = read_outcome(given_run(config, workdir, split).folder, split)
         accuracies = accuracies_without(tasks, outcome, leaked[data.splits == split])
@@ -148,10 +143,10 @@ def find(config: ConfigDict, workdir: Path, folds: int, split: str) -> Findings:
 def contradicting(twins: Twins, data: AuditedData) -> Contradictions:
     """The twins of each record with another known label, by record and task."""
     found: Contradictions = {}
-    for task in data.tasks:
-        for one, other in conflicts(twins, data.labels[task.name]):
-            for row, twin in ((one, other), (other, one)):
-                found[row, task.name] = (*found.get((row, task.name), ()), twin)
+    for conflict in conflicts(twins, data.labels):
+        one, other = int(twins.first[conflict.pair]), int(twins.second[conflict.pair])
+        for row, twin in ((one, other), (other, one)):
+            found[row, conflict.task] = (*found.get((row, conflict.task), ()), twin)
     return found
 
 

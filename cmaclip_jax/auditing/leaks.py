@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmaclip_jax.auditing.twins import Twins
 from cmaclip_jax.config import with_changes
 from cmaclip_jax.evaluation.decisions import only_known
 from cmaclip_jax.evaluation.metrics import task_metrics
@@ -19,7 +18,6 @@ from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.studies.framework import StudyRun
 from cmaclip_jax.tasks import Task
 
-TRAINED = "train"
 GIVEN = "as-given"  # the folder of the run on the splits as given
 
 
@@ -28,14 +26,6 @@ class Given:
     """The arm of the run on the splits as given."""
 
     name: str = GIVEN
-
-
-def leaked_rows(twins: Twins, splits: np.ndarray) -> np.ndarray:
-    """Which records of other splits have a twin in the training split, bool [N]."""
-    trained, leaked = splits == TRAINED, np.zeros(len(splits), bool)
-    for one, other in ((twins.first, twins.second), (twins.second, twins.first)):
-        leaked[one[trained[other]]] = True
-    return leaked & ~trained
 
 
 def judged_split(config: ConfigDict, splits: np.ndarray) -> str:

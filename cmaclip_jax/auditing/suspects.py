@@ -14,7 +14,7 @@ def find_suspects(
     tasks: Sequence[Task],
     answers: UnseenAnswers,
     ids: Sequence[str],
-    splits: Sequence[str],
+    splits: Sequence[str] | np.ndarray,
     contradicting: Mapping[tuple[int, str], tuple[str, ...]],
     separator: str,
 ) -> list[Suspect]:

@@ -189,7 +189,7 @@ def twin_groups(twins: Twins, count: int) -> np.ndarray:
     return csgraph.connected_components(graph, directed=False)[1].astype(np.int32)
 
 
-def leaks(twins: Twins, splits: Sequence[str]) -> np.ndarray:
+def leaks(twins: Twins, splits: Sequence[str] | np.ndarray) -> np.ndarray:
     """bool [N], the rows of val and test that have a twin in train.
 
     splits: the split of every row.

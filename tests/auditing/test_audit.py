@@ -108,12 +108,12 @@ def test_a_finished_audit_trains_nothing_anew(finished, table, capsys, monkeypat
 
 def test_mistakes_are_one_line(table, tmp_path, capsys):
     few = tmp_path / "few.csv"
-    few.write_text("title,colour,split\na mug,red,train\na hat,blue,train\na bag,red,test\n")
-    more = "--folds=4", "--config.data.many=none", "--config.data.labels=colour"
+    rows = "a mug,red,wool|silk,train\na hat,blue,wool,train\na bag,red,silk,test\n"
+    few.write_text(f"title,colour,contents,split\n{rows}")
     assert "--folds=1 must be at least 2" in mistake(
         capsys, *arguments(table[0], tmp_path, "--folds=1")
     )
-    line = mistake(capsys, *arguments(few, tmp_path / "few", *more))
+    line = mistake(capsys, *arguments(few, tmp_path / "few", "--folds=4"))
     assert "--folds=4 needs as many different pairs, and this data has 3" in line
     assert "--apply needs --output=FILE" in mistake(capsys, "audit", "--apply=decisions.csv")
     assert "belong to --apply" in mistake(capsys, "audit", "--output=clean.csv")
