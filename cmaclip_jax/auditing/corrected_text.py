@@ -140,9 +140,9 @@ def _parted(text: str) -> tuple[str, str]:
 
 def _cell(value: str, delimiter: str, quoted: bool = False) -> str:
     file = io.StringIO()
-    how = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    csv.writer(file, delimiter=delimiter, lineterminator="", quoting=how).writerow([value, ""])
-    return file.getvalue().removesuffix('""').removesuffix(delimiter)
+    writer = csv.writer(file, csv.unix_dialect if quoted else csv.excel, delimiter=delimiter)
+    writer.writerow([value, ""])
+    return file.getvalue().rstrip("\r\n").removesuffix('""').removesuffix(delimiter)
 
 
 def _json_lines(lines: Iterator[str], changes: Changes, separator: str) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Applies a person's decisions to the table that was audited.
 
 The corrected table has the same columns and rows, in the same order and format, and a further
-column `changed`. Only an accepted decision changes a cell, and only if the row still holds the label
-that was audited. Decisions that do not fit are written to a file beside the corrected table.
+column `changed`. Only an accepted decision changes a cell, and only if the row still holds the
+label that was audited. Decisions that do not fit are written to a file beside the corrected table.
 """
 
 import collections
@@ -157,18 +157,18 @@ def _lines(
     kinds = collections.Counter(one.decision for one in decisions)
     cells = sum(map(len, fitted.changes.values()))
     lines = [
-        f"{len(decisions):,} decisions: {kinds[ACCEPT]:,} accepted, {kinds[KEEP]:,} kept, "
-        f"{kinds[UNKNOWN]:,} unknown",
-        f"{cells:,} cells in {len(fitted.changes):,} of {fitted.rows:,} rows are changed",
+        f"decisions: {len(decisions):,} ({kinds[ACCEPT]:,} accepted, {kinds[KEEP]:,} kept, "
+        f"{kinds[UNKNOWN]:,} unknown)",
+        f"changed cells: {cells:,}, in {len(fitted.changes):,} of {fitted.rows:,} rows",
     ]
     if fitted.already:
-        lines.append(f"{fitted.already:,} accepted labels were in the table already")
+        lines.append(f"accepted labels that the table has already: {fitted.already:,}")
     reasons = collections.Counter(reason for _, reason in fitted.misfits)
     for reason, count in reasons.items():
         first = next(one for one, why in fitted.misfits if why == reason)
-        lines.append(f"{count:,} not applied: {reason} (as {first.task} of {first.id!r})")
+        lines.append(f"not applied: {count:,}, {reason} (as {first.task} of {first.id!r})")
     if fitted.misfits:
-        lines.append(f"attention: those {len(fitted.misfits):,} decisions are in {rest}")
+        lines.append(f"attention: all {len(fitted.misfits):,} that were not applied are in {rest}")
     folder = base_folder(table) or "."
     own = output if os.path.isdir(output) else os.path.dirname(output) or "."
     if fitted.names_pictures and os.path.realpath(folder) != os.path.realpath(own):

@@ -139,8 +139,8 @@ def _of_row(path: str | Path, number: int, row: Any, separator: str) -> list[Dec
         audited = dict(data["audited"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{str(path)!r}, task {number}: it is no annotated task of an audit ({error!r}); export "
-            "the project as JSON, not as JSON-MIN"
+            f"{str(path)!r}, task {number}: it is no annotated task of an audit ({error!r}); "
+            "export the project as JSON, not as JSON-MIN"
         ) from error
     if not answers:
         return []

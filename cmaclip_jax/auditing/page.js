@@ -113,7 +113,10 @@ function decide(card, decision) {
   part("said").textContent = `${WORDS[decision](card)}. ${part("counter").textContent}`;
   mark(card);
   const next = neighbour(1, (other) => !("decision" in other.dataset)) || neighbour(1);
-  if (!isWanted(card) && next) card.hidden = true;
+  if (!isWanted(card) && next) {
+    card.hidden = true;
+    paint();
+  }
   go(next || card);
 }
 

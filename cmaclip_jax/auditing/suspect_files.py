@@ -55,25 +55,31 @@ def read_suspects(path: str | Path) -> list[Suspect]:
             )
         try:
             return [_suspect(row) for row in reader]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, csv.Error) as error:
             raise UserError(
                 f"{path}, line {reader.line_num}: no suspect ({error}); make the file anew"
             ) from error
 
 
 def _suspect(row: dict[str, str]) -> Suspect:
-    numbers = ("label_probability", "suggestion_probability", "doubt")
+    twins = next(csv.reader(io.StringIO(row["twins"], ""), delimiter=SEPARATOR), ())
     return Suspect(
-        **{name: row[name] for name in ("id", "split", "task", "label", "suggestion")},
-        **{name: float(row[name]) for name in numbers},
         row=int(row["row"]),
+        id=row["id"],
+        split=row["split"],
+        task=row["task"],
+        label=row["label"],
+        suggestion=row["suggestion"],
+        label_probability=float(row["label_probability"]),
+        suggestion_probability=float(row["suggestion_probability"]),
+        doubt=float(row["doubt"]),
         likely=row["likely"].lower() == "true",  # a spreadsheet writes TRUE
-        twins=tuple(next(csv.reader([row["twins"]], delimiter=SEPARATOR), ())),
+        twins=tuple(twins),
     )
 
 
 def _joined(names: Sequence[str]) -> str:
     """Names in one cell; a name with the separator in it is quoted."""
     file = io.StringIO()
-    csv.writer(file, delimiter=SEPARATOR, lineterminator="").writerow(names)
-    return file.getvalue()
+    csv.writer(file, delimiter=SEPARATOR).writerow(names)
+    return file.getvalue().removesuffix("\r\n")
