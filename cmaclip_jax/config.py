@@ -74,10 +74,10 @@ def _data() -> ConfigDict:
     data.many = ()  # tasks whose cells hold several labels; (): found by separator; 'none': none
     data.separator = "|"  # separates the labels in such a cell
     data.split = Field("train", choices=("train", "val", "test"))  # the split to train on
-    # A .npy file with the number of the fold of every record, counted through all splits. Fold
-    # `fold` is then the test split, and all other records are the training split. '': no folds.
+    # A .npy file with the number of the fold of every record, counted through all splits. '': no
+    # folds. `cmaclip audit` sets both fields.
     data.folds = ""
-    data.fold = Field(0, least=0)
+    data.fold = Field(0, least=0)  # the fold to test; all other records are then training records
     data.outside = False  # whether the pictures of a table may lie outside the table's folder
     # A record whose picture cannot be read: 'skip' drops the record, 'no_image' keeps its text,
     # 'fail' ends the run. WORKDIR/bad_records.jsonl lists these records.
