@@ -214,7 +214,7 @@ def test_filters_hide_what_does_not_match_and_buttons_decide(browser, tmp_path):
     assert not page.troubles
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 800, 1280])
 def test_nothing_sticks_out_and_the_marked_suspect_is_in_sight(browser, tmp_path, width):
     long = suspect(1, "w" * 80, "a long label of many words " * 4, split="train")
     (tmp_path / "audit.html").write_text(made([*AUDITED, long], [(show(3), "blue")] * 3))
@@ -225,5 +225,10 @@ def test_nothing_sticks_out_and_the_marked_suspect_is_in_sight(browser, tmp_path
     top = page.evaluate("document.activeElement.getBoundingClientRect().top")
     bar = page.evaluate("document.querySelector('.progress').getBoundingClientRect().bottom")
     assert bar <= top < 900
+    beside = (
+        "all => all.filter(x => x.children[1].lastChild.getBoundingClientRect().right > "
+        "x.children[2].getBoundingClientRect().left).length"
+    )
+    assert page.eval_on_selector_all(".labels > div", beside) == 0  # no bar lies on its number
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
