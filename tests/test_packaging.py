@@ -66,7 +66,8 @@ def test_a_wheel_brings_the_configs_that_errors_point_to(tmp_path):
     (wheel,) = wheels.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     assert wheel.name.startswith(f"cmaclip_jax-{cmaclip_jax.__version__}-")
-    assert (site / "cmaclip_jax/py.typed").exists()
+    for name in ("py.typed", "server/page.js", "auditing/page.js", "auditing/page.css"):
+        assert (site / "cmaclip_jax" / name).exists()
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
     (tmp_path / "elsewhere").mkdir()
     code = (

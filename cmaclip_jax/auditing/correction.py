@@ -8,7 +8,6 @@ label that was audited. Decisions that do not fit are written to a file beside t
 import collections
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import whole_file, write_text
 
 OTHER_TABLE = "about another table"
-SAVED_INFO = "dataset_info.json"  # in which `datasets` describes the columns of a saved folder
+INFO = "dataset_info.json"  # describes the columns of a folder that `datasets` saved
+SAVED_FILES = ("state.json", "dataset_dict.json", INFO)
 
 
 def apply_file(
@@ -124,19 +124,23 @@ def _write(source: str, target: str, changes: dict, separator: str) -> None:
 
 
 def _copy_descriptions(files: Sequence[TableFile], targets: Sequence[str]) -> None:
-    """Copies the JSON files beside the Arrow files of a folder that `datasets` saved."""
+    """Copies what `datasets` saves beside Arrow files, and above the folders of splits."""
     pairs = zip(files, targets, strict=True)
     folders = {(Path(file.path).parent, Path(target).parent) for file, target in pairs}
     folders |= {(source.parent, target.parent) for source, target in set(folders)}
     for source, target in folders:
-        for file in source.glob("*.json"):
-            if file.name in ("state.json", "dataset_dict.json"):
-                shutil.copyfile(file, target / file.name)
-            if file.name == SAVED_INFO:
-                info = json.loads(file.read_text(encoding="utf-8"))
-                if info.get("features"):
-                    info["features"][CHANGED] = {"dtype": "string", "_type": "Value"}
-                write_text(target / file.name, json.dumps(info, indent=2))
+        for file in (source / name for name in SAVED_FILES):
+            if file.exists():
+                text = file.read_text(encoding="utf-8")
+                write_text(target / file.name, _described(text) if file.name == INFO else text)
+
+
+def _described(text: str) -> str:
+    """The description of a saved folder's columns, with the column `changed`."""
+    info = json.loads(text)
+    if info.get("features"):
+        info["features"][CHANGED] = {"dtype": "string", "_type": "Value"}
+    return json.dumps(info, indent=2)
 
 
 def _write_misfits(fitted: Fitted, output: str) -> epath.Path:

@@ -47,7 +47,7 @@ def audit_page(
 ) -> str:
     """The page of an audit.
 
-    facts: (what, its value), in the order in which they are read.
+    facts: (what, its value), in their order.
     show: the pair of a row.
     show_twins: the twins of a suspect, each with its label of the suspect's task.
     table: the path of the audited table as the config names it, for the file of decisions.
@@ -63,18 +63,21 @@ def audit_page(
     ]
     if not shown:
         content = [paragraph("There is no suspect.")]
-    limit = f"All {len(worst):,} suspects are on this page."
-    if len(worst) > len(shown):
-        limit = (
-            f"The {len(shown):,} worst of {len(worst):,} suspects are on this page. The file "
-            "audit.csv has all of them."
-        )
     parts = [
-        Section("summary", "Summary", join([_facts(facts), paragraph(limit)])),
+        Section("summary", "Summary", join([_facts(facts), _limit(len(shown), len(worst))])),
         Section("suspects", "Suspects", join(content)),
         *sections,
     ]
     return page(title, about, parts, STYLE, SCRIPT if shown else "")
+
+
+def _limit(shown: int, count: int) -> Html:
+    if shown == count:
+        return paragraph(f"All {count:,} suspects are on this page.")
+    return paragraph(
+        f"The {shown:,} worst of {count:,} suspects are on this page. The file audit.csv has all "
+        "of them."
+    )
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> Html:
