@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmaclip_jax.auditing.neighbours import Track, untracked
+from cmaclip_jax.auditing.neighbours import Track, block_size, untracked
 
 PAIRS = 2_048  # are compared at a time
 STEPS = 5  # of Gauss-Newton
@@ -43,12 +43,13 @@ def aligned_agreement(
     """
     edges = np.zeros(len(first), np.float32)
     blocks = np.zeros(len(first), np.float32)
-    starts = range(0, len(first), PAIRS)
+    size = block_size(PAIRS, len(first))
+    starts = range(0, len(first), size)
     for start in track(starts, what, len(starts)):
-        part = slice(start, start + PAIRS)
+        part = slice(start, start + size)
         a, b = pictures[first[part]], pictures[second[part]]
         b = np.where(mirrored[part, None, None, None], b[:, :, ::-1], b)
-        missing = [(0, PAIRS - len(a)), (0, 0), (0, 0), (0, 0)]  # one program is compiled
+        missing = [(0, size - len(a)), (0, 0), (0, 0), (0, 0)]  # one program is compiled
         found = _agreement(np.pad(a, missing), np.pad(b, missing))
         edges[part], blocks[part] = (np.asarray(x)[: len(a)] for x in found)
     return edges, blocks

@@ -47,8 +47,8 @@ def neighbours(
     the number is NOBODY and the similarity -inf.
     """
     queries = keys if queries is None else queries
-    rows = _block(QUERIES.get(jax.default_backend(), QUERIES_ELSEWHERE), len(queries))
-    columns = _block(KEYS, len(keys))
+    rows = block_size(QUERIES.get(jax.default_backend(), QUERIES_ELSEWHERE), len(queries))
+    columns = block_size(KEYS, len(keys))
     indices = np.full((len(queries), count), NOBODY, np.int32)
     similarities = np.full((len(queries), count), -np.inf, np.float32)
     starts = range(0, len(queries), rows) if len(keys) else ()
@@ -102,7 +102,7 @@ def _top(similar: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return group * GROUP + order % GROUP, values
 
 
-def _block(most: int, rows: int) -> int:
+def block_size(most: int, rows: int) -> int:
     """The size of a block: a power of two that holds all rows, or `most`."""
     return min(most, 1 << max(rows - 1, 1).bit_length())
 

@@ -51,6 +51,10 @@ class Twins:
     def __len__(self) -> int:
         return len(self.first)
 
+    def chosen(self, pairs: np.ndarray) -> "Twins":
+        """Some of the pairs, by their numbers or by a mask."""
+        return Twins(*(getattr(self, field.name)[pairs] for field in dataclasses.fields(self)))
+
 
 class Conflict(NamedTuple):
     """Twins with different labels of a task. pair: its number among all pairs."""
@@ -94,11 +98,16 @@ def find_twins(
 
 def _candidates(thumbnails, has, words, embeddings, track: Track):
     """first and second i32 [M] of every candidate, and whether it is one of mirrored pictures."""
-    found = [_equal_rows(_digests(thumbnails, has)), _equal_rows([hash(row) for row in words])]
+    pixels = [
+        hash(x.tobytes()) if there else None for x, there in zip(thumbnails, has, strict=True)
+    ]
+    found = [_equal_rows(pixels), _equal_rows([hash(row) if row else None for row in words])]
     mirrored = [len(pairs) * [False] for pairs in found]
-    whole = descriptors(thumbnails, has)
+    distinct = has.copy()
+    distinct[found[0][:, 1]] = False  # equal pictures would crowd out all other neighbours
+    whole = descriptors(thumbnails, distinct)
     for view in ("whole", "centred", "mirrored"):
-        queries = None if view == "whole" else descriptors(thumbnails, has, view)
+        queries = None if view == "whole" else descriptors(thumbnails, distinct, view)
         what = f"neighbours by pixels, {view}"
         found.append(_similar(whole, "pixels", queries, track, what))
         mirrored.append(len(found[-1]) * [view == "mirrored"])
@@ -121,23 +130,15 @@ def _similar(vectors, name: str, queries, track: Track, what: str) -> np.ndarray
     return np.stack([rows, indices[rows, places]], axis=1)
 
 
-def _digests(thumbnails: np.ndarray, has: np.ndarray) -> list[int]:
-    """A number for every picture, equal for equal thumbnails; one of its own where there is none."""
-    return [
-        hash(pixels.tobytes()) if there else row
-        for row, (pixels, there) in enumerate(zip(thumbnails, has, strict=True))
-    ]
-
-
-def _equal_rows(numbers: Sequence[int]) -> np.ndarray:
-    """Pairs [M,2] of each row and the first row with the same number.
+def _equal_rows(numbers: Sequence[int | None]) -> np.ndarray:
+    """Pairs [M,2] of each row and the first row with the same number. None equals nothing.
 
     However many rows are equal, each adds one pair.
     """
-    if not len(numbers):
-        return np.zeros((0, 2), np.int64)
-    _, first, group = np.unique(np.array(numbers), return_index=True, return_inverse=True)
-    pairs = np.stack([first[group], np.arange(len(numbers))], axis=1)
+    rows = np.array([row for row, number in enumerate(numbers) if number is not None], np.int64)
+    known = np.array([numbers[row] for row in rows], np.int64)
+    _, first, group = np.unique(known, return_index=True, return_inverse=True)
+    pairs = np.stack([rows[first[group]], rows], axis=1)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
@@ -176,7 +177,7 @@ def _few_links(twins: Twins) -> Twins:
     tree = csgraph.minimum_spanning_tree(_graph(twins, size, 2.0 - twins.similarity)).tocoo()
     numbers = twins.first.astype(np.int64) * size + twins.second
     kept |= np.isin(numbers, tree.row.astype(np.int64) * size + tree.col)
-    return Twins(*(getattr(twins, field.name)[kept] for field in dataclasses.fields(Twins)))
+    return twins.chosen(kept)
 
 
 def _graph(twins: Twins, count: int, weights: np.ndarray) -> sparse.coo_array:
