@@ -29,10 +29,12 @@ from cmaclip_jax.training.workdir import differences
 ABOUT = "audit.json"
 
 
-def run_audit(config: ConfigDict, workdir: Path, folds: int, most: int) -> None:
+def run_audit(
+    config: ConfigDict, workdir: Path, folds: int, most: int, studio: bool = False
+) -> None:
     """Trains what is not there yet, and writes and shows the findings.
 
-    most: how many suspects the page shows.
+    most: how many suspects the page shows. studio: whether files for Label Studio are written.
     """
     _check(config, folds)
     leave_devices_to_others()
@@ -47,7 +49,7 @@ def run_audit(config: ConfigDict, workdir: Path, folds: int, most: int) -> None:
         if split:
             screen.say(f"\n{GIVEN}: rows of {split} have twins in train")
             train_given(config, workdir, split)
-        in_own_process(write_findings, config, workdir, folds, split, most)
+        in_own_process(write_findings, config, workdir, folds, split, most, studio)
 
 
 def prepare(config: ConfigDict, workdir: Path, folds: int) -> None:

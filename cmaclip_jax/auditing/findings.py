@@ -10,21 +10,22 @@ from ml_collections import ConfigDict
 
 from cmaclip_jax.auditing.audited_data import AuditedData, open_audited
 from cmaclip_jax.auditing.fold_runs import FOLDS, TESTED, alone, fold_runs, joined_outcome
+from cmaclip_jax.auditing.label_studio import studio_tasks, write_studio
 from cmaclip_jax.auditing.leaks import accuracies_without, given_run
 from cmaclip_jax.auditing.page import MOST_TWINS, audit_page
 from cmaclip_jax.auditing.rare_classes import LEVEL, PRECISION, rare_classes, rows_for_a_promise
 from cmaclip_jax.auditing.suspect import Suspect
-from cmaclip_jax.auditing.suspect_files import write_suspects
+from cmaclip_jax.auditing.suspect_files import worst_first, write_suspects
 from cmaclip_jax.auditing.suspects import find_suspects
-from cmaclip_jax.auditing.twin_files import TWINS, read_twins, write_twins_table
+from cmaclip_jax.auditing.twin_files import TWINS, read_twins
+from cmaclip_jax.auditing.twin_table import write_twin_table
 from cmaclip_jax.auditing.twins import Twins, conflicts, leaks
 from cmaclip_jax.auditing.unseen_answers import UnseenAnswers, join_answers
 from cmaclip_jax.evaluation.decisions import known_rows
 from cmaclip_jax.evaluation.result_files import read_outcome
-from cmaclip_jax.files import write_text
 from cmaclip_jax.report.explanation import PairView
 from cmaclip_jax.report.markup import Html, join, paragraph, table
-from cmaclip_jax.report.pages import Section
+from cmaclip_jax.report.pages import Section, write_page
 from cmaclip_jax.screen import Screen, text_table
 from cmaclip_jax.tasks import Task, read_tasks
 
@@ -91,28 +92,36 @@ class Findings:
         ]
 
 
-def write_findings(config: ConfigDict, workdir: Path, folds: int, split: str, most: int) -> None:
+def write_findings(
+    config: ConfigDict, workdir: Path, folds: int, split: str, most: int, studio: bool
+) -> None:
     """Writes the files and the page of an audit, and shows a summary.
 
     split: the split that `leaks.given_run` was judged on; '' if there is no such run.
-    most: how many suspects the page shows.
+    most: how many suspects the page shows. studio: whether files for Label Studio are written.
     """
     screen = Screen()
     found = find(config, workdir, folds, split)
     write_suspects(workdir / SUSPECTS, found.suspects)
-    write_twins_table(workdir / TWINS_TABLE, found.twins, found.data)
+    data = found.data
+    write_twin_table(workdir / TWINS_TABLE, found.twins, data.ids, data.splits, data.labels)
     text = audit_page(
         f"Audit of {config.data.path or config.data.source}",
         f"{folds} folds; every answer comes from a model that has not seen the row",
         found.facts(),
         found.suspects,
-        found.data.show,
+        data.show,
         found.show_twins,
         config.data.path,
         [leak_section(found), rare_section(found)],
         most,
     )
-    write_text(workdir / PAGE, text)
+    write_page(workdir / PAGE, text)
+    if studio:
+        worst = worst_first(found.suspects)[:most]
+        separator = data.separator
+        made = studio_tasks(worst, data.tasks, data.show, config.data.path, separator=separator)
+        write_studio(workdir, made, data.tasks)
     screen.show(text_table(found.task_rows(), "labels"))
     if found.accuracies:
         screen.show(text_table(found.leak_rows(), f"accuracy on {split}"))

@@ -16,11 +16,11 @@ from cmaclip_jax.files import write_text
 COLUMNS = ("id", "split", "twin", "twin_split", "similarity", "evidence", "leak", "conflicts")
 
 
-def write_twins(
+def write_twin_table(
     path: str | Path,
     twins: Twins,
     ids: Sequence[str],
-    splits: Sequence[str],
+    splits: Sequence[str] | np.ndarray,
     labels: Mapping[str, Sequence[Label]],
 ) -> None:
     """Writes the pairs.

@@ -32,6 +32,9 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--most", type=int, default=500, help="suspects on the page (default: %(default)s)"
     )
+    parser.add_argument(
+        "--label-studio", action="store_true", help="also write label_studio.json and .xml"
+    )
     parser.add_argument("--apply", help="the decisions: decisions.csv, or Label Studio's JSON")
     parser.add_argument("--input", help="the table to correct (default: the audited one)")
     parser.add_argument("--id", default="", help="its column of ids")
@@ -46,7 +49,7 @@ def run(arguments: list[str]) -> None:
     from cmaclip_jax.auditing.audit import run_audit  # takes seconds to import
 
     workdir = Path(options.workdir or f"runs/{name}-audit")
-    run_audit(config, workdir, options.folds, options.most)
+    run_audit(config, workdir, options.folds, options.most, options.label_studio)
 
 
 def correct(options) -> None:

@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from cmaclip_jax.auditing.suspect_files import read_suspects
 from support.commands import mistake
 from support.studies import in_this_process, small_arguments
 from support.tables import read_csv
 
 from cmaclip_jax.auditing import audit, fold_runs
+from cmaclip_jax.auditing.suspect_files import read_suspects
 from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import main
 from cmaclip_jax.tasks import read_tasks

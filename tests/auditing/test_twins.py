@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageOps
 from support.small import small_config
 
-from cmaclip_jax.auditing.twin_table import write_twins
 from cmaclip_jax.auditing.twins import (
     EVIDENCE,
     LINKS,
@@ -216,7 +215,7 @@ def test_conflicts_are_different_known_labels():
 def test_the_table_of_twins(tmp_path):
     twins = found([0, 1], [1, 2], [0.95, 1.0])
     labels = {"colour": ["red", "blue", None], "contents": [("a", "b"), ("a",), None]}
-    write_twins(tmp_path / "twins.csv", twins, "xyz", ["train", "val", "val"], labels)
+    write_twin_table(tmp_path / "twins.csv", twins, "xyz", ["train", "val", "val"], labels)
     with (tmp_path / "twins.csv").open() as file:
         first, second = csv.DictReader(file)
     assert (first["id"], first["twin"], first["leak"], first["conflicts"]) == (
