@@ -43,10 +43,12 @@ class NoRow:
 Row = dict[str, str]  # {column: cell}; a missing cell is empty
 
 
-def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str, list[str]]:
+def read_table(
+    path: str, fault: Fault, separator: str = SEPARATOR, field: str = "data.path"
+) -> dict[str, list[str]]:
     """Every column by its name. Malformed rows are reported to `fault` and left out.
 
-    separator: joins the items of a cell that is a list.
+    separator: joins the items of a cell that is a list. field: of the config, that names the table.
     """
     faults: collections.Counter = collections.Counter()
     columns: dict[str, list[str]] = {}
@@ -65,7 +67,7 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
         size += 1
     if not size:
         worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
-        raise UserError(f"the table {path!r} has no rows{worst}; name another in data.path")
+        raise UserError(f"the table {path!r} has no rows{worst}; name another in {field}")
     return {name: column + [""] * (size - len(column)) for name, column in columns.items()}
 
 

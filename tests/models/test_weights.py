@@ -62,7 +62,9 @@ def test_a_pairs_own_contrastive_loss_has_its_weight(kind):
     batch = make_batch(rows=4)
     batch |= {"has_image": np.ones(4, bool), "has_text": np.ones(4, bool)}
     params = jax.jit(objective.init)(jax.random.key(0), batch)
-    loss = jax.jit(lambda weights: objective.loss(params, {**batch, "weight": weights}, jax.random.key(0))[0])
+    loss = jax.jit(
+        lambda weights: objective.loss(params, {**batch, "weight": weights}, jax.random.key(0))[0]
+    )
     # The mean over all is the mean of what each row adds, so weights can be taken apart.
     own = [4 * float(loss(np.ones(4, np.float32) + np.eye(4, dtype=np.float32)[i])) for i in (0, 1)]
     plain = float(loss(np.ones(4, np.float32)))
