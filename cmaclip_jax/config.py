@@ -223,6 +223,13 @@ def _train() -> ConfigDict:
     train.label_smoothing = share(0.0)  # share of a one-label target spread over all classes
     train.task_weights = ()  # (task, weight) pairs; other tasks have weight 1
     train.class_weights = ()  # (task, (weight of each class)) pairs; elsewhere all weights are 1
+    # A table of further training rows whose labels a model gave, as `cmaclip label` writes it: with
+    # the columns of data.path; an empty cell is an unknown label. No figure is computed on them.
+    # Rows of it that are in val or test (by their ids) are left out. '': none.
+    train.pseudo = ""
+    # Weight of such a row in the loss; all other rows have weight 1. The loss of a batch is the
+    # weighted mean over its rows.
+    train.pseudo_weight = Field(0.5, least=0.01)
     train.drop_modality = share(0.0)  # share of pairs that lose their picture or text at random
     train.contrastive = Field(0.0, least=0)  # weight of CLIP's loss beside the tasks
     train.spike = Field(20.0, least=0)  # a loss over so many running means ends the run; 0: off
@@ -270,6 +277,8 @@ def _check_train(config: ConfigDict) -> None:
             f"config.profile.start={profile.start} and profile.steps={profile.steps} go beyond "
             f"train.steps={train.steps}; start earlier"
         )
+    if train.pseudo and config.data.source != "table":
+        raise UserError("config.train.pseudo needs data.source='table'; leave train.pseudo out")
     if train.objective != "classification" and config.model.inputs != "both":
         raise UserError(f"config.train.objective={train.objective!r} needs model.inputs='both'")
 

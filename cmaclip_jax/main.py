@@ -20,6 +20,7 @@ VERBS = {
     "train": "train a model from a config (the verb when none is named)",
     "evaluate": "evaluate a trained run, choose its thresholds; or evaluate CLIP (zero-shot)",
     "predict": "answer every row of a table with a trained run",
+    "label": "fill the missing labels of a table, at a promised precision; train on them again",
     "report": "write a page about a run: curves, thresholds, confusions, mistakes, pictures",
     "serve": "answer pairs over HTTP with a trained run",
     "explain": "write a page on single rows: which words and patches the answers rest on",
@@ -38,7 +39,7 @@ VERBS = {
 }
 
 # Verbs that continue where they were stopped when the same command is given again.
-CONTINUING = ("train", "predict", "prepare", "ablate", "compare", "audit", "robustness")
+CONTINUING = ("train", "predict", "label", "prepare", "ablate", "compare", "audit", "robustness")
 CONTINUING += ("landmarks study",)
 
 CLUSTER = "CMACLIP_CLUSTER"  # the environment variable that stands for --cluster

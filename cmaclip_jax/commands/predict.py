@@ -76,7 +76,7 @@ def predict(options) -> None:
     from cmaclip_jax.runs.pushed import local_run
     from cmaclip_jax.screen import Screen
     from cmaclip_jax.serving.classifier import open_classifier
-    from cmaclip_jax.serving.labelling import Labelling, check_output
+    from cmaclip_jax.serving.table_answers import TableAnswers, check_output
 
     output = Path(options.output)
     check_output(output, options.input, options.overwrite)
@@ -96,9 +96,9 @@ def predict(options) -> None:
     host = jax.process_index() if options.host is None else options.host
     if not 0 <= host < hosts:
         raise UserError(f"--host={host} of --hosts={hosts}; hosts are numbered from 0")
-    labelling = Labelling(classifier, table, output, host, hosts)
+    answers = TableAnswers(classifier, table, output, host, hosts)
     share = table.rows // hosts
-    counts = labelling.run(lambda rows: screen.track(rows, "answered", share, "rows", int))
+    counts = answers.run(lambda rows: screen.track(rows, "answered", share, "rows", int))
     if counts is None:
         screen.say("this host is done; the file appears when all hosts are")
         return

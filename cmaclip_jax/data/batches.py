@@ -16,7 +16,8 @@ class BatchEncoder:
     """Encodes records as the arrays of a batch.
 
     A batch has image u8 [B,H,W,3], has_image [B], tokens i32 [B,T], has_text [B],
-    labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B], 0 = padding.
+    labels {task: i32 [B], -1 unknown | f32 [B,C], -1 unknown}, weight f32 [B] of the records, 0 =
+    padding.
     Batches of records also have had_image [B] and had_text [B]: what there was before noise.
 
     inputs: what the model reads, 'both', 'image' or 'text'. If it reads no pictures, none is
@@ -60,7 +61,7 @@ class BatchEncoder:
         for row, record in enumerate(records):
             if record is None:
                 continue
-            batch["weight"][row] = 1.0
+            batch["weight"][row] = record.weight
             for task in self.tasks:
                 self._write_label(batch["labels"][task.name], row, task, record.labels[task.name])
         return batch

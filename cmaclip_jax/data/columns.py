@@ -25,6 +25,7 @@ NUMBER = re.compile(r"\s*[-+]?(\d+\.\d+|\d*\.\d+|\d+)([eE][-+]?\d+)?\s*")
 NONE = "none"
 # The column in which a corrected table says what was changed, as `colour: red -> blue; ...`.
 CHANGED, CHANGES = "changed", re.compile(r"[^:]+: .* -> .*", re.DOTALL)
+LABELLED = "labelled"  # the column in which `cmaclip label` says which cells it has filled
 LONG = 6  # words in a cell on average; a column with more is free text
 # A column with more values than MANY_VALUES, and fewer rows a value than FEW_ROWS, is no task.
 MANY_VALUES, FEW_ROWS = 1_000, 10
@@ -209,6 +210,8 @@ def why_no_task(name: str, values: Sequence[str], many: bool) -> str:
     distinct = set(filled)
     if not distinct:
         return "empty"
+    if name == LABELLED:
+        return "it says what `cmaclip label` filled"
     if re.fullmatch(UNNAMED, name.lower()):
         return "it has no name"
     if len(distinct) == 1 and not many:

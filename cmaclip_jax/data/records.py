@@ -23,12 +23,14 @@ class Record:
     text: as the data have it, or None where the pair has none.
     labels: {task: class name | tuple of class names | None}. None is unknown. The labels of a
         many-label task are a tuple, which may be empty.
+    weight: how much the record counts in the training loss; above 0.
     """
 
     id: str
     image: bytes | str | np.ndarray | None
     text: str | None
     labels: Mapping[str, Label]
+    weight: float = 1.0
 
 
 class RecordError(Exception):

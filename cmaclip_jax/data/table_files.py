@@ -63,6 +63,15 @@ def table_files(path: str) -> list[TableFile]:
     return [TableFile(*pair, split_of(pair[1])) for pair in zip(found, names, strict=True)]
 
 
+def file_versions(path: str) -> dict[str, list[int]]:
+    """The size and the time of change of a table's files; of files in a bucket the names alone."""
+    files = table_files(path)
+    if "://" in path:
+        return {file.name: [] for file in files}
+    stats = {file.name: os.stat(file.path) for file in files}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
 def split_of(file: str) -> str:
     """The split that a file's name or, without one, its folders' names say; '' for none."""
     for part in reversed(file.lower().split(os.sep)):

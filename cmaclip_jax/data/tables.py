@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from cmaclip_jax.data.head_line import why_a_row
 from cmaclip_jax.data.storage import open_file, why_unreadable
@@ -43,10 +43,12 @@ class NoRow:
 Row = dict[str, str]  # {column: cell}; a missing cell is empty
 
 
-def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str, list[str]]:
+def read_table(
+    path: str, fault: Fault, separator: str = SEPARATOR, field: str = "data.path"
+) -> dict[str, list[str]]:
     """Every column by its name. Malformed rows are reported to `fault` and left out.
 
-    separator: joins the items of a cell that is a list.
+    separator: joins the items of a cell that is a list. field: of the config, that names the table.
     """
     faults: collections.Counter = collections.Counter()
     columns: dict[str, list[str]] = {}
@@ -65,7 +67,7 @@ def read_table(path: str, fault: Fault, separator: str = SEPARATOR) -> dict[str,
         size += 1
     if not size:
         worst = "".join(f" ({count} with {why})" for why, count in faults.most_common(1))
-        raise UserError(f"the table {path!r} has no rows{worst}; name another in data.path")
+        raise UserError(f"the table {path!r} has no rows{worst}; name another in {field}")
     return {name: column + [""] * (size - len(column)) for name, column in columns.items()}
 
 
@@ -83,16 +85,21 @@ def rows_of_file(
     file: TableFile, files: Sequence[TableFile], separator: str = SEPARATOR
 ) -> Iterator[Row | NoRow]:
     """The rows of one of a table's files, as `read_rows` gives them."""
-    with_split = any(other.split for other in files)
     for row in _rows_alone(file, separator):
         if isinstance(row, NoRow):
             yield row if len(files) == 1 else NoRow(f"{file.name}, {row.place}", row.reason)
             continue
-        if with_split:
-            row["split"] = file.split or row.get("split", "")
-        if file.folder and row.get(FILE_NAME):
-            row[FILE_NAME] = os.path.join(file.folder, row[FILE_NAME])
-        yield row
+        yield row | by_place(row, file, files)
+
+
+def by_place(row: Mapping, file: TableFile, files: Sequence[TableFile]) -> dict[str, str]:
+    """The cells of a row that follow from the place of its file: `split` and `file_name`."""
+    cells = {}
+    if any(other.split for other in files):
+        cells["split"] = file.split or row.get("split", "")
+    if file.folder and row.get(FILE_NAME):
+        cells[FILE_NAME] = os.path.join(file.folder, row[FILE_NAME])
+    return cells
 
 
 def _rows_alone(file: TableFile, separator: str) -> Iterator[Row | NoRow]:
@@ -174,6 +181,15 @@ def _csv_rows(reader, width: int) -> Iterator[list[str] | NoRow]:
 
 
 def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
+    for row in json_objects(file, path):
+        if isinstance(row, NoRow):
+            yield row
+        else:
+            yield {name: _cell(value, separator).strip() for name, value in row.items()}
+
+
+def json_objects(file: BinaryIO, path: str) -> Iterator[dict[str, Any] | NoRow]:
+    """The objects of a file of JSON Lines, with their values as they are."""
     for number, line in enumerate(text_lines(file), 1):
         if number == 1 and line.lstrip().startswith("["):
             raise UserError(f"{path!r} is one JSON array; write one object a line (JSON Lines)")
@@ -186,7 +202,7 @@ def _json_lines(file, path: str, separator: str) -> Iterator[Row | NoRow]:
         except ValueError as error:
             yield NoRow(f"line {number}", f"not a JSON object: {error}")
             continue
-        yield {name: _cell(value, separator).strip() for name, value in row.items()}
+        yield row
 
 
 READERS = {".csv": _csv, ".tsv": _csv} | dict.fromkeys((".jsonl", ".ndjson", ".json"), _json_lines)

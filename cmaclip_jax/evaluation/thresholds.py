@@ -73,11 +73,15 @@ class TaskThresholds:
 
 def write_thresholds(path: str | Path, thresholds: Iterable[TaskThresholds]) -> None:
     """Writes the thresholds of a run's tasks."""
-    rows = [dataclasses.asdict(task) for task in thresholds]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"thresholds": rows}, indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write_text(path, threshold_text(thresholds))
+
+
+def threshold_text(thresholds: Iterable[TaskThresholds]) -> str:
+    """Thresholds as the file of a run holds them."""
+    rows = [dataclasses.asdict(task) for task in thresholds]
+    return json.dumps({"thresholds": rows}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_thresholds(path: str | Path) -> dict[str, TaskThresholds]:

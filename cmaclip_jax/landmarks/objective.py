@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cmaclip_jax.landmarks.contour import tangents
 from cmaclip_jax.landmarks.detector import Detector
 from cmaclip_jax.landmarks.layouts import Layout
-from cmaclip_jax.models.objectives import Batch, Sums
+from cmaclip_jax.models.objectives import Batch, Sums, divisor
 
 SHIFT = 2  # largest shift, in pixels, between the two views that `consistency` compares
 WING_WIDTH, WING_CURVE = 0.15, 0.03  # of the face's size; our choice
@@ -92,7 +92,7 @@ class Landmarks:
             disagreement = jnp.sum(difference * batch["weight"])
             sums["loss/consistency"] = (disagreement, examples)
             summed += self.consistency * disagreement
-        return summed / jnp.maximum(examples, 1), {"loss": (summed, examples)} | sums
+        return summed / divisor(examples), {"loss": (summed, examples)} | sums
 
     def answering_parameters(self, params):
         return params

@@ -12,7 +12,7 @@ from cmaclip_jax.models.attention import even_weights
 from cmaclip_jax.models.clip import CLIP
 from cmaclip_jax.models.contrastive_losses import LARGEST_SCALE, sigmoid_losses, softmax_losses
 from cmaclip_jax.models.encoders import unit
-from cmaclip_jax.models.objectives import Batch
+from cmaclip_jax.models.objectives import Batch, divisor, weighted_sums
 from cmaclip_jax.tasks import Task
 
 PROMPTS_AT_ONCE = 64
@@ -38,7 +38,7 @@ class Contrastive:
         return self.model.init(rng, batch)["params"]
 
     def loss(self, params, batch: Batch, rng):
-        """A mean over all examples; one without picture or text has loss 0."""
+        """A weighted mean over all examples; one without picture or text has loss 0."""
         outputs: Any = self.model.apply(
             {"params": params}, batch, train=True, rngs={"dropout": rng}
         )
@@ -50,10 +50,11 @@ class Contrastive:
             losses, known = sigmoid_losses(
                 image, text, aux["logit_scale"], aux["logit_bias"], complete
             )
-        examples, summed = jnp.sum(batch["weight"]), jnp.sum(losses)
-        return summed / jnp.maximum(examples, 1), {
+        examples = jnp.sum(batch["weight"])
+        summed, weight = weighted_sums(losses, known, batch)
+        return summed / divisor(examples), {
             "loss": (summed, examples),
-            "loss/contrastive": (summed, jnp.sum(known)),
+            "loss/contrastive": (summed, weight),
         }
 
     def answering_parameters(self, params):

@@ -9,8 +9,9 @@ An objective is all that the training loop knows of a system:
 
 `sums` maps a name to (numerator, denominator). Sums of several parts of a batch are added and
 divided once, which gives the figure of the whole batch. `loss` is a mean over the examples of the
-batch, and the denominator of `sums["loss"]` is their number. So the loss of the whole batch is the
-mean of the losses of its parts, weighted by these numbers.
+batch, weighted by `batch["weight"]`, and the denominator of `sums["loss"]` is the sum of these
+weights: the number of examples where all weights are 1. So the loss of the whole batch is the mean
+of the losses of its parts, weighted by these sums. An example of weight 2 counts as two equal ones.
 """
 
 import dataclasses
@@ -75,22 +76,23 @@ class Classification:
     def loss(self, params, batch: Batch, rng):
         """The sum of the tasks' losses and the contrastive loss, as a mean over examples.
 
-        Every known label has the same weight. The loss of a task is summed over its known labels
-        and divided by the number of all examples in the batch. So a task with few labels has no
-        larger weight in the batches that hold one of them.
+        Every known label has the weight of its example. The loss of a task is summed over its known
+        labels and divided by the weight of all examples in the batch. So a task with few labels has
+        no larger weight in the batches that hold one of them. The contrastive loss of a pair has
+        the pair's weight; as another pair's wrong partner, every pair counts alike.
         """
         complete = batch["has_image"] & batch["has_text"] & (batch["weight"] > 0)
         if self.drop_modality:
             batch = without_modalities(batch, jax.random.fold_in(rng, 1), self.drop_modality)
         logits, aux = self.model.apply({"params": params}, batch, train=True, rngs={"dropout": rng})
         count = jnp.sum(batch["weight"])
-        examples = jnp.maximum(count, 1)  # a batch of bad records has no example
+        examples = divisor(count)
         total, sums, task_weights = jnp.zeros(()), {}, dict(self.task_weights)
         for task in self.tasks:
             losses, known = self._task_losses(task, logits[task.name], batch)
-            summed = jnp.sum(losses)
+            summed, weight = weighted_sums(losses, known, batch)
             total += task_weights.get(task.name, 1.0) * summed / examples
-            sums[f"loss/{task.name}"] = (summed, jnp.sum(known))
+            sums[f"loss/{task.name}"] = (summed, weight)
         if self.contrastive:
             losses, known = softmax_losses(
                 aux["image_pooled"],
@@ -98,9 +100,9 @@ class Classification:
                 aux["logit_scale"],
                 complete,
             )
-            summed = jnp.sum(losses)
+            summed, weight = weighted_sums(losses, known, batch)
             total += self.contrastive * summed / examples
-            sums["loss/contrastive"] = (summed, jnp.sum(known))
+            sums["loss/contrastive"] = (summed, weight)
         return total, {"loss": (total * examples, count)} | sums
 
     def answering_parameters(self, params):
@@ -141,6 +143,17 @@ class Classification:
             losses, known = one_label_losses(logits, labels, class_weights, self.label_smoothing)
         known = known & (batch["weight"] > 0)
         return jnp.where(known, losses, 0.0), known
+
+
+def divisor(weight):
+    """The weight of a batch's examples to divide by; 1 where a batch of bad records has none."""
+    return jnp.where(weight == 0, 1.0, weight)
+
+
+def weighted_sums(losses, known, batch: Batch):
+    """The losses [B] of the known rows, and these rows' weights: two weighted sums."""
+    weights = jnp.where(known, batch["weight"], 0.0)
+    return jnp.sum(losses * weights), jnp.sum(weights)
 
 
 def without_modalities(batch: Batch, rng, share: float) -> Batch:

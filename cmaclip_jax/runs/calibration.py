@@ -1,6 +1,8 @@
 """The thresholds of a trained run: chosen on one split, tried on another."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.threshold_choice import calibrate, reached
 from cmaclip_jax.evaluation.threshold_table import abstentions, threshold_table
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS, write_thresholds
+from cmaclip_jax.evaluation.thresholds import THRESHOLDS, TaskThresholds, write_thresholds
 from cmaclip_jax.parallel.cluster import leads
 from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.screen import Screen
@@ -36,11 +38,10 @@ def write_chosen(
         chosen_on, outcome = _halves(outcome)
     else:
         chosen_on = run.outcome(calibrated, screen.track)
-    thresholds, figures = [], []
-    for task in run.tasks:
-        chosen = calibrate(task, *_answers(chosen_on, task), precision, confidence, per_class)
-        thresholds.append(dataclasses.replace(chosen, split=calibrated, step=run.step))
-        figures.append(reached(thresholds[-1], *_answers(outcome, task)))
+    thresholds = choose_thresholds(
+        run.tasks, chosen_on, precision, confidence, per_class, split=calibrated, step=run.step
+    )
+    figures = [reached(chosen, *_answers(outcome, chosen.task)) for chosen in thresholds]
     path = run.workdir / THRESHOLDS
     if leads():
         write_thresholds(path, thresholds)
@@ -53,6 +54,23 @@ def write_chosen(
     if line := abstentions(thresholds):
         screen.say(line)
     screen.say(f"written to {path}")
+
+
+def choose_thresholds(
+    tasks: Sequence[Task],
+    outcome: Outcome,
+    precision: float,
+    confidence: float | None = None,
+    per_class: bool = False,
+    **origin: Any,
+) -> list[TaskThresholds]:
+    """The thresholds of all tasks, chosen on an outcome. origin: the `split` and `step` of it."""
+    return [
+        dataclasses.replace(
+            calibrate(task, *_answers(outcome, task), precision, confidence, per_class), **origin
+        )
+        for task in tasks
+    ]
 
 
 def _answers(outcome: Outcome, task: Task) -> tuple[np.ndarray, np.ndarray]:

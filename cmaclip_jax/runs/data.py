@@ -16,8 +16,10 @@ from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.batches import Batch, BatchEncoder
 from cmaclip_jax.data.folds import divided
+from cmaclip_jax.data.gathered import Gathered
 from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.data.order import SHUFFLED_TOGETHER, Order, class_weights
+from cmaclip_jax.data.pseudo import PSEUDO, PseudoRows, open_pseudo
 from cmaclip_jax.data.records import Source, Sources
 from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.data.view import View
@@ -63,10 +65,26 @@ class RunData:
         return dataclasses.replace(self, config=config, rows=functools.partial(host_rows, mesh))
 
     def source(self, split: str) -> Source:
-        """The records of a split."""
+        """The records of a split; 'pseudo' is that of `train.pseudo`."""
+        if split == PSEUDO and self.pseudo is not None:
+            return self.pseudo
         if split not in self.sources:
             raise UserError(f"this data has no split {split!r}, only {', '.join(self.sources)}")
         return self.sources[split]
+
+    @functools.cached_property
+    def pseudo(self) -> PseudoRows | None:
+        """The rows of `train.pseudo`, which only training reads; None without."""
+        train, data = self.config.train, self.config.data
+        if not train.pseudo:
+            return None
+        return open_pseudo(train.pseudo, train.pseudo_weight, self.sources, data, self.bad)
+
+    @functools.cached_property
+    def training_source(self) -> Source:
+        """The records to learn from: those of `data.split`, and behind them those of `pseudo`."""
+        own = self.source(self.config.data.split)
+        return own if self.pseudo is None else Gathered([own, self.pseudo])
 
     def last_split(self) -> str:
         """The split that a run is judged by in the end."""
@@ -77,7 +95,8 @@ class RunData:
         from cmaclip_jax.data.loading import Loader  # imports TensorFlow
 
         view = self.view(training)
-        return Loader(self.source(split), split, self.encode, self.bad, view, limited=training)
+        source = self.training_source if training else self.source(split)
+        return Loader(source, split, self.encode, self.bad, view, limited=training)
 
     def train_batches(self, start: int, params: Any = None) -> Iterator[Batch]:
         """This host's batches for step `start` and all that follow."""
@@ -108,7 +127,7 @@ class RunData:
     @functools.cached_property
     def order(self) -> Order:
         """The order in which the training records come."""
-        fields, source = self.config.data, self.source(self.config.data.split)
+        fields, source = self.config.data, self.training_source
         weights = None
         if fields.balance:
             (task,) = select_tasks(self.tasks, [fields.balance])

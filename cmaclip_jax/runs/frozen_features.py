@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.augment import Augment
 from cmaclip_jax.data.batches import Batch
+from cmaclip_jax.data.pseudo import PSEUDO
+from cmaclip_jax.data.table_files import file_versions
 from cmaclip_jax.data.view import NO_NOISE
 from cmaclip_jax.files import full_disk, naming, write_text
 from cmaclip_jax.models import Classification, CMAClip
@@ -54,10 +56,11 @@ class Features:
     def train_batches(self, start: int, params: Any) -> Iterator[Batch]:
         """The batches of step `start` and all that follow."""
         size, order = self.data.config.train.batch_size, self.data.order
-        arrays = self._arrays(self.data.config.data.split, params)
+        splits = [self.data.config.data.split, *([PSEUDO] if self.data.pseudo is not None else [])]
+        parts = [self._arrays(split, params) for split in splits]
 
         def load(step: int) -> Batch:
-            return _rows(arrays, np.array(order.indices(range(step * size, (step + 1) * size))))
+            return _rows(parts, np.array(order.indices(range(step * size, (step + 1) * size))))
 
         return ahead(load, itertools.count(start), AHEAD)
 
@@ -67,7 +70,7 @@ class Features:
         pairs = len(arrays["weight",])
 
         def load(first: int) -> Batch:
-            batch = _rows(arrays, np.arange(first, first + size).clip(max=pairs - 1))
+            batch = _rows([arrays], np.arange(first, first + size).clip(max=pairs - 1))
             batch["weight"][pairs - first :] = 0
             return batch
 
@@ -78,7 +81,8 @@ class Features:
         rows = self.data.config.eval.batch_size
         batch = jax.eval_shape(self._encoder(shapes), shapes, self.data.encode.empty(rows))
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
-        needed = size / rows * sum(map(len, self.data.sources.values()))
+        sources = [*self.data.sources.values(), self.data.pseudo or ()]
+        needed = size / rows * sum(map(len, sources))
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder.parent).free
         if self.folder.exists() or needed < SHARE_OF_DISK * free:
@@ -87,9 +91,10 @@ class Features:
 
     def _arrays(self, split: str, params: Any) -> dict[tuple[str, ...], np.ndarray]:
         """A split's arrays, mapped from disk; encoded first where they are missing."""
-        folder, pairs = self.folder / split, len(self.data.source(split))
+        folder = self.folder / split
         whole = folder / WHOLE
-        if not whole.exists() or json.loads(whole.read_text())["pairs"] != pairs:
+        known = json.loads(whole.read_text()) if whole.exists() else {}
+        if any(known.get(name) != value for name, value in self._of_split(split).items()):
             try:
                 self._encode(split, params, folder)
             except OSError:  # for example a full disk: these arrays would keep it full
@@ -125,7 +130,15 @@ class Features:
         for array in files.values():
             array.flush()
         names = {"/".join(path): Path(array.filename).name for path, array in files.items()}
-        write_text(folder / WHOLE, json.dumps({"pairs": pairs, "files": names}, indent=1))
+        about = self._of_split(split) | {"files": names}
+        write_text(folder / WHOLE, json.dumps(about, indent=1))
+
+    def _of_split(self, split: str) -> dict[str, Any]:
+        """What a split's arrays depend on and a run's config does not fix."""
+        about: dict[str, Any] = {"pairs": len(self.data.source(split))}
+        if split == PSEUDO:  # such a table is easily written anew
+            about["table"] = file_versions(self.data.config.train.pseudo)
+        return about
 
     def _encoder(self, params: Any) -> Callable:
         """`(params, batch) -> {image_tokens, text_tokens}` in bfloat16, jitted over the mesh."""
@@ -195,9 +208,17 @@ def _why_not_kept(data: RunData) -> str:
     return "there are several hosts" if jax.process_count() > 1 else ""
 
 
-def _rows(arrays, indices: np.ndarray) -> Batch:
-    """These rows of all arrays, as a batch."""
-    rows = {path: array[indices] for path, array in arrays.items()}
+def _rows(parts: Sequence[dict[tuple[str, ...], np.ndarray]], indices: np.ndarray) -> Batch:
+    """These rows of all arrays, as a batch. indices: counted through all parts."""
+    rows, first = {}, 0
+    for arrays in parts:
+        end = first + len(arrays["weight",])
+        here = (indices >= first) & (indices < end)
+        for path, array in arrays.items():
+            if path not in rows:
+                rows[path] = np.empty((len(indices), *array.shape[1:]), array.dtype)
+            rows[path][here] = array[indices[here] - first]
+        first = end
     for path in rows:
         if path[0].endswith("_tokens"):
             rows[path] = rows[path].view(ml_dtypes.bfloat16)

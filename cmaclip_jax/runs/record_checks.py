@@ -6,6 +6,7 @@ import os
 import sys
 
 from cmaclip_jax.data.missing import missing_pictures, spread
+from cmaclip_jax.data.pseudo import PSEUDO
 from cmaclip_jax.data.records import RecordError, Source
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.runs.data import RunData
@@ -28,6 +29,8 @@ def check_records(data: RunData) -> list[str]:
     config = data.config
     during = config.eval.watch if config.eval.every else ""
     splits = dict.fromkeys((config.data.split, during, data.last_split()))
+    if data.pseudo is not None:
+        splits[PSEUDO] = None
     return [line for split in filter(None, splits) if (line := _list_missing(data, split))]
 
 
@@ -87,6 +90,7 @@ def describe_data(data: RunData) -> list[str]:
     lines = [
         getattr(training, "description", ""),
         f"pairs: {sizes}; tasks (classes): {tasks or 'none'}",
+        data.pseudo.about if data.pseudo is not None else "",
         texts_cut(data),
     ]
     return list(filter(None, lines))

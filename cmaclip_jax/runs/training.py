@@ -145,7 +145,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
             open_workdir(workdir, config)
         towers = open_towers(config, workdir)
         config, type_line = with_training_type(config, towers.width, workdir)
-        data = open_data(config, workdir, towers)
+        data = open_data(config, workdir, towers).over(mesh)
         missing = check_records(data)
     if config.model.lora.source and towers.params:
         # Few runs start from adapters.
@@ -153,7 +153,6 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
 
         own = without_other_heads(towers.params, config.model.lora.source, data.tasks)
         towers = dataclasses.replace(towers, params=own)
-    data = data.over(mesh)
     assembly = assemble(config, mesh, data.encode, towers)
     progress = TrainingProgress(workdir, config.train.steps, config.train.batch_size)
     try:

@@ -26,7 +26,7 @@ from cmaclip_jax.evaluation.thresholds import run_thresholds
 from cmaclip_jax.files import whole_file
 from cmaclip_jax.serving.answer_files import KINDS, answer_schema, join_parts, write_part
 from cmaclip_jax.serving.input_table import InputTable
-from cmaclip_jax.serving.labelling import PART, Counts, about_answers, answered
+from cmaclip_jax.serving.table_answers import PART, Counts, about_answers, answered
 
 COUNTERS = "cmaclip"  # the namespace of the counters
 ROWS, KEPT, NOTE, ACCEPTED = "rows", "kept", "note ", "accepted "
@@ -60,7 +60,8 @@ class BeamAnswers:
             raise UserError(f"cannot write {path.name!r}; --output ends in {', '.join(KINDS)}")
         files = tuple(table_files(table.path))
         job = cls(str(workdir), step, table, files, str(output))
-        about = about_answers(table, Path(workdir), step)
+        thresholds = run_thresholds(Path(workdir), step)
+        about = about_answers(table, Path(workdir), step, thresholds)
         file = path.with_name(f"{path.name}.about.json")
         if overwrite:
             for old in path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"):

@@ -69,10 +69,10 @@ class InputTable:
 
         If one of the first pictures exists, the rest of the table is not read.
         """
-        first = itertools.islice(self._pictures(), LOOKED_FOR)
+        first = itertools.islice(self.pictures(), LOOKED_FOR)
         if any_there(first, self.path, self.outside):
             return
-        some = evenly(self._pictures(), LOOKED_FOR)
+        some = evenly(self.pictures(), LOOKED_FOR)
         check_places(some, self.path, self.outside, FLAGS)
         if some and not any_there(some, self.path, self.outside):
             raise UserError(
@@ -80,7 +80,7 @@ class InputTable:
                 f"folder where its paths start, or go without pictures by {FLAGS.without}"
             )
 
-    def _pictures(self) -> Iterator[str]:
+    def pictures(self) -> Iterator[str]:
         """The cells that name a picture."""
         rows = read_rows(self.path) if self.image else ()
         for row in rows:

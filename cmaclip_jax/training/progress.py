@@ -117,7 +117,7 @@ class TrainingProgress:
         if any(figures["bad"] for figures in collected):
             return False
         totals = jax.tree.map(lambda *x: sum(x), *[figures["sums"] for figures in collected])
-        means = {f"train/{name}": float(n / max(d, 1)) for name, (n, d) in totals.items()}
+        means = {f"train/{name}": float(n / (d or 1)) for name, (n, d) in totals.items()}
         means["train/grad_norm"] = float(collected[-1]["grad_norm"])
         speed = {
             "examples_per_second": interval.steps * self._batch_size / seconds,

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from cmaclip_jax.models.objectives import Objective
+from cmaclip_jax.models.objectives import Objective, divisor
 from cmaclip_jax.parallel.mesh import batch_sharding
 from cmaclip_jax.parallel.rules import tree_shardings
 from cmaclip_jax.training.frozen import leaves_like
@@ -133,7 +133,7 @@ def accumulate(objective: Objective, frozen, params, batch, rng, parts: int):
 def _in_parts(gradient, learnt, batch, rng, parts: int):
     """The loss, sums and gradients of the whole batch, from those of its parts.
 
-    A part's loss is the mean over its own examples, so it is weighted by their number: padding may
+    A part's loss is the mean over its own examples, so it is weighted by their weight: padding may
     leave one part full and another almost empty.
     """
 
@@ -151,7 +151,7 @@ def _in_parts(gradient, learnt, batch, rng, parts: int):
     )
     total, _ = jax.lax.scan(one_part, zeros, (split, jnp.arange(parts)))
     (loss, sums), gradients = total
-    examples = jnp.maximum(sums["loss"][1], 1)
+    examples = divisor(sums["loss"][1])
     return (loss / examples, sums), [g / examples for g in gradients]
 
 

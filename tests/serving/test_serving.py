@@ -17,7 +17,7 @@ from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.evaluation.threshold_choice import calibrate
 from cmaclip_jax.evaluation.thresholds import read_thresholds, write_thresholds
 from cmaclip_jax.main import main
-from cmaclip_jax.serving import labelling
+from cmaclip_jax.serving import table_answers
 from cmaclip_jax.serving.answer_files import answer_line
 from cmaclip_jax.serving.classifier import Classifier
 
@@ -99,7 +99,7 @@ def test_evaluate_predict_and_python_agree(run, rows, write_table, model, catalo
 def test_a_file_of_answers_is_the_same_however_it_came_about(
     finished_run, rows, write_table, tmp_path, kind, monkeypatch
 ):
-    monkeypatch.setattr(labelling, "PART", 3)
+    monkeypatch.setattr(table_answers, "PART", 3)
     table = write_table(f"{kind}.csv", rows)
     whole = predict(finished_run, table, tmp_path / f"whole.{kind}")
     again = predict(finished_run, table, tmp_path / f"again.{kind}")
@@ -109,21 +109,21 @@ def test_a_file_of_answers_is_the_same_however_it_came_about(
         predict(finished_run, table, shared, f"--host={host}", "--hosts=2")
     stopped = tmp_path / f"stopped.{kind}"
     with monkeypatch.context() as patch:
-        write, left = labelling.write_part, iter(range(2))
+        write, left = table_answers.write_part, iter(range(2))
 
         def write_two(*arguments):
             if next(left, None) is None:
                 raise KeyboardInterrupt
             write(*arguments)
 
-        patch.setattr(labelling, "write_part", write_two)
+        patch.setattr(table_answers, "write_part", write_two)
         command = ["predict", f"--workdir={finished_run}", f"--input={table}"]
         assert main([*command, f"--output={stopped}"]) == 130
     assert not stopped.exists()
     answered = []
-    answer = labelling.Classifier.answer
+    answer = table_answers.Classifier.answer
     monkeypatch.setattr(
-        labelling.Classifier,
+        table_answers.Classifier,
         "answer",
         lambda self, batch, notes: answered.extend(notes) or answer(self, batch, notes),
     )
@@ -268,7 +268,7 @@ def test_the_table_is_never_overwritten_and_other_files_only_if_that_is_asked(
     assert len(read_csv(output)) == 5
     assert "is there already" in mistake(capsys, *command, f"--output={output}")  # it is finished
     with monkeypatch.context() as patch:  # killed after the file was written
-        patch.setattr(labelling.shutil, "rmtree", lambda folder: sys.exit(9))
+        patch.setattr(table_answers.shutil, "rmtree", lambda folder: sys.exit(9))
         with pytest.raises(SystemExit):
             main([*command, f"--output={output}", "--overwrite"])
     predict(finished_run, table, output)

@@ -34,14 +34,17 @@ NOT_ALLOWED = "\0"  # in place of the path of a picture that may not be opened
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one split. `all_labels` has every task's labels, row by row."""
+    """The rows of one split. `all_labels` has every task's labels, row by row.
+
+    columns: what the table's columns are.
+    """
 
     tasks: tuple[Task, ...]
     ids: Sequence[str]
     images: Sequence[str | None]
     texts: Sequence[str | None]
     all_labels: dict[str, Sequence[Label]]
-    description: str = ""
+    columns: Columns
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,6 +52,10 @@ class Rows:
     def __getitem__(self, index: int) -> Record:
         labels = {name: column[index] for name, column in self.all_labels.items()}
         return Record(self.ids[index], self.images[index], self.texts[index], labels)
+
+    @property
+    def description(self) -> str:
+        return str(self.columns)
 
     @property
     def paths(self) -> Sequence[str | None]:
@@ -91,7 +98,7 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     cells = table[columns.image] if columns.image else [""] * size
     check_places(filter(None, cells), data.path, data.outside, FLAGS)
     images = [
-        _image(cell, data, bad, split, name)
+        _image(cell, data.path, data, bad, split or "table", name)
         for cell, split, name in zip(cells, splits, ids, strict=True)
     ]
     members = collections.defaultdict(list)
@@ -107,12 +114,54 @@ def open_splits(data: ConfigDict, bad: BadRecords) -> Sources:
     tasks = {name: _task(table, name, members["train"], columns, data) for name in columns.tasks}
     texts = [joined_text(table[name][row] for name in columns.text) for row in range(size)]
     all_labels: dict = {task.name: table[name] for name, task in tasks.items()}
-    rows = Rows(tuple(tasks.values()), ids, images, texts, all_labels, str(columns))
+    rows = Rows(tuple(tasks.values()), ids, images, texts, all_labels, columns)
     return {
         split: _part(rows, split, members[split], data, bad)
         for split, _ in SHARES
         if members[split]
     }
+
+
+def open_alike(path: str, like: Rows, split: str, data: ConfigDict, bad: BadRecords) -> Rows:
+    """The rows of another table, with the columns and the classes of `like`.
+
+    If the table has a column of splits, only the rows that are in `data.split` count. A task whose
+    column is missing has no label. split: what lists of bad records call these rows.
+    """
+    fault = functools.partial(bad.fault, split)
+    table = read_table(path, fault, data.separator, "train.pseudo")
+    size = len(next(iter(table.values())))
+    columns = _columns_there(table, like.columns, path)
+    ids = _ids(table, columns, size, bad)
+    cells = table[columns.image] if columns.image else [""] * size
+    check_places(filter(None, cells), path, data.outside, FLAGS)
+    images = [
+        _image(cell, path, data, bad, split, name) for cell, name in zip(cells, ids, strict=True)
+    ]
+    chosen = [
+        row
+        for row in range(size)
+        if not (images[row] == NOT_ALLOWED and bad.policy == "skip")
+        and (not columns.split or _split_of(table[columns.split][row]) == data.split)
+    ]
+    texts = [joined_text(table[name][row] for name in columns.text) for row in range(size)]
+    named = zip(like.columns.tasks, like.tasks, strict=True)
+    all_labels: dict = {task.name: table.get(name, [""] * size) for name, task in named}
+    rows = Rows(like.tasks, ids, images, texts, all_labels, columns)
+    return _part(rows, split, chosen, data, bad)
+
+
+def _columns_there(table, columns: Columns, path: str) -> Columns:
+    """The columns of another table that this table has too."""
+    missing = [name for name in (columns.image, *columns.text) if name and name not in table]
+    if missing:
+        raise UserError(
+            f"the table {path!r} has no column {missing[0]!r}, which the table of data.path has; "
+            "rename the column that holds it"
+        )
+    there = {field: getattr(columns, field) for field in ("id", "split")}
+    kept = {field: name if name in table else None for field, name in there.items()}
+    return dataclasses.replace(columns, **kept)
 
 
 def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadRecords) -> Rows:
@@ -134,12 +183,14 @@ def _part(rows: Rows, split: str, chosen: list[int], data: ConfigDict, bad: BadR
     )
 
 
-def _image(cell: str, data: ConfigDict, bad: BadRecords, split, identity: str) -> str | None:
+def _image(
+    cell: str, table: str, data: ConfigDict, bad: BadRecords, split: str, identity: str
+) -> str | None:
     if not cell:
         return None
-    path, why = locate(cell, data.path, data.outside)
+    path, why = locate(cell, table, data.outside)
     if why:
-        bad.fault(split or "table", identity, why, cell, still_used=bad.policy == "no_image")
+        bad.fault(split, identity, why, cell, still_used=bad.policy == "no_image")
     return path or NOT_ALLOWED
 
 
@@ -161,7 +212,7 @@ def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[st
         return [next(split for split, end in SHARES if hash_share(name) < end) for name in ids]
     splits = []
     for name, cell in zip(ids, table[columns.split], strict=True):
-        splits.append(SPLIT_NAMES.get(cell.strip().lower()))
+        splits.append(_split_of(cell))
         if splits[-1] is None:
             bad.fault("table", name, "unknown split", cell)
     if "val" in splits:
@@ -171,6 +222,10 @@ def _splits(table, columns: Columns, ids: list[str], bad: BadRecords) -> list[st
         "val" if split == "train" and name in held_out else split
         for split, name in zip(splits, ids, strict=True)
     ]
+
+
+def _split_of(cell: str) -> str | None:
+    return SPLIT_NAMES.get(cell.strip().lower())
 
 
 def _task(table, name: str, training: list[int], columns: Columns, data: ConfigDict) -> Task:

@@ -18,10 +18,10 @@ from pathlib import Path
 from cmaclip_jax.data.ahead import ahead
 from cmaclip_jax.data.named_pictures import OUTSIDE
 from cmaclip_jax.data.pairs import NO_PICTURE, NOTHING
-from cmaclip_jax.data.table_files import table_files
+from cmaclip_jax.data.table_files import file_versions
 from cmaclip_jax.data.tables import NoRow, Row, read_rows
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.thresholds import THRESHOLDS
+from cmaclip_jax.evaluation.thresholds import TaskThresholds, threshold_text
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.serving.answer_files import (
     KINDS,
@@ -83,7 +83,7 @@ class Counts:
         )
 
 
-class Labelling:
+class TableAnswers:
     """Writes the answers of a run to the rows of a table; this process is `host` of `hosts`.
 
     output: a file that `check_output` has accepted.
@@ -118,7 +118,8 @@ class Labelling:
     def _check_parts(self) -> None:
         """Makes the folder of parts. An existing one must belong to the same table and run."""
         trained = self.classifier.trained
-        about = about_answers(self.table, trained.workdir, trained.step)
+        thresholds = self.classifier.thresholds
+        about = about_answers(self.table, trained.workdir, trained.step, thresholds)
         folder = self._joining if self._joining.exists() else self._parts
         file = folder / "about.json"
         try:
@@ -192,28 +193,28 @@ def answered(
             yield answer_line(table.identity(row, next(numbers)), answer, note), answer
 
 
-def about_answers(table: InputTable, workdir: Path, step: int) -> str:
+def about_answers(
+    table: InputTable, workdir: Path, step: int, thresholds: Mapping[str, TaskThresholds]
+) -> str:
     """Facts that are equal for all parts of one output, as JSON."""
-    thresholds, path = workdir / THRESHOLDS, table.path
     about = dataclasses.asdict(table) | {"text": list(table.text)}
-    if "://" not in path:
-        stats = {file.name: os.stat(file.path) for file in table_files(path)}
-        files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-        about |= {"path": os.path.abspath(path), "files": files}
-    else:
-        about |= {"files": [file.name for file in table_files(path)]}
-    digest = hashlib.sha256(thresholds.read_bytes()).hexdigest() if thresholds.exists() else ""
+    if "://" not in table.path:
+        about["path"] = os.path.abspath(table.path)
+    about["files"] = file_versions(table.path)
+    text = threshold_text(thresholds.values()) if thresholds else ""
+    digest = hashlib.sha256(text.encode()).hexdigest() if text else ""
     run = {"workdir": str(workdir.resolve()), "step": step, "thresholds": digest}
     return json.dumps(about | run, indent=2) + "\n"
 
 
-def check_output(output: Path, table: str, overwrite: bool) -> None:
+def check_output(output: Path, table: str, overwrite: bool, kinds: Sequence[str] = KINDS) -> None:
     """Raises UserError if `output` cannot be written, or exists and may not be replaced.
 
-    A command that was stopped while it joined its parts may have written `output` already.
+    kinds: the endings that it may have. A command that was stopped while it joined its parts may
+    have written `output` already.
     """
-    if output.suffix not in KINDS:
-        raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(KINDS)}")
+    if output.suffix not in kinds:
+        raise UserError(f"cannot write {output.name!r}; --output ends in {', '.join(kinds)}")
     if not output.exists():
         return
     if output.is_dir():
