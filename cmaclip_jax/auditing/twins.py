@@ -31,7 +31,7 @@ SIMILAR = {"pixels": 0.9, "embedding": 0.9, "text": 0.75}  # the least of a cand
 ROUGHLY = (0.85, 40.0)  # of half the size that are compared once more
 LIKE = (0.94, 12.0)  # that agree
 SAME = (0.97, 5.0)  # that agree closely
-EMBEDDED = 0.98  # embeddings that are almost equal
+EMBEDDED = 0.99  # embeddings that are almost equal
 LINKS = 4  # of a row, beside those that hold its group together
 
 
