@@ -6,6 +6,8 @@ in the order in which they are stored, so that a block of them is read once.
 
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import ml_dtypes
 import numpy as np
 from PIL import Image
 
@@ -53,12 +55,15 @@ def _thumbnail(source: Source, row: int) -> np.ndarray | None:
 
 
 def descriptors(thumbnails: np.ndarray, has: np.ndarray, view: str = "whole") -> np.ndarray:
-    """Vectors of length 1, float32 [N,GRID*GRID*3], whose products are correlations of pixels.
+    """Vectors of length 1, [N,GRID*GRID*3], whose products are correlations of pixels.
+
+    They are bfloat16 where JAX runs on an accelerator, and float32 on a CPU.
 
     view: whole, mirrored, or centred (without a border, as a cropped copy lacks one). A row
     without a picture is zero.
     """
-    vectors = np.zeros((len(thumbnails), GRID * GRID * 3), np.float32)
+    kind = np.float32 if jax.default_backend() == "cpu" else ml_dtypes.bfloat16
+    vectors = np.zeros((len(thumbnails), GRID * GRID * 3), kind)
     for start in range(0, len(thumbnails), READ_TOGETHER * 16):
         part = slice(start, start + READ_TOGETHER * 16)
         small = _viewed(thumbnails[part], view).reshape(-1, GRID * GRID * 3)
@@ -68,7 +73,7 @@ def descriptors(thumbnails: np.ndarray, has: np.ndarray, view: str = "whole") ->
     return vectors
 
 
-def halved(thumbnails: np.ndarray) -> np.ndarray:
+def _halved(thumbnails: np.ndarray) -> np.ndarray:
     """float32 [N,GRID,GRID,3], the means of squares of pixels."""
     side = SIZE // GRID
     squares = thumbnails.reshape(-1, GRID, side, GRID, side, 3)
@@ -77,9 +82,9 @@ def halved(thumbnails: np.ndarray) -> np.ndarray:
 
 def _viewed(thumbnails: np.ndarray, view: str) -> np.ndarray:
     if view == "mirrored":
-        return halved(thumbnails[:, :, ::-1])
+        return _halved(thumbnails[:, :, ::-1])
     if view == "whole":
-        return halved(thumbnails)
+        return _halved(thumbnails)
     places = (SIZE - 1) / 2 + (np.arange(SIZE) - (SIZE - 1) / 2) * CENTRED
     sampling = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(SIZE))).astype(np.float32)
     means = sampling.reshape(GRID, SIZE // GRID, SIZE).mean(axis=1)  # sampled, then halved

@@ -20,17 +20,18 @@ from scipy.sparse import csgraph
 
 from cmaclip_jax.auditing.alignment import aligned_agreement
 from cmaclip_jax.auditing.neighbours import Track, neighbours, untracked
-from cmaclip_jax.auditing.thumbnails import descriptors, halved, read_thumbnails
+from cmaclip_jax.auditing.thumbnails import descriptors, read_thumbnails
 from cmaclip_jax.auditing.wording import shared_words, word_vectors, words_of
 from cmaclip_jax.data.records import Label, Source
 
 EVIDENCE = ("pixels", "embedding", "text")
 COUNT = 16  # neighbours of a row that are looked at
 SIMILAR = {"pixels": 0.9, "embedding": 0.9, "text": 0.75}  # the least of a candidate
-ROUGHLY = 0.85  # correlation of the edges of halved thumbnails, the least to look closer
-LIKE = (0.94, 12.0)  # pictures agree: least correlation of edges, largest difference of a block
-SAME = (0.96, 6.0)  # they agree closely
-EMBEDDED = 0.98  # embeddings that are almost equal
+# The least correlation of edges, and the largest difference of a block's mean colour, of pictures
+ROUGHLY = (0.85, 40.0)  # of half the size that are compared once more
+LIKE = (0.94, 12.0)  # that agree
+SAME = (0.97, 5.0)  # that agree closely
+EMBEDDED = 0.99  # embeddings that are almost equal
 LINKS = 4  # of a row, beside those that hold its group together
 
 
@@ -79,8 +80,7 @@ def find_twins(
     pictured = has[first] & has[second]
     bare = ~has[first] & ~has[second]
     edges, blocks = _compared(thumbnails, first, second, mirrored, pictured, track)
-    like = (edges >= LIKE[0]) & (blocks <= LIKE[1])
-    same = (edges >= SAME[0]) & (blocks <= SAME[1])
+    like, same = _agree(edges, blocks, LIKE), _agree(edges, blocks, SAME)
     texts = np.zeros(len(first), np.float32)
     for pair in np.flatnonzero(like | bare):
         texts[pair] = shared_words(words[first[pair]], words[second[pair]])
@@ -146,13 +146,17 @@ def _compared(thumbnails, first, second, mirrored, pictured, track: Track):
     """`aligned_agreement` of the candidates f32 [M] and f32 [M]; the unlike are left out early."""
     edges, blocks = np.zeros(len(first), np.float32), np.full(len(first), np.inf, np.float32)
     rows = np.flatnonzero(pictured)
-    for pictures, what in ((halved(thumbnails), "roughly"), (thumbnails, "closely")):
+    for rough, what in ((True, "roughly"), (False, "closely")):
         pairs = first[rows], second[rows], mirrored[rows]
-        found = aligned_agreement(pictures, *pairs, track, f"comparing pictures {what}")
-        last, edges[rows], blocks[rows] = rows, *found
-        rows = rows[found[0] >= ROUGHLY]
-    edges[np.setdiff1d(np.flatnonzero(pictured), last)] = 0
+        found = aligned_agreement(thumbnails, *pairs, rough, track, f"comparing pictures {what}")
+        if rough:
+            rows = rows[_agree(*found, ROUGHLY)]
+    edges[rows], blocks[rows] = found
     return edges, blocks
+
+
+def _agree(edges: np.ndarray, blocks: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    return (edges >= limits[0]) & (blocks <= limits[1])
 
 
 def _one_of_each(first, second, similarity, evidence) -> Twins:

@@ -1,14 +1,15 @@
 """How many planted twins are found, what else is found, and what it costs.
 
     python tests/benchmarks/measure_twins.py --table=FOLDER [--text=title] [--planted=300]
-        [--clip=RUN] [--found=PAIRS.npz]
+        [--rows=N] [--clip=RUN] [--found=PAIRS.npz]
 
 Adds to all rows of a table copies of --planted random rows, of each of five kinds: recompressed
 (JPEG, quality 40), cropped (95 % of each side are left, at a random place), mirrored, reworded (a
 word less, and the others in another order), and cropped and reworded; the copies are JPEGs of
 quality 90. Prints the share of copies that are found as twins of their rows, by all evidence and by
 pixels alone; the rows and pairs of the table itself that are found, with examples to look at; the
-rows of val with a twin in train; seconds by stage; and the memory at its peak. With --clip, the
+rows of val with a twin in train; seconds by stage; and the memory at its peak. --rows takes a
+sample of the table's rows. With --clip, the
 embeddings of its pictures are used as well. --found saves the pairs of the table.
 """
 
@@ -174,6 +175,7 @@ def main():
     parser.add_argument("--table", required=True)
     parser.add_argument("--text", default="title")
     parser.add_argument("--planted", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--clip", default="")
     parser.add_argument("--found", default="")
     options = parser.parse_args()
@@ -181,19 +183,23 @@ def main():
     config.data.source, config.data.path, config.data.text = "table", options.table, options.text
     sources = open_sources(config.data, BadRecords())
     splits = np.repeat(list(sources), [len(part) for part in sources.values()])
-    source = Gathered(list(sources.values()))
+    chosen = np.arange(len(splits))
+    if options.rows:
+        chosen = np.sort(np.random.default_rng(1).choice(chosen, options.rows, replace=False))
+    source, splits = Gathered(list(sources.values()), chosen), splits[chosen]
     both, rows = plant(source, options.planted)
     stages, embeddings = Stages(), embedded(both, options.clip) if options.clip else None
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     twins = find_twins(both, embeddings, track=stages)
     seconds = time.perf_counter() - start
     print_recall(twins, rows, len(source), options.planted)
     print_found(twins, source, splits, len(source), options.found)
-    print(f"\n{len(both):,} rows in {seconds:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    processor = used.ru_utime + used.ru_stime - before
+    print(f"\n{len(both):,} rows in {seconds:.0f} s; {processor:.0f} s of processor time")
     for what, part in stages.seconds.items():
         print(f"  {part:6.1f} s  {what}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"memory at its peak: {peak:.1f} GiB")
+    print(f"memory at its peak: {used.ru_maxrss / 2**20:.1f} GiB")
     print_rate(432)
 
 
