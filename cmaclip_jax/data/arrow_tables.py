@@ -66,10 +66,6 @@ class ArrowTable:
             for row in zip(*(cells[column] for column in names), strict=True):
                 yield dict(zip(names, row, strict=True))
 
-    @property
-    def schema(self) -> pa.Schema:
-        return self._file.schema
-
     def groups(self) -> Iterator[pa.Table]:
         """Every row group with all its columns, pictures included."""
         return (self._read(group, self.schema.names) for group in range(len(self._file.sizes)))

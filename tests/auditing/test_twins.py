@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 from support.small import small_config
 
+from cmaclip_jax.auditing.twin_table import write_twin_table
 from cmaclip_jax.auditing.twins import (
     EVIDENCE,
     LINKS,
