@@ -55,9 +55,9 @@ def self_train(wanted: Wanted, rounds: int, folder: Path, screen: Screen) -> lis
 
     The accuracies in the reports are those of the runs of rounds 0 to `rounds`.
     """
+    reports, made = [], rounds_of(wanted, rounds, folder)
     check_pictures_move(wanted)
     leave_devices_to_others()
-    reports, made = [], rounds_of(wanted, rounds, folder)
     for one, following in zip(made, [*made[1:], None], strict=True):
         reports.append(_labelled(wanted, one, following is None, screen))
         if following is not None:
