@@ -61,13 +61,16 @@ def choose_folds(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def fold_runs(config: ConfigDict, workdir: Path, folds: int) -> list[StudyRun[Fold]]:
-    """The run of each fold. The fields that need a validation split are turned off."""
+    """The run of each fold. The fields that need a validation split are turned off.
+
+    So are pseudo-labels, because the model that gave them may have seen the rows of the fold.
+    """
     changes: dict[str, Any] = {
         "data.folds": str(workdir / FOLDS),
         "data.split": "train",
         "eval.split": TESTED,
     }
-    changes |= {"eval.every": 0, "eval.soup": 0}
+    changes |= {"eval.every": 0, "eval.soup": 0, "train.pseudo": ""}
     return [
         StudyRun(
             Fold(number),
