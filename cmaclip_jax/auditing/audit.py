@@ -68,7 +68,7 @@ def leaking_split(config: ConfigDict, workdir: Path) -> str:
     """The judged split, if some of its rows have a twin in the training split; else ''."""
     splits = open_audited(config, workdir).splits
     split = judged_split(config, splits)
-    leaked = leaks(read_twins(workdir / TWINS), splits)
+    leaked = leaks(read_twins(workdir / TWINS).sure, splits)
     return split if leaked[splits == split].any() else ""
 
 

@@ -37,6 +37,7 @@ SUSPECTS, TWINS_TABLE, PAGE = "audit.csv", "twins.csv", "audit.html"
 class Findings:
     """What an audit has found.
 
+    twins: all that keep rows in one fold. Leaks and contradictions come from the sure ones alone.
     contradictions: {(record, task): its twins with another known label}.
     leaked: which records of other splits have a twin in the training split, bool [N].
     accuracies: {task: (on all rows of the judged split, without leaked rows)}; empty without leaks.
@@ -87,7 +88,8 @@ class Findings:
             ),
             ("contradicted labels", f"{len(self.suspects):,}"),
             ("probably wrong", f"{sum(one.likely for one in self.suspects):,}"),
-            ("pairs of twins", f"{len(self.twins.first):,}"),
+            ("pairs of twins", f"{len(self.twins.sure):,}"),
+            ("pairs that may be twins", f"{len(self.twins) - len(self.twins.sure):,}"),
             ("rows with a twin in train", leaks or "none"),
         ]
 
@@ -139,10 +141,10 @@ def find(config: ConfigDict, workdir: Path, folds: int, split: str) -> Findings:
     whole = joined_outcome(runs, numbers, TESTED)
     parts = {name: joined_outcome(runs, numbers, name) for name in alone(config)}
     answers = join_answers(tasks, whole, parts, numbers)
-    contradictions = contradicting(twins, data)
+    contradictions = contradicting(twins.sure, data)
     named = {key: tuple(data.ids[row] for row in rows) for key, rows in contradictions.items()}
     suspects = find_suspects(tasks, answers, data.ids, data.splits, named, data.separator)
-    leaked, accuracies = leaks(twins, data.splits), {}
+    leaked, accuracies = leaks(twins.sure, data.splits), {}
     if split:
         outcome = read_outcome(given_run(config, workdir, split).folder, split)
         accuracies = accuracies_without(tasks, outcome, leaked[data.splits == split])

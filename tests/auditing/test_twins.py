@@ -235,3 +235,9 @@ def test_the_table_of_twins(tmp_path):
         "leak": "true",
         "conflicts": "colour: red / blue; contents: a|b / a",
     }
+
+
+def test_sure_twins_agree_by_pixels_or_have_no_pictures():
+    evidence = np.array([[True, False, False], [False, False, True], [False, False, True]])
+    twins = Twins(np.arange(3), np.arange(3) + 1, np.array([0.98, 0.95, 1.0]), evidence)
+    assert twins.sure.first.tolist() == [0, 2]
