@@ -184,8 +184,8 @@ def leak_section(found: Findings) -> Section:
         return Section("leaks", "Leaks", paragraph("No row of val or test has a twin in train."))
     content: list[Html] = [
         paragraph(
-            f"{int(found.leaked.sum()):,} rows of val or test have a twin in train. A model may "
-            f"remember them. {TWINS_TABLE} lists them."
+            f"Rows of val or test with a twin in train: {int(found.leaked.sum()):,}. A model may "
+            f"remember their answers. {TWINS_TABLE} lists them."
         )
     ]
     if found.accuracies:
