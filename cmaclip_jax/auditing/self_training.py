@@ -61,6 +61,11 @@ def self_train(wanted: Wanted, rounds: int, folder: Path, screen: Screen) -> lis
     for one, following in zip(made, [*made[1:], None], strict=True):
         reports.append(_labelled(wanted, one, following is None, screen))
         if following is not None:
+            if not reports[-1]["rows_filled"]:
+                raise UserError(
+                    f"{one.workdir} has no answer to accept, so there is nothing to learn from; "
+                    f"lower --precision or --confidence, or label more rows of {wanted.calibrate}"
+                )
             screen.say(f"round {following.number} of {rounds}: training {following.workdir}")
             _train(wanted, one.output, following.workdir)
     return reports

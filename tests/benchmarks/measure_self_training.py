@@ -190,53 +190,52 @@ def give_labels(tasks, outcome, thresholds, rows, every: bool):
     return [row for row in filled if len(row) > 3], figures
 
 
-def train(config, folder: Path, encoded: Encoded):
+def train(config, folder: Path):
     run = open_run(config, folder)
     params = run.final_parameters(run.train())
     run.progress.close()
     return run, params
 
 
+def prepare(options, encoded, rows, share: float, seed: int):
+    """`(config, judged rows, unlabelled rows)` of a share of labelled rows, drawn by a seed."""
+    order = np.random.default_rng(seed).permutation(len(rows["train"]))
+    count = round(share / 100 * len(order))
+    table = [rows["train"][place] | {"split": "train"} for place in order[:count]]
+    for row in rows["val"]:
+        table.append(row | {"split": "val" if hash_share(row["id"]) < 0.5 else "test"})
+    judged = [row for row in table if row["split"] == "test"]
+    path = write_table(options.folder / f"share-{share:g}-seed-{seed}/labelled.csv", table)
+    fields = {"data.path": path, "data.image": "none", "data.text": WORDS, "seed": seed}
+    config = with_changes(make_config(options), fields | {"data.text_length": encoded.length})
+    return config, judged, [rows["train"][place] for place in order[count:]]
+
+
 def measure(options, encoded, rows, share: float, seed: int) -> list[dict]:
     """The figures of all rounds of a seed, with accepted and with all answers."""
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(rows["train"]))
-    count = round(share / 100 * len(order))
-    labelled = [rows["train"][place] | {"split": "train"} for place in order[:count]]
-    unlabelled = [rows["train"][place] for place in order[count:]]
-    halves = {"val": [], "test": []}
-    for row in rows["val"]:
-        halves["val" if hash_share(row["id"]) < 0.5 else "test"].append(row)
-    held_out = [row | {"split": split} for split, half in halves.items() for row in half]
-    folder = options.folder / f"share-{share:g}-seed-{seed}"
-    table = write_table(folder / "labelled.csv", labelled + held_out)
-    fields = {"data.path": table, "data.image": "none", "data.text": WORDS, "seed": seed}
-    config = with_changes(make_config(options), fields | {"data.text_length": encoded.length})
-    found = []
+    config, judged, unlabelled = prepare(options, encoded, rows, share, seed)
+    folder, found = Path(config.data.path).parent, []
+    first = train(config, folder / "first")  # before any label, both ways are the same
     for every in (False, True):
         pseudo = ""
         for number in range(options.rounds + 1):
-            if number == 0 and every:
-                run, params = first  # noqa: F821 - the runs before any label are the same
-            else:
-                name = "first" if number == 0 else f"{'all' if every else 'accepted'}-{number}"
-                changed = with_changes(config, {"train.pseudo": pseudo})
-                run, params = train(changed, folder / name, encoded)
             if number == 0:
-                first = run, params  # noqa: F841
+                run, params = first
+            else:
+                changed = with_changes(config, {"train.pseudo": pseudo})
+                run, params = train(changed, folder / f"{'all' if every else 'accepted'}-{number}")
             tasks = run.data.tasks
             chosen = choose_thresholds(tasks, run.outcome(params, "val"), options.precision, 0.9)
-            judged = figures_of(tasks, run.outcome(params, "test"), halves["test"])
+            figures = figures_of(tasks, run.outcome(params, "test"), judged)
             outcome = encoded.outcome(run, params, [row["id"] for row in unlabelled])
             filled, given = give_labels(tasks, outcome, chosen, unlabelled, every)
             pseudo = write_table(folder / f"labels-{every}-{number}.csv", filled)
-            found.append(
-                {"share": share, "seed": seed, "every": every, "round": number} | judged | given
-            )
+            case = {"share": share, "seed": seed, "every": every, "round": number}
+            found.append(case | figures | given)
             print(json.dumps(found[-1]), flush=True)
             if number:
                 shutil.rmtree(run.workdir / "features")
-        jax.clear_caches()
+    jax.clear_caches()
     return found
 
 
