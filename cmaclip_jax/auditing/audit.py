@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from cmaclip_jax.auditing.audited_data import open_audited
 from cmaclip_jax.auditing.findings import write_findings
 from cmaclip_jax.auditing.fold_runs import FOLDS, choose_folds, fold_runs, train_folds
-from cmaclip_jax.auditing.leaks import GIVEN, given_run, judged_split
+from cmaclip_jax.auditing.leaks import GIVEN, given_run
 from cmaclip_jax.auditing.twin_files import TWINS, read_twins, write_twins
 from cmaclip_jax.auditing.twins import find_twins, leaks, twin_groups
 from cmaclip_jax.config import check_config
 from cmaclip_jax.data.folds import write_folds
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import write_text
+from cmaclip_jax.runs.data import last_split
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.studies.own_process import in_own_process, leave_devices_to_others
@@ -65,9 +66,9 @@ def prepare(config: ConfigDict, workdir: Path, folds: int) -> None:
 
 
 def leaking_split(config: ConfigDict, workdir: Path) -> str:
-    """The judged split, if some of its rows have a twin in the training split; else ''."""
+    """The split by which a run is judged, if its rows have twins in the training split; else ''."""
     splits = open_audited(config, workdir).splits
-    split = judged_split(config, splits)
+    split = last_split(config, set(splits))
     leaked = leaks(read_twins(workdir / TWINS).sure, splits)
     return split if leaked[splits == split].any() else ""
 
@@ -88,10 +89,13 @@ def _check(config: ConfigDict, folds: int) -> None:
 
 
 def _check_same(workdir: Path, config: ConfigDict, folds: int) -> None:
-    """Raises UserError if the folder belongs to an audit of another config."""
+    """Raises UserError if the folder belongs to an audit of another config.
+
+    The folds give the folder its config. Until then, a command with a mistake can be mended.
+    """
     about = {"folds": folds, "config": json.loads(config.to_json_best_effort())}
     file = workdir / ABOUT
-    if not file.exists():
+    if not (workdir / FOLDS).exists():
         write_text(file, json.dumps(about, indent=2) + "\n")
         return
     changed = list(differences(json.loads(file.read_text()), about))

@@ -3,21 +3,17 @@
 Row groups stay as they are, and one at a time is in memory.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from cmaclip_jax.auditing.change import Change, Changes, said
-from cmaclip_jax.data.arrow_tables import PARQUET, UNKNOWN, Names, open_arrow
+from cmaclip_jax.data.arrow_labels import as_value, with_text_columns
+from cmaclip_jax.data.arrow_tables import PARQUET, Names, open_arrow
 from cmaclip_jax.data.columns import CHANGED
-from cmaclip_jax.data.many_labels import split_cell
 from cmaclip_jax.data.storage import open_seekable
-
-HUGGING_FACE = b"huggingface"  # the key of the metadata in which `datasets` describes the columns
-SAID = {"dtype": "string", "_type": "Value"}  # how it describes a column of strings
 
 
 def copy_arrow(source: str, target: BinaryIO, changes: Changes, separator: str) -> None:
@@ -73,12 +69,8 @@ def with_changed(schema: pa.Schema) -> pa.Schema:
     """The schema with the column `changed`, also where `datasets` describes the columns."""
     if CHANGED in schema.names:
         return schema
-    metadata = dict(schema.metadata or {})
-    if HUGGING_FACE in metadata:
-        kept = json.loads(metadata[HUGGING_FACE])
-        kept.get("info", {}).get("features", {})[CHANGED] = SAID
-        metadata[HUGGING_FACE] = json.dumps(kept).encode()
-    return schema.append(pa.field(CHANGED, pa.string())).with_metadata(metadata or None)
+    described = with_text_columns(schema.metadata, [CHANGED])
+    return schema.append(pa.field(CHANGED, pa.string())).with_metadata(described)
 
 
 def _corrected(
@@ -114,36 +106,6 @@ def _array(values: list, kind: pa.DataType, before: pa.ChunkedArray) -> pa.Array
     return pa.DictionaryArray.from_arrays(
         indices, pa.array(entries, kind.value_type), ordered=kind.ordered
     )
-
-
-def as_value(label: str, kind: pa.DataType, names: Sequence[str] | None, separator: str) -> Any:
-    """A label as a value of a column's type; ValueError if the column cannot hold it.
-
-    names: those of the column's classes, if it holds their numbers.
-    """
-    if pa.types.is_dictionary(kind):
-        return as_value(label, kind.value_type, names, separator)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        parts = split_cell(label, separator)
-        return [as_value(part, kind.value_type, names, separator) for part in parts]
-    if names is not None:
-        return UNKNOWN if not label else list(names).index(label)
-    if not label:
-        return None
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return label.encode()
-    if pa.types.is_boolean(kind):
-        return bool(["false", "true"].index(label))
-    numbers: list[tuple[Callable, Callable]] = [
-        (pa.types.is_integer, int),
-        (pa.types.is_floating, float),
-        (pa.types.is_string, str),
-        (pa.types.is_large_string, str),
-    ]
-    for is_kind, make in numbers:
-        if is_kind(kind):
-            return make(label)
-    raise ValueError(f"no label in a column of {kind}")
 
 
 def can_hold(source: str, column: str, label: str, separator: str) -> bool:

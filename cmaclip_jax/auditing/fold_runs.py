@@ -14,14 +14,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmaclip_jax.config import with_changes
+from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.predictor import Outcome
 from cmaclip_jax.evaluation.result_files import outcome_file, read_outcome, write_outcome
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.screen import Screen
-from cmaclip_jax.studies.framework import StudyRun
-from cmaclip_jax.studies.own_process import in_own_process
+from cmaclip_jax.studies.framework import StudyRun, train_unfinished
 
 FOLDS = "folds.npy"
 TESTED = "test"  # the split that a fold is in its run
@@ -84,37 +84,27 @@ def fold_runs(config: ConfigDict, workdir: Path, folds: int) -> list[StudyRun[Fo
 
 def train_folds(runs: list[StudyRun[Fold]], say: Callable[[str], None]) -> None:
     """Trains the runs that are not finished yet, each in a process of its own."""
-    for run in runs:
-        name = f"fold {run.arm.number} of {len(runs)}"
-        if run.figures(TESTED) and all(
-            outcome_file(run.folder, name).exists() for name in alone(run.config)
-        ):
-            say(f"{name}: done before")
-            continue
-        say(f"\n{name}")
-        try:
-            in_own_process(train_and_answer, run.config, run.folder)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+
+    def finished(run: StudyRun) -> bool:
+        answers = [outcome_file(run.folder, name) for name in alone(run.config)]
+        return bool(run.figures(TESTED)) and all(file.exists() for file in answers)
+
+    train_unfinished(runs, finished, train_and_answer, say)
 
 
 def train_and_answer(config: ConfigDict, folder: Path) -> None:
     """Trains the run of a fold, unless it is trained, and writes its answers."""
     train_and_evaluate(config, folder)
-    screen = Screen()
+    screen, run = Screen(), open_judged(folder, config)
     for name, noise in alone(config).items():
-        run = open_judged(folder, with_changes(config, noise))
-        write_outcome(folder, name, run.outcome(TESTED, screen.track))
+        write_outcome(folder, name, run.with_noise(noise).outcome(TESTED, screen.track))
 
 
-def alone(config: ConfigDict) -> dict[str, dict[str, str]]:
-    """The config changes that leave one modality alone, by the name of their outcome."""
+def alone(config: ConfigDict) -> dict[str, Noise]:
+    """The noise that leaves one modality alone, by the name of its outcome."""
     if config.model.inputs != "both":
         return {}
-    return {
-        "image-alone": {"data.noise.text": "blank"},
-        "text-alone": {"data.noise.image": "missing"},
-    }
+    return {"image-alone": Noise(text="blank"), "text-alone": Noise(image="missing")}
 
 
 def joined_outcome(runs: list[StudyRun[Fold]], numbers: np.ndarray, name: str) -> Outcome:

@@ -28,12 +28,6 @@ class Given:
     name: str = GIVEN
 
 
-def judged_split(config: ConfigDict, splits: np.ndarray) -> str:
-    """The split by which a run is judged in the end; '' if the data has the training split alone"""
-    named = config.eval.split or ("test" if (splits == "test").any() else "val")
-    return named if (splits == named).any() else ""
-
-
 def given_run(config: ConfigDict, workdir: Path, split: str) -> StudyRun[Given]:
     """The run on the splits as given, judged by `split`."""
     changed = with_changes(config, {"eval.split": split})

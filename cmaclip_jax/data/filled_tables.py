@@ -119,6 +119,8 @@ def _schema(schema, columns: Sequence[str]):
     """The schema with these columns. A type that can hold no label, or no new one, is replaced."""
     import pyarrow as pa
 
+    from cmaclip_jax.data.arrow_labels import with_text_columns
+
     names = dict.fromkeys((*schema.names, *columns))
     fields, strings = [], []
     for name in names:
@@ -129,17 +131,7 @@ def _schema(schema, columns: Sequence[str]):
         elif pa.types.is_dictionary(field.type):
             field = pa.field(name, field.type.value_type)
         fields.append(field)
-    return pa.schema(fields, _metadata(schema.metadata, strings))
-
-
-def _metadata(metadata: dict[bytes, bytes] | None, strings: Sequence[str]):
-    """The metadata of `datasets`, with the columns that are new."""
-    kept = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    features = kept.get("info", {}).get("features")
-    if features is None:
-        return metadata
-    features.update({name: {"dtype": "string", "_type": "Value"} for name in strings})
-    return {**metadata, b"huggingface": json.dumps(kept).encode()}
+    return pa.schema(fields, with_text_columns(schema.metadata, strings))
 
 
 def _filled(group, schema, rows: Sequence[Mapping[str, Label]], names, separator: str, path: str):
@@ -166,21 +158,11 @@ def _filled(group, schema, rows: Sequence[Mapping[str, Label]], names, separator
 
 def _typed(label: Label, field, names: Sequence[str] | None, separator: str, path: str) -> Any:
     """A label as a value of a column."""
-    from pyarrow import types
+    from cmaclip_jax.data.arrow_labels import as_value
 
-    kind = field.type
-    if types.is_list(kind) or types.is_large_list(kind):
-        parts = label if isinstance(label, tuple) else (label,)
-        return [_typed(part, kind.value_field, names, separator, path) for part in parts]
     text = _joined(label, separator)
     try:
-        if names:
-            return names.index(text)
-        if types.is_boolean(kind):
-            return text == "true"
-        if types.is_integer(kind):
-            return int(text)
-        return float(text) if types.is_floating(kind) else text
+        return as_value(text, field.type, names, separator)
     except ValueError:
         raise UserError(
             f"{path!r}: the column {field.name!r} cannot hold {text!r}; store it as text"

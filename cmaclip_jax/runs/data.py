@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class RunData:
 
     def last_split(self) -> str:
         """The split that a run is judged by in the end."""
-        return self.config.eval.split or ("test" if "test" in self.sources else "val")
+        return last_split(self.config, self.sources)
 
     def loader(self, split: str, training: bool) -> "Loader":
         """What reads the records of a split into batches."""
@@ -168,6 +168,11 @@ def open_data(config: ConfigDict, workdir: Path | None, towers: Towers) -> RunDa
     data = RunData(config, encode, sources, bad, longest=longest)
     data.source(data.last_split())  # a missing split is an error before the training, not after
     return data
+
+
+def last_split(config: ConfigDict, splits: Container[str]) -> str:
+    """The split that a run is judged by in the end, of data with these splits."""
+    return config.eval.split or ("test" if "test" in splits else "val")
 
 
 def check_kinds(tasks: tuple[Task, ...], source: Source) -> None:

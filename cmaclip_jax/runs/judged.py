@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cmaclip_jax.config import with_changes
+from cmaclip_jax.data.bad_records import BadRecords
+from cmaclip_jax.data.noise import Noise
 from cmaclip_jax.evaluation.predictor import Outcome, collect
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import kept_towers
@@ -27,6 +30,18 @@ class JudgedRun(TrainedRun):
             total=self.data.eval_batch_count(split),
         )
         return collect(self.predict_step, self.params, batches, self.mesh)
+
+    def with_noise(self, noise: Noise) -> "JudgedRun":
+        """The same run on data with this noise alone. The model is not compiled again.
+
+        Bad records are not added to the run's list.
+        """
+        fields = {**dataclasses.asdict(noise), "evaluate": True}
+        changes = {f"data.noise.{name}": value for name, value in fields.items()}
+        config = with_changes(self.data.config, changes)
+        bad = BadRecords(None, config.data.on_error, config.data.max_bad)
+        data = dataclasses.replace(self.data, config=config, bad=bad)
+        return dataclasses.replace(self, data=data)
 
 
 def open_judged(

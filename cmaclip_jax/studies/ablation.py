@@ -17,7 +17,7 @@ from cmaclip_jax.runs.assembly import assemble
 from cmaclip_jax.runs.data import RunData, open_data
 from cmaclip_jax.runs.towers import open_towers
 from cmaclip_jax.runs.training import train_and_evaluate
-from cmaclip_jax.studies.framework import StudyRun, make_run
+from cmaclip_jax.studies.framework import StudyRun, make_run, train_unfinished
 from cmaclip_jax.studies.own_process import in_own_process
 from cmaclip_jax.studies.throughput import steps_a_second
 from cmaclip_jax.studies.variants import APART, VARIANTS, Variant
@@ -168,17 +168,9 @@ def train_all(study: Study, say: Callable[[str], None], write: Callable[[], Any]
 
     say: prints which run it is. write: called after every run.
     """
-    for number, run in enumerate(study.runs, 1):
-        name = f"run {number} of {len(study.runs)}: {run}"
-        if run.figures(study.split):
-            say(f"{name}: done before")
-            continue
-        say(f"\n{name}")
-        try:
-            in_own_process(train_and_evaluate, run.config, run.folder)
-        except UserError as error:
-            raise UserError(f"{run}: {error}") from error
-        write()
+    train_unfinished(
+        study.runs, lambda run: run.figures(study.split), train_and_evaluate, say, write
+    )
 
 
 def _build(arm: Arm, data: RunData, towers) -> None:

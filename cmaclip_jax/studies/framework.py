@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from cmaclip_jax.errors import UserError
 from cmaclip_jax.files import whole_file, write_text
 from cmaclip_jax.process import give_memory_back
+from cmaclip_jax.studies.own_process import in_own_process
 from cmaclip_jax.training.workdir import open_workdir
 
 MEAN = "(mean)"  # a row in place of a task: the mean over tasks. No task can have this name
@@ -83,6 +84,31 @@ def train_one(run: StudyRun, train: Callable[[], Any], same_programs: bool = Fal
         jax.clear_caches()
     give_memory_back()
     return result
+
+
+def train_unfinished(
+    runs: Sequence[StudyRun],
+    finished: Callable[[StudyRun], Any],
+    train: Callable[[ConfigDict, Path], Any],
+    say: Callable[[str], None],
+    after: Callable[[], Any] = lambda: None,
+) -> None:
+    """Trains the runs that are not finished, each in a process of its own.
+
+    train: is called with the config and the folder of a run.
+    say: prints which run it is. after: is called after every run.
+    """
+    for number, run in enumerate(runs, 1):
+        name = f"run {number} of {len(runs)}: {run}"
+        if finished(run):
+            say(f"{name}: done before")
+            continue
+        say(f"\n{name}")
+        try:
+            in_own_process(train, run.config, run.folder)
+        except UserError as error:
+            raise UserError(f"{run}: {error}") from error
+        after()
 
 
 def deviation(values: Sequence[float]) -> float | None:

@@ -1,22 +1,19 @@
 """The accuracy of a trained run when noise is added to pictures or words."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cmaclip_jax.config import with_changes
-from cmaclip_jax.data.bad_records import BadRecords
 from cmaclip_jax.data.noise import IMAGE_NOISES, PROTOCOLS, STRENGTHS, TEXT_NOISES, Noise
 from cmaclip_jax.errors import UserError
-from cmaclip_jax.evaluation.predictor import Outcome, collect
 from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.files import write_text
 from cmaclip_jax.parallel.cluster import leads
-from cmaclip_jax.runs.data import RunData
 from cmaclip_jax.runs.judged import JudgedRun
 from cmaclip_jax.tasks import Task, read_tasks
 
@@ -92,24 +89,17 @@ def judge(
     track: shows the progress of an evaluation, `(batches, noise) -> batches`.
     """
 
-    def outcome(noise: Noise) -> Outcome:
-        batches = track(_noisy(trained, noise).eval_batches(split), noise)
-        return collect(trained.predict_step, trained.params, batches, trained.mesh)
-
     for noise in noises:
+        show = functools.partial(_shown, track, noise)
+        outcome = trained.with_noise(noise).outcome(split, show)
         inputs = trained.config.model.inputs
-        figures = score(outcome(noise), trained.tasks, split, trained.step, inputs=inputs)
+        figures = score(outcome, trained.tasks, split, trained.step, inputs=inputs)
         yield noise, _in_short(figures["tasks"])
 
 
-def _noisy(trained: JudgedRun, noise: Noise) -> RunData:
-    """The data of the run with this noise alone. Bad records are not added to the run's list."""
-    data = trained.data
-    fields = {**dataclasses.asdict(noise), "evaluate": True}
-    changes = {f"data.noise.{name}": value for name, value in fields.items()}
-    config = with_changes(data.config, changes)
-    ledger = BadRecords(None, config.data.on_error, config.data.max_bad)
-    return dataclasses.replace(data, config=config, bad=ledger)
+def _shown(track: Callable, noise: Noise, batches: Iterable, **_: Any) -> Iterable:
+    """The batches, tracked under the name of their noise."""
+    return track(batches, noise)
 
 
 def _in_short(tasks: dict[str, dict]) -> dict:

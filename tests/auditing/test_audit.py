@@ -9,10 +9,11 @@ from support.commands import mistake
 from support.studies import in_this_process, small_arguments
 from support.tables import read_csv
 
-from cmaclip_jax.auditing import audit, fold_runs
+from cmaclip_jax.auditing import audit
 from cmaclip_jax.auditing.suspect_files import read_suspects
 from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.main import main
+from cmaclip_jax.studies import framework
 from cmaclip_jax.tasks import read_tasks
 
 TWIN = "the twin"  # the id of a test row that repeats a training row, with another colour
@@ -50,7 +51,7 @@ def finished(table, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("audit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "in_own_process", in_this_process)
-        patch.setattr(fold_runs, "in_own_process", in_this_process)
+        patch.setattr(framework, "in_own_process", in_this_process)
         patch.setattr(audit, "leave_devices_to_others", lambda: None)
         assert main(arguments(table[0], workdir)) == 0
     return workdir
@@ -100,7 +101,7 @@ def test_a_finished_audit_trains_nothing_anew(finished, table, capsys, monkeypat
     monkeypatch.setattr(audit, "leave_devices_to_others", lambda: None)
     assert main(arguments(table[0], finished)) == 0
     said = capsys.readouterr().err
-    assert "fold 1 of 2: done before" in said
+    assert "run 1 of 2: fold-1, seed 0: done before" in said
     assert "step " not in said
     line = mistake(capsys, *arguments(table[0], finished, "--config.train.steps=5"))
     assert "is another audit: config.train.steps is 4 there and 5 here" in line
@@ -115,5 +116,7 @@ def test_mistakes_are_one_line(table, tmp_path, capsys):
     )
     line = mistake(capsys, *arguments(few, tmp_path / "few", "--folds=4"))
     assert "--folds=4 needs as many different pairs, and this data has 3" in line
+    again = mistake(capsys, *arguments(few, tmp_path / "few", "--folds=5"))
+    assert "--folds=5 needs as many different pairs" in again  # the folder has no audit yet
     assert "--apply needs --output=FILE" in mistake(capsys, "audit", "--apply=decisions.csv")
     assert "belong to --apply" in mistake(capsys, "audit", "--output=clean.csv")

@@ -15,7 +15,7 @@ from support.studies import TASKS, in_this_process, small_arguments
 
 from cmaclip_jax.config import field_paths, value_at
 from cmaclip_jax.main import main
-from cmaclip_jax.studies import ablation, throughput, variant_study
+from cmaclip_jax.studies import ablation, framework, throughput, variant_study
 from cmaclip_jax.studies.ablation import StudyRun, open_study
 from cmaclip_jax.studies.variant_report import training_minutes
 from cmaclip_jax.studies.variants import VARIANTS
@@ -29,7 +29,7 @@ def study(tmp_path_factory):
     command = ["ablate", *small_arguments(), f"--workdir={workdir}", "--tasks-apart"]
     command += ["--seeds=2", "--variants=late-fusion"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation, "in_own_process", in_this_process)
+        patch.setattr(framework, "in_own_process", in_this_process)
         patch.setattr(variant_study, "in_own_process", in_this_process)
         assert main(command) == 0
     return workdir, command
@@ -171,6 +171,7 @@ def test_equal_minutes_are_measured_once_and_kept(tmp_path, monkeypatch, capsys)
         return rates[-1]
 
     monkeypatch.setattr(ablation, "in_own_process", quick)
+    monkeypatch.setattr(framework, "in_own_process", in_this_process)
     minutes = 0.001
     command = ["ablate", *small_arguments(), f"--workdir={tmp_path}", f"--minutes={minutes}"]
     command += ["--seeds=1", "--variants=image-only"]

@@ -12,7 +12,7 @@ from support.studies import TASKS, in_this_process, small_arguments
 
 from cmaclip_jax.main import main
 from cmaclip_jax.runs.training import train_and_evaluate
-from cmaclip_jax.studies import ablation
+from cmaclip_jax.studies import framework
 from cmaclip_jax.training.saved_parameters import read_parameters
 
 PROMPTS = "--config.eval.prompts=('{}',)"
@@ -31,7 +31,7 @@ def comparison(tmp_path_factory):
     command += [f"--config.model.pretrained={folder}/clip"]
     command += ["--variants=raw-clip,fine-tuned-clip"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation, "in_own_process", in_this_process)
+        patch.setattr(framework, "in_own_process", in_this_process)
         assert main(command) == 0
     return folder, command
 

@@ -18,7 +18,7 @@ from cmaclip_jax.data.sources import open_sources
 from cmaclip_jax.evaluation.result_files import read_outcome
 from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.main import main
-from cmaclip_jax.runs import training
+from cmaclip_jax.runs import judged, training
 from cmaclip_jax.runs.judged import open_judged
 from cmaclip_jax.runs.training import train_and_evaluate
 from cmaclip_jax.studies import robustness
@@ -107,7 +107,7 @@ def test_the_command_writes_what_it_found_and_nothing_else(run, finished_run, ca
 @pytest.mark.slow
 def test_a_stopped_study_goes_on_and_forgets_what_is_of_another_split(run, monkeypatch, capsys):
     command = ["robustness", f"--workdir={run}", "--noises=drop", "--severities=1,3,5"]
-    collect, left = robustness.collect, iter(range(2))
+    collect, left = judged.collect, iter(range(2))
 
     def collect_two(*arguments):
         if next(left, None) is None:
@@ -115,7 +115,7 @@ def test_a_stopped_study_goes_on_and_forgets_what_is_of_another_split(run, monke
         return collect(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(robustness, "collect", collect_two)
+        patch.setattr(judged, "collect", collect_two)
         assert main(command) == 130
     assert len(json.loads((run / "robustness.json").read_text())["findings"]) == 2
     capsys.readouterr()
@@ -203,7 +203,7 @@ def test_noise_reaches_what_is_read_and_the_data_stay_as_they_were(trained, monk
     assert set(seen) == {("blur", 4), ("drop", 2)}
     assert trained.data.config.to_json() == before
     clean = next(iter(trained.data.eval_batches("test")))
-    noisy = robustness._noisy(trained, PROTOCOLS["acml-10"])
+    noisy = trained.with_noise(PROTOCOLS["acml-10"]).data
     worse = next(iter(noisy.eval_batches("test")))
     there = clean["has_image"]
     struck = (clean["image"] != worse["image"]).any(axis=(1, 2, 3))
