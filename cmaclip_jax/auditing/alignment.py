@@ -59,9 +59,9 @@ def aligned_agreement(
 
 @functools.partial(jax.jit, static_argnames="rough")
 def _agreement(a: jax.Array, b: jax.Array, rough: bool) -> tuple[jax.Array, jax.Array]:
-    """The two figures of pairs of pictures [P,S,S,3], for the best of three ways to lay them.
+    """The two figures of pairs of pictures [P,S,S,3], with the best of three alignments.
 
-    They are compared as they are, and with either of them laid over the other.
+    The pictures are compared as they are, and with either of them laid over the other.
     """
     a, b = (x.astype(jnp.float32) for x in (a, b))
     if rough:

@@ -21,7 +21,7 @@ class Change:
 Changes = Mapping[int, Sequence[Change]]  # {number of a row in its file, from 0: its changes}
 
 
-def said(before: str | None, changes: Sequence[Change]) -> str:
+def changed_cell(before: str | None, changes: Sequence[Change]) -> str:
     """The cell of the column `changed`, after what earlier corrections left in it."""
     return "; ".join([*([before] if before else []), *map(str, changes)])
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
-from cmaclip_jax.auditing.change import Change, Changes, said
+from cmaclip_jax.auditing.change import Change, Changes, changed_cell
 from cmaclip_jax.data.arrow_labels import as_value, with_text_columns
 from cmaclip_jax.data.arrow_tables import PARQUET, Names, open_arrow
 from cmaclip_jax.data.columns import CHANGED
@@ -80,7 +80,7 @@ def _corrected(
     before = [None] * len(group)
     if CHANGED in group.column_names:
         before = group.column(CHANGED).to_pylist()
-    words = [said(old, some.get(row, ())) for row, old in enumerate(before)]
+    words = [changed_cell(old, some.get(row, ())) for row, old in enumerate(before)]
     columns = {name: group.column(name) for name in group.column_names}
     columns[CHANGED] = pa.array(words, schema.field(CHANGED).type)
     by_column: dict[str, dict[int, Change]] = {}

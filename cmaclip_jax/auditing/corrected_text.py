@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from cmaclip_jax.auditing.change import Change, Changes, said
+from cmaclip_jax.auditing.change import Change, Changes, changed_cell
 from cmaclip_jax.data.columns import CHANGED
 from cmaclip_jax.data.many_labels import split_cell
 from cmaclip_jax.data.storage import open_file
@@ -113,9 +113,9 @@ def _record(text: str, names: list[str], delimiter: str, changes: Sequence[Chang
     if CHANGED in names:
         place = names.index(CHANGED)
         before = next(csv.reader([cells[place]], delimiter=delimiter), [""])[0]
-        cells[place] = _cell(said(before.strip(), changes), delimiter)
+        cells[place] = _cell(changed_cell(before.strip(), changes), delimiter)
     else:
-        cells.append(_cell(said("", changes), delimiter))
+        cells.append(_cell(changed_cell("", changes), delimiter))
     return delimiter.join(cells) + end
 
 
@@ -157,7 +157,7 @@ def _json_lines(lines: Iterator[str], changes: Changes, separator: str) -> Itera
         if isinstance(row, dict):
             some = changes.get(number, ())
             values = {one.column: _typed(one.new, row.get(one.column), separator) for one in some}
-            values[CHANGED] = said(row.get(CHANGED), some)
+            values[CHANGED] = changed_cell(row.get(CHANGED), some)
             yield line[: len(line) - len(text)] + _with_values(text, values)
         else:
             yield line

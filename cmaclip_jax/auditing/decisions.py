@@ -44,7 +44,9 @@ def read_decisions(path: str | Path) -> list[Decision]:
         with open_file(path) as file:
             lines = list(text_lines(file))
     except OSError as error:
-        raise UserError(f"cannot read the decisions {path!r} ({why_unreadable(error)})") from error
+        raise UserError(
+            f"cannot read the decisions {path!r} ({why_unreadable(error)}); name another --apply"
+        ) from error
     reader = csv.reader(lines, delimiter=delimiter_of(lines[0] if lines else "", path))
     try:
         names = [name.strip() for name in next(reader, [])]

@@ -26,7 +26,7 @@ from cmaclip_jax.errors import UserError
 from cmaclip_jax.evaluation.scores import score
 from cmaclip_jax.evaluation.thresholds import TaskThresholds
 from cmaclip_jax.files import write_text
-from cmaclip_jax.runs.calibration import choose_thresholds
+from cmaclip_jax.runs.calibration import choose_thresholds, promise_line
 from cmaclip_jax.runs.judged import JudgedRun, open_judged
 from cmaclip_jax.screen import Screen
 from cmaclip_jax.serving.classifier import Classifier
@@ -268,13 +268,10 @@ def label_lines(wanted: Wanted, report: Mapping[str, Any]) -> Iterator[str]:
             f"{name}: {task['filled']:,} cells filled, {task['already']:,} had a label, "
             f"{task['empty']:,} stay empty"
         )
-    promise = f" in {wanted.confidence:.0%} of such choices" if wanted.confidence else ""
-    yield (
-        "every answer was accepted, at whatever precision"
-        if wanted.every
-        else f"accepted answers are to be right {wanted.precision:.4g} of the time{promise}; "
-        f"chosen on {wanted.calibrate}"
-    )
+    if wanted.every:
+        yield "every answer was accepted, at whatever precision"
+    else:
+        yield promise_line(wanted.precision, wanted.confidence, wanted.calibrate)
     if report["malformed_left_out"]:
         yield f"{report['malformed_left_out']:,} places of the table are no rows and were left out"
     if wanted.review:

@@ -1,7 +1,7 @@
-"""The most similar rows of every row, exactly, in memory that does not grow with their number.
+"""The most similar rows of every row, found exactly, in bounded memory on the device.
 
-Similarities of all pairs of ten million rows fit nowhere. So a block of queries meets one block of
-keys after another on the device, and only the best keys so far are kept.
+The similarities of all pairs of ten million rows would not fit. So a block of queries is compared
+with one block of keys after another, and only the best keys so far are kept.
 """
 
 import functools
@@ -14,8 +14,8 @@ import numpy as np
 QUERIES = {"cpu": 2_048}  # in a block, by platform
 QUERIES_ELSEWHERE = 16_384  # each block of keys is copied to an accelerator once for these
 KEYS = 8_192  # in a block
-GROUP = 32  # keys whose maximum decides whether they are looked at
-NOBODY = -1  # the index where a row has fewer neighbours than were asked for
+GROUP = 32  # keys; the groups with the largest maxima are searched
+NO_NEIGHBOUR = -1  # the index where a row has fewer neighbours than were asked for
 
 Track = Callable[[Iterable, str, int], Iterable]
 
@@ -44,17 +44,17 @@ def neighbours(
         for queries of other rows, as those of another split.
 
     Returns their numbers i32 [Q,count] and similarities f32 [Q,count]. Where there are fewer keys,
-    the number is NOBODY and the similarity -inf.
+    the number is NO_NEIGHBOUR and the similarity -inf.
     """
     queries = keys if queries is None else queries
     rows = block_size(QUERIES.get(jax.default_backend(), QUERIES_ELSEWHERE), len(queries))
     columns = block_size(KEYS, len(keys))
-    indices = np.full((len(queries), count), NOBODY, np.int32)
+    indices = np.full((len(queries), count), NO_NEIGHBOUR, np.int32)
     similarities = np.full((len(queries), count), -np.inf, np.float32)
     starts = range(0, len(queries), rows) if len(keys) else ()
     for first in track(starts, what, len(starts)):
         block = jnp.asarray(_padded(queries[first : first + rows], rows))
-        best = jnp.full((rows, count), NOBODY, jnp.int32), jnp.full((rows, count), -jnp.inf)
+        best = jnp.full((rows, count), NO_NEIGHBOUR, jnp.int32), jnp.full((rows, count), -jnp.inf)
         for start in range(0, len(keys), columns):
             part = _padded(keys[start : start + columns], columns)
             best = _merge(best, block, part, start, len(keys), first if apart else -len(keys))
@@ -81,7 +81,7 @@ def _merge(best, queries, keys, start, total, first):
     numbers = jnp.concatenate([indices, start + places], axis=1)
     joined, order = jax.lax.top_k(joined, indices.shape[1])
     numbers = jnp.take_along_axis(numbers, order, axis=1)
-    return jnp.where(jnp.isfinite(joined), numbers, NOBODY), joined
+    return jnp.where(jnp.isfinite(joined), numbers, NO_NEIGHBOUR), joined
 
 
 def _top(similar: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -58,7 +58,7 @@ class Review:
 def doubt_of(answer: Mapping[str, Any], task: Task) -> float:
     """How unsure the answer to a task is: 1 minus its probability, of several the least.
 
-    0 if there was nothing to answer by, since a person would see as little.
+    0 if the pair has neither picture nor words, because a person could not label it either.
     """
     label, probability = answer[task.name], answer[f"{task.name}_probability"]
     if label is None:

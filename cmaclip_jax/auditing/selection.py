@@ -1,13 +1,13 @@
 """Which rows to label by hand first: the most uncertain ones, different from one another.
 
 A row's uncertainty is the sum over its open tasks of 1 minus the margin between the two most
-probable classes: one look at such a row gives an answer to several open questions. A row about
+probable classes: a person who looks at such a row answers several open questions. A row about
 which the model is sure tells nothing new, and neither does the tenth of ten rows that are alike. So
 of the most uncertain rows, a greedy k-centre search takes one after the other the row that is
 farthest from those taken before (Gonzalez 1985: at most twice as far as the best choice).
 
-The distance is the one that a run gives for nothing: between the square roots of the probabilities
-of all tasks (Hellinger's distance). Rows about which the model says the same have distance 0, and a
+The distance is Hellinger's, between the square roots of the probabilities of all tasks. It needs
+nothing but the answers. Rows about which the model says the same have distance 0, and a
 label for one of them says something about the others. The distance is bounded, so no class with a
 tiny probability outweighs the rest, as it would with logarithms.
 """

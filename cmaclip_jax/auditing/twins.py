@@ -6,8 +6,8 @@ pair of twins if
     their pictures agree closely once they are aligned, or
     their pictures agree, and their texts say the same or their embeddings are almost equal, or
     neither has a picture and their words are equal.
-A pair of which one row has no picture, or no text, has no twin by that. Pictures that cannot be
-read, and those of one colour alone, count as none.
+If a row of a candidate lacks its picture, pictures do not count; if it lacks its text, words do
+not count. A picture that cannot be read, or has one colour alone, counts as missing.
 """
 
 import dataclasses

@@ -7,10 +7,10 @@ from cmaclip_jax.commands.tables import add_table_arguments, open_named_table
 from cmaclip_jax.errors import UserError
 
 HELP = """\
-Fills the empty cells of a table's tasks with the answers of a trained run, where they are accepted:
-thresholds are chosen on the split of --calibrate, so that the share --precision of the accepted
-answers is right, in the share --confidence of such choices. Other cells stay as they are. The
-column `labelled` says which tasks of a row were filled. The run's own thresholds stay.
+Fills the empty cells of a table's tasks with the accepted answers of a trained run. Thresholds are
+chosen on the split of --calibrate: with the probability --confidence, at least the share
+--precision of the accepted answers is right. Other cells stay as they are. The column `labelled`
+says which tasks of a row were filled. The run's own thresholds stay as they are.
 
 --output is a table of the same kind: CSV, TSV, JSON Lines, or Parquet with its pictures. Beside it
 lie STEM.report.json, with the thresholds and the counts, and STEM.review.csv, the rows to label by

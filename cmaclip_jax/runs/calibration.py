@@ -45,15 +45,21 @@ def write_chosen(
     path = run.workdir / THRESHOLDS
     if leads():
         write_thresholds(path, thresholds)
-    promise = f" in {confidence:.0%} of such choices" if confidence else ""
-    screen.say(
-        f"accepted answers are to be right {precision:.4g} of the time{promise}; chosen on "
-        f"{calibrated}, reached on {split}, both at step {run.step:,}:"
-    )
+    promise = promise_line(precision, confidence, calibrated)
+    screen.say(f"{promise}, reached on {split}, both at step {run.step:,}:")
     screen.show(threshold_table(thresholds, figures))
     if line := abstentions(thresholds):
         screen.say(line)
     screen.say(f"written to {path}")
+
+
+def promise_line(precision: float, confidence: float | None, calibrated: str) -> str:
+    """What thresholds promise, and the split that they were chosen on."""
+    promise = f" in {confidence:.0%} of such choices" if confidence else ""
+    return (
+        f"accepted answers are to be right {precision:.4g} of the time{promise}; chosen on "
+        f"{calibrated}"
+    )
 
 
 def choose_thresholds(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cmaclip_jax.auditing import neighbours as module
-from cmaclip_jax.auditing.neighbours import NOBODY, neighbours
+from cmaclip_jax.auditing.neighbours import NO_NEIGHBOUR, neighbours
 
 
 def unit_rows(rows, width=24, seed=0):
@@ -55,11 +55,11 @@ def test_changed_queries_of_the_same_rows_do_not_find_themselves():
 
 def test_fewer_rows_than_neighbours():
     indices, similarities = neighbours(unit_rows(3), 5)
-    assert (indices[:, 2:] == NOBODY).all()
+    assert (indices[:, 2:] == NO_NEIGHBOUR).all()
     assert np.isneginf(similarities[:, 2:]).all()
     assert [set(row[:2].tolist()) for row in indices] == [{1, 2}, {0, 2}, {0, 1}]
     assert neighbours(unit_rows(0), 5)[0].shape == (0, 5)
-    assert (neighbours(unit_rows(1), 2)[0] == NOBODY).all()
+    assert (neighbours(unit_rows(1), 2)[0] == NO_NEIGHBOUR).all()
 
 
 @pytest.mark.usefixtures("_small_blocks")
